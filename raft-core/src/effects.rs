@@ -1,0 +1,175 @@
+//! What the host owes Raft: plain data, carried out by a thin shell (style: effects are returned,
+//! in the order they are owed).
+
+use crate::message::Message;
+use crate::types::{Entry, EntryId, FetchId, HardState, Index, Mark, NodeId, Term, WriteToken};
+use std::collections::BTreeSet;
+
+/// Everything owed since the last `poll`. Reused between polls; empty fields owe nothing.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// To disk, all or nothing, in the order of tokens (R7).
+    pub write: Option<Write>,
+    /// May leave at once (thesis 10.2.1, R5).
+    pub send: Vec<Envelope>,
+    /// Each may leave once `persisted(token)` was called: votes and append acks are promises.
+    pub send_after: Vec<(WriteToken, Envelope)>,
+    /// Peers for which `next_append` would yield something: their link pulls when it can take bytes.
+    pub appendable: BTreeSet<NodeId>,
+    /// To the state machine, in order; contiguous over polls; the host calls `applied` when done.
+    pub commit: Vec<Entry>,
+    /// Entries that are no longer cached, to be read off the worker thread and given to `fetched`.
+    pub fetch: Vec<Fetch>,
+    /// Role, term and leader changes, for clients' hints, logs, counters and golden files alike.
+    pub role: Option<RoleChange>,
+    /// A `Busy` that was given out has passed.
+    pub room: bool,
+}
+
+impl Effects {
+    /// Forgets everything, keeping the allocations.
+    pub fn clear(&mut self) {
+        self.write = None;
+        self.send.clear();
+        self.send_after.clear();
+        self.appendable.clear();
+        self.commit.clear();
+        self.fetch.clear();
+        self.role = None;
+        self.room = false;
+    }
+}
+
+/// A message and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// The receiver.
+    pub to: NodeId,
+    /// What it is told.
+    pub message: Message,
+}
+
+/// One durable step: all of it or nothing (R1, R3, R7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Given back by `persisted` once everything here is on disk.
+    pub token: WriteToken,
+    /// The new term and vote, if either changed.
+    pub hard: Option<HardState>,
+    /// Drop every entry at or above this index, before `entries` are appended.
+    pub truncate_from: Option<Index>,
+    /// To append, contiguous.
+    pub entries: Vec<Entry>,
+    /// The log this write leaves behind, as a place in one leader's log.
+    pub mark: Mark,
+}
+
+/// A request for entries from the host's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Given back by `fetched`.
+    pub id: FetchId,
+    /// The first entry wanted.
+    pub from: Index,
+    /// The last entry wanted. The host may return a prefix, of at least one entry.
+    pub to: Index,
+    /// The host stops after the entry that reaches this many frame bytes.
+    pub bytes_max: u64,
+}
+
+/// What a fetch brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FetchResult {
+    /// Contiguous from `from`, at least one.
+    Entries(Vec<Entry>),
+    /// The host does not hold the first entry any more (overwritten meanwhile).
+    Gone,
+}
+
+/// What a replica is in its group (Raft 5.1, thesis 9.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Follows, or waits for a leader.
+    Follower,
+    /// Asks whether an election could be won, without raising the term.
+    PreCandidate,
+    /// Asks for votes in a term of its own.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// The newest role, term and leader; sent when any of them changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoleChange {
+    /// The role now.
+    pub role: Role,
+    /// The current term.
+    pub term: Term,
+    /// The leader of that term as far as known (itself if it leads).
+    pub leader: Option<NodeId>,
+}
+
+/// What `propose` did: a prefix of the batch was appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// Where the first accepted payload stands; the others follow it in the same term.
+    pub first: EntryId,
+    /// How many payloads were accepted. With 0, `first` means nothing.
+    pub count: u64,
+    /// Why the next payload was not taken, if one was left.
+    pub refused: Option<Refused>,
+}
+
+/// Why a proposal was not taken. It was not appended and never will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// This replica does not lead (or has lost its quorum).
+    #[error("not the leader")]
+    NotLeader {
+        /// Who does, as far as known.
+        hint: Option<NodeId>,
+    },
+    /// The budget of uncommitted bytes is spent; `Effects::room` tells when it is not any more.
+    #[error("too many bytes wait to be committed")]
+    Busy,
+    /// The payload is over the entry limit.
+    #[error("an entry of {bytes} bytes is over the limit")]
+    TooBig {
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+/// What the host knows of its link to a peer's node (R11): edges only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeLiveness {
+    /// A new link to the peer stands. All that was sent before on another link may be lost.
+    Up {
+        /// Changes when the peer's process restarts.
+        epoch: u64,
+        /// Changes with each link.
+        link: u64,
+    },
+    /// There is no link; nothing can be sent.
+    Down,
+}
+
+/// Why a message from a peer was dropped; counted by the host, never fatal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reject {
+    /// Term, index or entries are impossible (E32, B101).
+    #[error("malformed message: {0}")]
+    Malformed(&'static str),
+}
+
+/// What `next_append` has for a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pull {
+    /// Send this; ask again for more.
+    Ready(Message),
+    /// The next entry alone needs this many bytes of room.
+    Needs(u64),
+    /// Nothing for now; `Effects::appendable` names the peer again when there is.
+    Nothing,
+}

@@ -1,0 +1,1 @@
+//! The front end: RESP in, requests to groups out.

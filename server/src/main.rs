@@ -1,0 +1,2 @@
+//! `flotilla`: the program.
+fn main() {}

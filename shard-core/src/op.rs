@@ -1,0 +1,250 @@
+//! The replicated commands and what each answers.
+//!
+//! Enums here are in logs and on wires: append-only, variants and fields keep their order for ever.
+//! Whatever depends on state or time is decided when an entry is applied, from the entry's stamp.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// A command on the keys of one slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// GET.
+    Get {
+        /// The key.
+        key: Bytes,
+    },
+    /// SET with all its options; SETEX, PSETEX, SETNX and GETSET are written as one too.
+    Set(Set),
+    /// APPEND.
+    Append {
+        /// The key.
+        key: Bytes,
+        /// What is appended.
+        value: Bytes,
+    },
+    /// INCR, INCRBY, DECR, DECRBY.
+    IncrBy {
+        /// The key.
+        key: Bytes,
+        /// What is added.
+        by: i64,
+    },
+    /// MGET of keys of one slot.
+    MGet {
+        /// In the order of the request.
+        keys: Vec<Bytes>,
+    },
+    /// DEL and UNLINK of keys of one slot.
+    Del {
+        /// In the order of the request.
+        keys: Vec<Bytes>,
+    },
+    /// EXISTS and TOUCH of keys of one slot; a key named twice counts twice.
+    Exists {
+        /// In the order of the request.
+        keys: Vec<Bytes>,
+    },
+    /// STRLEN.
+    Strlen {
+        /// The key.
+        key: Bytes,
+    },
+    /// TTL and PTTL.
+    Ttl {
+        /// The key.
+        key: Bytes,
+        /// What the answer counts in.
+        unit: TimeUnit,
+    },
+    /// EXPIRE, PEXPIRE, EXPIREAT and PEXPIREAT.
+    Expire(Expire),
+    /// PERSIST.
+    Persist {
+        /// The key.
+        key: Bytes,
+    },
+    /// TYPE.
+    Type {
+        /// The key.
+        key: Bytes,
+    },
+    /// FLUSHALL's part in one slot: removes its data, never its lanes.
+    FlushSlot,
+    /// CLUSTER COUNTKEYSINSLOT.
+    CountKeys,
+    /// CLUSTER GETKEYSINSLOT.
+    ListKeys {
+        /// At most so many, in key order.
+        count: u32,
+    },
+    /// GETDEL.
+    GetDel {
+        /// The key.
+        key: Bytes,
+    },
+}
+
+/// Op::Set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Set {
+    /// The key.
+    pub key: Bytes,
+    /// The value.
+    pub value: Bytes,
+    /// EX, PX, EXAT, PXAT, KEEPTTL.
+    pub expiry: SetExpiry,
+    /// NX, XX.
+    pub condition: Option<SetCondition>,
+    /// GET: answer the old value.
+    pub get: bool,
+    /// The command as the client named it, for `invalid expire time in '...' command`.
+    pub command: ExpiryCommand,
+}
+
+/// What SET does to the key's expiry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SetExpiry {
+    /// The key gets none.
+    Clear,
+    /// KEEPTTL.
+    Keep,
+    /// So many milliseconds after the entry's log time (checked > 0 by the parser).
+    AfterMs(i64),
+    /// At this Unix time in milliseconds; in the past, the key is deleted at once.
+    AtMs(i64),
+}
+
+/// NX or XX of SET.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SetCondition {
+    /// NX.
+    IfAbsent,
+    /// XX.
+    IfPresent,
+}
+
+/// Op::Expire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expire {
+    /// The key.
+    pub key: Bytes,
+    /// When.
+    pub at: ExpireAt,
+    /// NX, XX, GT, LT; XX may stand with GT or LT.
+    pub nx: bool,
+    /// See `nx`.
+    pub xx: bool,
+    /// See `nx`.
+    pub gt: bool,
+    /// See `nx`.
+    pub lt: bool,
+    /// The command as the client named it, for `invalid expire time in '...' command`.
+    pub command: ExpiryCommand,
+}
+
+/// When a key expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExpireAt {
+    /// So many milliseconds after the entry's log time; zero or negative deletes the key.
+    AfterMs(i64),
+    /// At this Unix time in milliseconds.
+    AtMs(i64),
+}
+
+/// The commands that can fail with `invalid expire time`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExpiryCommand {
+    /// set
+    Set,
+    /// setex
+    SetEx,
+    /// psetex
+    PSetEx,
+    /// expire
+    Expire,
+    /// pexpire
+    PExpire,
+    /// expireat
+    ExpireAt,
+    /// pexpireat
+    PExpireAt,
+}
+
+/// What a TTL counts in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TimeUnit {
+    /// TTL.
+    Seconds,
+    /// PTTL.
+    Milliseconds,
+}
+
+/// What an op answered. The router turns it into RESP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// `+OK`.
+    Ok,
+    /// No such key, or the condition did not hold.
+    Nil,
+    /// A number.
+    Integer(i64),
+    /// A value.
+    Value(Bytes),
+    /// One element per key of the request.
+    Values(Vec<Option<Bytes>>),
+    /// Keys, in key order.
+    Keys(Vec<Bytes>),
+    /// A short word as a simple string: TYPE.
+    Word(Word),
+    /// A refusal that is part of the state machine's answer, remembered like any other.
+    Error(OpError),
+}
+
+/// The words ops answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Word {
+    /// `none`
+    None,
+    /// `string`
+    String,
+}
+
+/// The refusals of ops; the router has Redis' text for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OpError {
+    /// `WRONGTYPE ...`
+    WrongType,
+    /// `ERR value is not an integer or out of range`
+    NotAnInteger,
+    /// `ERR increment or decrement would overflow`
+    Overflow,
+    /// `ERR string exceeds maximum allowed size (proto-max-bulk-len)`
+    StringTooLong,
+    /// `ERR invalid expire time in '<command>' command`
+    InvalidExpireTime(ExpiryCommand),
+}
+
+impl Op {
+    /// Whether the op can change state.
+    pub fn is_write(&self) -> bool {
+        match self {
+            Op::Get { .. }
+            | Op::MGet { .. }
+            | Op::Exists { .. }
+            | Op::Strlen { .. }
+            | Op::Ttl { .. }
+            | Op::Type { .. }
+            | Op::CountKeys
+            | Op::ListKeys { .. } => false,
+            Op::Set(_)
+            | Op::Append { .. }
+            | Op::IncrBy { .. }
+            | Op::Del { .. }
+            | Op::Expire(_)
+            | Op::Persist { .. }
+            | Op::FlushSlot
+            | Op::GetDel { .. } => true,
+        }
+    }
+}

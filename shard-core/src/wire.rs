@@ -1,0 +1,247 @@
+//! What travels between processes, and between a router and the node in its own process.
+//!
+//! Enums here are append-only: variants and fields keep their order for ever (postcard).
+
+use crate::cluster_config::ClusterConfig;
+use crate::op::{Op, Outcome};
+use crate::session::{LogTime, Seq, SessionId};
+use crate::slot::Slot;
+use raft_core::message::Message;
+use raft_core::types::{GroupId, Index, NodeId, Term};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A Raft message on its way between two nodes. Entries' frames follow the encoded header raw.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaftEnvelope {
+    /// The group both ends are replicas of.
+    pub group: GroupId,
+    /// What is said.
+    pub message: Message,
+}
+
+/// Everything a router (or the router part of a node) sends to a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToNode {
+    /// Requests for one group, in order.
+    Requests(RequestBatch),
+    /// Asks for the view now; later changes are pushed unasked.
+    View,
+    /// Answered by `Pong` at once: tells a silent node from a slow group.
+    Ping,
+}
+
+/// Requests for one group, in the order they are to be taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestBatch {
+    /// The group.
+    pub group: GroupId,
+    /// The requests.
+    pub requests: Vec<Request>,
+}
+
+/// One request. Each id is answered once at most; a router never uses an id twice on one link, so
+/// that a late answer of an earlier attempt is recognised (scenario W6).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Names the attempt.
+    pub id: u64,
+    /// What is asked.
+    pub body: RequestBody,
+}
+
+/// What a request asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RequestBody {
+    /// An op of a lane (`design.md` 6).
+    Lane(LaneRequest),
+    /// A read of the whole group, linearizable, outside every lane.
+    Group(GroupQuery),
+    /// The log time the leader would stamp now: what a new session counts its deadline from.
+    LogTime,
+}
+
+/// An op with its place in a lane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneRequest {
+    /// The session of a router core with the group.
+    pub session: SessionId,
+    /// D: the log time after which nothing of the session is executed any more. Fixed for its life.
+    pub deadline: LogTime,
+    /// The slot; (session, slot) is the lane.
+    pub slot: Slot,
+    /// Its place in the lane, from 1.
+    pub seq: Seq,
+    /// Every seq up to this one has its answer: remembered replies up to it may go.
+    pub acked: Seq,
+    /// What to do.
+    pub op: Op,
+}
+
+/// A read of a whole group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GroupQuery {
+    /// How many keys, and how many of them with an expiry: DBSIZE.
+    KeyCount,
+    /// Which slots the group owns, and which of them hold keys: FLUSHALL.
+    OccupiedSlots,
+}
+
+/// What a group query answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GroupAnswer {
+    /// For `KeyCount`.
+    KeyCount {
+        /// Keys that exist at the entry's log time.
+        keys: u64,
+        /// Of those, how many have an expiry.
+        expires: u64,
+    },
+    /// For `OccupiedSlots`: ranges are `(first, last)`, both included, in slot order.
+    OccupiedSlots {
+        /// Slots the group owns.
+        owned: Vec<(Slot, Slot)>,
+        /// Of those, the ones with at least one key.
+        occupied: Vec<(Slot, Slot)>,
+    },
+}
+
+/// Everything a node sends to a router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToRouter {
+    /// Answers, in no promised order.
+    Replies(Vec<Reply>),
+    /// What the node knows of the cluster: sent when a link opens, when asked, and on each change.
+    View(ClusterView),
+    /// Answer to `Ping`.
+    Pong,
+}
+
+/// The answer to one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The request's id.
+    pub id: u64,
+    /// Its fate.
+    pub answer: Answer,
+}
+
+/// The fate of one request attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Executed, now or by an earlier attempt: the op's outcome.
+    Done {
+        /// What it answered.
+        outcome: Outcome,
+        /// The group's log time at that entry.
+        log_time: LogTime,
+    },
+    /// For a group query.
+    Group(GroupAnswer),
+    /// For `LogTime`.
+    LogTime(LogTime),
+    /// This replica does not lead: this attempt was not appended.
+    NotLeader {
+        /// Who does, as far as known.
+        hint: Option<NodeId>,
+    },
+    /// Over a bound: this attempt was not appended. Try again after a back-off.
+    Busy,
+    /// The attempt was appended, but this replica lost its lead before it was applied, or the entry
+    /// was overwritten: whether it is executed is not known here. The lane will tell.
+    Lost,
+    /// The group does not own the slot (any more, or yet): nothing changed.
+    Elsewhere,
+    /// Log time is past the session's deadline: this attempt was not executed.
+    Expired {
+        /// The group's log time.
+        log_time: LogTime,
+    },
+    /// The session's deadline is further ahead than the group accepts: nothing changed.
+    DeadlineTooFar {
+        /// The group's log time.
+        log_time: LogTime,
+    },
+    /// The seq was answered and acknowledged before: nothing changed, its reply is gone.
+    Old,
+    /// An earlier seq of the lane has not been applied: nothing changed.
+    Gap {
+        /// The last seq that was.
+        last: Seq,
+    },
+    /// The seq is further ahead of `acked` than the lane's window: nothing changed.
+    Window,
+    /// Executed by an earlier attempt, but its reply is over the lane's budget and was not kept.
+    ReplyGone,
+    /// The request makes no sense to this node (a slot of another group's numbering, a group it
+    /// does not host): a router with such a bug must hear it rather than wait.
+    Invalid,
+    /// The lanes' memory budget is spent and the lane is new: nothing changed.
+    LanesFull,
+}
+
+/// What a node knows of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// The newest configuration it knows.
+    pub config: ClusterConfig,
+    /// The leader it believes in, for each group it hosts.
+    pub leaders: BTreeMap<GroupId, LeaderView>,
+}
+
+/// A leader with the term in which it was heard of: of two views the higher term counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderView {
+    /// The leader, if one is known in that term.
+    pub leader: Option<NodeId>,
+    /// The term.
+    pub term: Term,
+}
+
+/// What a node tells the router in its own process for INFO, ROLE and CLUSTER; never on a wire.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// The node.
+    pub node: NodeId,
+    /// Its replicas.
+    pub replicas: BTreeMap<GroupId, ReplicaStatus>,
+    /// Bytes of the log file.
+    pub log_file_bytes: u64,
+    /// Durable commits of the log so far.
+    pub log_commits: u64,
+    /// Entries written to the log so far.
+    pub log_entries: u64,
+    /// Peers with a standing link.
+    pub peers_up: Vec<NodeId>,
+    /// Counters by name, for INFO: name (as Redis or Flotilla names it) and value.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// One replica for INFO.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// `leader`, `follower`, `candidate` or `pre-candidate`.
+    pub role: &'static str,
+    /// Current term.
+    pub term: Term,
+    /// The leader it knows.
+    pub leader: Option<NodeId>,
+    /// Last index of its log.
+    pub last: Index,
+    /// Last index it knows to be committed.
+    pub commit: Index,
+    /// Last index its state machine has applied.
+    pub applied: Index,
+    /// Per follower, if it leads: the index known to be on its disk.
+    pub matched: BTreeMap<NodeId, Index>,
+    /// Keys it holds (0 for the shardmaster).
+    pub keys: u64,
+    /// Of those, how many have an expiry.
+    pub expires: u64,
+    /// Bytes of keys and values.
+    pub data_bytes: u64,
+    /// Lanes it remembers.
+    pub lanes: u64,
+    /// Bytes of lanes and remembered replies.
+    pub lane_bytes: u64,
+}

@@ -1,0 +1,1 @@
+//! The tests live in the `[[test]]` targets beside this file.
