@@ -1,6 +1,7 @@
 //! What the agreed entries mean.
 pub mod cluster_config;
 pub mod codec;
+pub mod handshake;
 pub mod op;
 pub mod session;
 pub mod slot;
