@@ -1,10 +1,42 @@
 //! The only caller of postcard: entries and frames, each with a version byte.
+//!
+//! A frame on a wire, its numbers little endian:
+//!
+//! | bytes | field | |
+//! |---|---|---|
+//! | 4 | length | of all that follows this field |
+//! | 4 | crc32 | IEEE, of all that follows this field |
+//! | 1 | version | [`WIRE_VERSION`] |
+//! | 1 | kind | 1 Raft, 2 to a node, 3 to a router |
+//! | n | body | postcard; after a Raft message that carries entries: their count (4) and their frames as they are |
+//!
+//! Entries travel in the frame that the leader encoded once ([`raft_core::frame`]): no replica
+//! encodes them again, and the receiver's share the memory they arrived in.
 
 use crate::cluster_config::{ClusterConfig, ConfigNum};
 use crate::session::LogTime;
 use crate::slot::Slot;
-use crate::wire::{GroupQuery, LaneRequest};
+use crate::wire::{GroupQuery, LaneRequest, RaftEnvelope, ToNode, ToRouter};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use raft_core::frame::{self, Frame, FrameError};
+use raft_core::message::{AppendEntries, Message};
+use raft_core::types::GroupId;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+/// Version of an entry's payload. It is in logs: a program reads every version it ever wrote.
+pub const ENTRY_VERSION: u8 = 1;
+/// Version of the frames between processes.
+pub const WIRE_VERSION: u8 = 1;
+/// Bytes of a wire frame before its body.
+pub const WIRE_HEADER_BYTES: usize = 4 + 4 + 1 + 1;
+/// The most bytes of one wire frame, header included: an entry of the largest payload with what a
+/// Raft message adds. Senders cut their batches to stay below it.
+pub const WIRE_FRAME_BYTES_MAX: usize = frame::PAYLOAD_BYTES_MAX + (1 << 20);
+
+const KIND_RAFT: u8 = 1;
+const KIND_TO_NODE: u8 = 2;
+const KIND_TO_ROUTER: u8 = 3;
 
 /// The payload of a command entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,4 +64,223 @@ pub enum EntryItem {
     },
     /// The first configuration (shardmaster). Repeats change nothing.
     Bootstrap(ClusterConfig),
+}
+
+/// One frame between processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WireFrame {
+    /// Between two nodes.
+    Raft(RaftEnvelope),
+    /// From a router to a node.
+    ToNode(ToNode),
+    /// From a node to a router.
+    ToRouter(ToRouter),
+}
+
+/// Why bytes are not an entry or a frame. Whoever sent them gets no answer: the socket is closed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// The claimed length is impossible or over the limit.
+    #[error("a frame of {claimed} bytes where {min} to {max} are allowed")]
+    Length {
+        /// What the frame claims to have in all.
+        claimed: usize,
+        /// The least a frame has.
+        min: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The checksum does not match.
+    #[error("checksum {found:#010x} where the frame says {claimed:#010x}")]
+    Checksum {
+        /// What the frame claims.
+        claimed: u32,
+        /// What its bytes give.
+        found: u32,
+    },
+    /// Written by a program of another version.
+    #[error("version {0} is not one this program can read")]
+    Version(u8),
+    /// Not a kind of frame.
+    #[error("frame of kind {0} is not one this program can read")]
+    Kind(u8),
+    /// The body is not a value of its type.
+    #[error("malformed body: {0}")]
+    Body(#[from] postcard::Error),
+    /// The body ends before its value does.
+    #[error("the body is cut short")]
+    Short,
+    /// Bytes are left over after the value.
+    #[error("{0} bytes too many")]
+    Trailing(usize),
+    /// What follows a Raft message is not an entry's frame.
+    #[error("malformed entry: {0}")]
+    Entry(#[from] FrameError),
+    /// Entries of another group, not contiguous, or with terms that no leader's log can have.
+    #[error("entry {0} has no place in this message")]
+    Entries(usize),
+}
+
+/// Encodes the payload of a command entry.
+pub fn encode_batch(batch: &EntryBatch) -> Vec<u8> {
+    let mut bytes = BytesMut::with_capacity(64);
+    bytes.put_u8(ENTRY_VERSION);
+    append(batch, &mut bytes);
+    bytes.into()
+}
+
+/// Decodes the payload of a command entry. Keys and values are copies: what a store keeps of them
+/// does not keep the entry's memory.
+pub fn decode_batch(bytes: &[u8]) -> Result<EntryBatch, CodecError> {
+    let (version, body) = bytes.split_first().ok_or(CodecError::Short)?;
+    match *version {
+        ENTRY_VERSION => whole(body),
+        other => Err(CodecError::Version(other)),
+    }
+}
+
+/// Appends a frame to `out`.
+///
+/// # Panics
+/// If the frame is over 4 GiB: whoever builds batches keeps them within [`WIRE_FRAME_BYTES_MAX`].
+pub fn encode_frame(wire: &WireFrame, out: &mut BytesMut) {
+    let start = out.len();
+    out.put_u64_le(0);
+    out.put_u8(WIRE_VERSION);
+    match wire {
+        WireFrame::Raft(envelope) => {
+            out.put_u8(KIND_RAFT);
+            append(envelope, out);
+            if let Message::AppendEntries(request) = &envelope.message {
+                out.put_u32_le(request.entries.len() as u32);
+                out.reserve(request.entries.iter().map(|entry| entry.frame.len()).sum());
+                for entry in &request.entries {
+                    out.put_slice(&entry.frame);
+                }
+            }
+        }
+        WireFrame::ToNode(message) => {
+            out.put_u8(KIND_TO_NODE);
+            append(message, out);
+        }
+        WireFrame::ToRouter(message) => {
+            out.put_u8(KIND_TO_ROUTER);
+            append(message, out);
+        }
+    }
+    let length = u32::try_from(out.len() - start - 4).expect("a frame is under 4 GiB");
+    let crc = crc32fast::hash(&out[start + 8..]);
+    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Takes one frame off the front of `buf`, or nothing if it is not whole yet. A frame that claims
+/// more than `bytes_max` bytes in all is refused as soon as its length is there, so memory is never
+/// taken on a claim. After an error the stream has no next frame: the socket is to be closed.
+///
+/// Entries share the memory of `buf`, which lives as long as they do.
+pub fn decode_frame(buf: &mut BytesMut, bytes_max: usize) -> Result<Option<WireFrame>, CodecError> {
+    let Some(length) = buf.first_chunk::<4>() else { return Ok(None) };
+    let total = u32::from_le_bytes(*length) as usize + 4;
+    if !(WIRE_HEADER_BYTES..=bytes_max).contains(&total) {
+        return Err(CodecError::Length { claimed: total, min: WIRE_HEADER_BYTES, max: bytes_max });
+    }
+    if buf.len() < total {
+        return Ok(None);
+    }
+    let mut bytes = buf.split_to(total).freeze();
+    bytes.advance(4);
+    let claimed = bytes.get_u32_le();
+    let found = crc32fast::hash(&bytes);
+    if claimed != found {
+        return Err(CodecError::Checksum { claimed, found });
+    }
+    let version = bytes.get_u8();
+    if version != WIRE_VERSION {
+        return Err(CodecError::Version(version));
+    }
+    Ok(Some(match bytes.get_u8() {
+        KIND_RAFT => WireFrame::Raft(decode_envelope(bytes)?),
+        KIND_TO_NODE => WireFrame::ToNode(whole(&bytes)?),
+        KIND_TO_ROUTER => WireFrame::ToRouter(whole(&bytes)?),
+        other => return Err(CodecError::Kind(other)),
+    }))
+}
+
+fn decode_envelope(mut bytes: Bytes) -> Result<RaftEnvelope, CodecError> {
+    let (mut envelope, rest) = postcard::take_from_bytes::<RaftEnvelope>(&bytes)?;
+    let header = bytes.len() - rest.len();
+    bytes.advance(header);
+    let group = envelope.group;
+    if let Message::AppendEntries(request) = &mut envelope.message {
+        decode_entries(group, request, &mut bytes)?;
+    }
+    if !bytes.is_empty() {
+        return Err(CodecError::Trailing(bytes.len()));
+    }
+    Ok(envelope)
+}
+
+/// Reads the frames that follow an AppendEntries. Indexes must follow `prev` one by one; terms
+/// cannot fall from one entry to the next, nor be above the leader's (Raft 5.3, log matching).
+fn decode_entries(
+    group: GroupId,
+    request: &mut AppendEntries,
+    bytes: &mut Bytes,
+) -> Result<(), CodecError> {
+    if bytes.len() < 4 {
+        return Err(CodecError::Short);
+    }
+    let count = bytes.get_u32_le() as usize;
+    if count > bytes.len() / frame::HEADER_BYTES {
+        return Err(CodecError::Short);
+    }
+    let mut last = request.prev;
+    for at in 0..count {
+        let Frame::Entry(owner, entry) = frame::decode(bytes)? else {
+            return Err(CodecError::Entries(at));
+        };
+        let follows = last.index.0.checked_add(1) == Some(entry.id.index.0);
+        let ordered = last.term <= entry.id.term && entry.id.term <= request.term;
+        if owner != group || !follows || !ordered {
+            return Err(CodecError::Entries(at));
+        }
+        last = entry.id;
+        request.entries.push(entry);
+    }
+    Ok(())
+}
+
+/// Decodes a value that takes all of `bytes`.
+fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    match postcard::take_from_bytes(bytes)? {
+        (value, []) => Ok(value),
+        (_, rest) => Err(CodecError::Trailing(rest.len())),
+    }
+}
+
+/// Appends a value. Nothing in our types can fail to be encoded, and memory grows as needed.
+fn append<T: Serialize>(value: &T, out: &mut BytesMut) {
+    postcard::serialize_with_flavor(value, Appending(out)).expect("our types can be encoded");
+}
+
+/// Lets postcard write to the end of a buffer; its own flavor for that goes byte by byte.
+struct Appending<'a>(&'a mut BytesMut);
+
+impl postcard::ser_flavors::Flavor for Appending<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.put_u8(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.put_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
 }
