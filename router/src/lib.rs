@@ -1,1 +1,2 @@
 //! The front end: RESP in, requests to groups out.
+pub mod backend;
