@@ -4,7 +4,7 @@ use crate::slot::{SLOTS, Slot};
 use raft_core::id_type;
 use raft_core::types::{GroupId, NodeId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 id_type! {
     /// The number of a configuration. 0: no groups, every slot unassigned.
@@ -88,4 +88,159 @@ impl ClusterConfig {
             })
             .collect();
     }
+}
+
+/// The most bytes of a cluster id.
+pub const CLUSTER_ID_BYTES_MAX: usize = 64;
+/// The most bytes of a host, as DNS has it (RFC 1035 2.3.4).
+pub const HOST_BYTES_MAX: usize = 255;
+
+/// What is wrong with a configuration: one sentence that names the culprit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No id, or one too long or with characters that do not print.
+    #[error("the cluster id {0:?} is not 1 to {CLUSTER_ID_BYTES_MAX} printable characters")]
+    ClusterId(String),
+    /// 0 names no node.
+    #[error("0 is not a node id")]
+    NodeId,
+    /// Not `host:port`.
+    #[error(
+        "the {role} address {address:?} of node {node} is not host:port with a host of \
+         {HOST_BYTES_MAX} bytes at most and a port from 1 to 65535"
+    )]
+    Address {
+        /// The node.
+        node: NodeId,
+        /// `peer` or `resp`.
+        role: &'static str,
+        /// The address.
+        address: String,
+    },
+    /// Two ends of the cluster cannot listen at one address.
+    #[error("the address {0:?} is given twice")]
+    AddressTwice(String),
+    /// A configuration with groups has group 0.
+    #[error("group 0, the shardmaster, is missing")]
+    NoShardmaster,
+    /// Nobody could vote.
+    #[error("group {0} has no voters")]
+    NoVoters(GroupId),
+    /// A voter that is no node.
+    #[error("voter {node} of group {group} is not a node of the cluster")]
+    UnknownVoter {
+        /// The group.
+        group: GroupId,
+        /// The voter.
+        node: NodeId,
+    },
+    /// Voters twice or out of order.
+    #[error("the voters of group {0} are not in order, each once")]
+    VoterOrder(GroupId),
+    /// A range that ends before it begins, or past the last slot.
+    #[error("slots {first} to {last} are not a range of slots from 0 to {}", SLOTS - 1)]
+    Range {
+        /// First slot.
+        first: Slot,
+        /// Last slot.
+        last: Slot,
+    },
+    /// A slot with two owners, or ranges out of order.
+    #[error("the slot ranges are not in order and apart at slot {0}")]
+    RangeOrder(Slot),
+    /// Slots of a group that cannot own them.
+    #[error("slots {first} to {last} are given to group {group}, which is no group for slots")]
+    RangeGroup {
+        /// First slot.
+        first: Slot,
+        /// Last slot.
+        last: Slot,
+        /// The group.
+        group: GroupId,
+    },
+}
+
+impl ClusterConfig {
+    /// Whether the configuration can be used: every id, address, seat and range makes sense.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let id = &self.cluster_id;
+        let printable = id.bytes().all(|byte| byte.is_ascii_graphic());
+        if id.is_empty() || id.len() > CLUSTER_ID_BYTES_MAX || !printable {
+            return Err(ConfigError::ClusterId(id.clone()));
+        }
+        self.check_nodes()?;
+        if !self.groups.contains_key(&SHARDMASTER) {
+            return Err(ConfigError::NoShardmaster);
+        }
+        self.groups.iter().try_for_each(|(group, seats)| self.check_seats(*group, seats))?;
+        self.check_slots()
+    }
+
+    fn check_nodes(&self) -> Result<(), ConfigError> {
+        let mut seen = BTreeSet::new();
+        for (node, config) in &self.nodes {
+            if *node == NodeId(0) {
+                return Err(ConfigError::NodeId);
+            }
+            for (role, address) in [("peer", &config.peer), ("resp", &config.resp)] {
+                if !is_address(address) {
+                    let address = address.clone();
+                    return Err(ConfigError::Address { node: *node, role, address });
+                }
+                if !seen.insert(address) {
+                    return Err(ConfigError::AddressTwice(address.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_seats(&self, group: GroupId, seats: &GroupConfig) -> Result<(), ConfigError> {
+        if seats.voters.is_empty() {
+            return Err(ConfigError::NoVoters(group));
+        }
+        if let Some(node) = seats.voters.iter().find(|node| !self.nodes.contains_key(node)) {
+            return Err(ConfigError::UnknownVoter { group, node: *node });
+        }
+        match seats.voters.is_sorted_by(|a, b| a < b) {
+            true => Ok(()),
+            false => Err(ConfigError::VoterOrder(group)),
+        }
+    }
+
+    fn check_slots(&self) -> Result<(), ConfigError> {
+        let mut next = 0;
+        for SlotRange { first, last, group } in self.slots.iter().copied() {
+            if first > last || last.0 >= SLOTS {
+                return Err(ConfigError::Range { first, last });
+            }
+            if first.0 < next {
+                return Err(ConfigError::RangeOrder(first));
+            }
+            if group == SHARDMASTER || !self.groups.contains_key(&group) {
+                return Err(ConfigError::RangeGroup { first, last, group });
+            }
+            next = last.0 + 1;
+        }
+        Ok(())
+    }
+}
+
+/// `host:port`, the port after the last colon so that an IPv6 host may have its own, in brackets.
+fn is_address(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host_fits = match bracketed {
+        Some(host) => {
+            (2..=HOST_BYTES_MAX).contains(&host.len())
+                && host.bytes().all(|b| b.is_ascii_hexdigit() || b":.".contains(&b))
+        }
+        None => {
+            !host.is_empty()
+                && host.len() <= HOST_BYTES_MAX
+                && host.bytes().all(|b| b.is_ascii_graphic() && !b"[]:/@".contains(&b))
+        }
+    };
+    let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    host_fits && digits && port.parse::<u16>().is_ok_and(|port| port > 0)
 }

@@ -207,6 +207,13 @@ pub fn decode_frame(buf: &mut BytesMut, bytes_max: usize) -> Result<Option<WireF
     }))
 }
 
+/// The bytes of a value as entries and frames have them: what digests and comparisons go by.
+pub(crate) fn bytes_of<T: Serialize>(value: &T) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    append(value, &mut bytes);
+    bytes
+}
+
 fn decode_envelope(mut bytes: Bytes) -> Result<RaftEnvelope, CodecError> {
     let (mut envelope, rest) = postcard::take_from_bytes::<RaftEnvelope>(&bytes)?;
     let header = bytes.len() - rest.len();

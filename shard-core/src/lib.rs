@@ -1,9 +1,13 @@
 //! What the agreed entries mean.
 pub mod cluster_config;
 pub mod codec;
+mod data;
+mod digest;
 pub mod handshake;
 pub mod op;
 pub mod session;
+pub mod shard_store;
+pub mod shardmaster;
 pub mod slot;
 pub mod wire;
 

@@ -1,7 +1,12 @@
 //! Exactly once and in order: lanes (`docs/guarantees.md`).
 
+use crate::codec::bytes_of;
+use crate::digest::Digest;
+use crate::op::Outcome;
+use bytes::Bytes;
 use raft_core::id_type;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::fmt;
 
 id_type! {
@@ -31,3 +36,167 @@ pub const SESSION_LIFE_MS: u64 = 5 * 60 * 1000;
 pub const SESSION_AHEAD_MS_MAX: u64 = 10 * 60 * 1000;
 /// How many seqs of a lane may be unacknowledged: the group refuses seq > acked + this.
 pub const LANE_WINDOW: u64 = 1024;
+/// Bytes of replies that one lane remembers. A reply over it is not kept: the lane then knows that
+/// the op was executed, but not what it answered.
+pub const LANE_REPLY_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of replies that all lanes of a group remember; past it replies are not kept either.
+pub const GROUP_REPLY_BYTES_MAX: u64 = 64 << 20;
+/// Lanes of a group: 256 MiB of records. Past it new lanes are refused and none is evicted, since
+/// an evicted lane would run a late copy of its ops again.
+pub const GROUP_LANES_MAX: u64 = (256 << 20) / LANE_RECORD_BYTES;
+/// What a lane is counted as in memory, without its replies: record, map and index entries.
+pub const LANE_RECORD_BYTES: u64 = 160;
+/// What a remembered reply is counted as, without the bytes it answers.
+pub const REPLY_RECORD_BYTES: u64 = 64;
+/// Records dropped by one entry. All lanes of a session share D, so one entry may find 16384 due;
+/// a record that outlives D does no harm, since log time is compared with D first.
+pub const LANES_DROPPED_PER_ENTRY_MAX: usize = 64;
+
+/// The bounds of lanes and their replies. They decide what an op answers, so every replica of a
+/// group must have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneLimits {
+    /// Lanes of the group; past it new ones are refused.
+    pub lanes_max: u64,
+    /// Bytes of replies one lane remembers.
+    pub lane_reply_bytes_max: u64,
+    /// Bytes of replies all lanes remember.
+    pub group_reply_bytes_max: u64,
+}
+
+impl Default for LaneLimits {
+    fn default() -> LaneLimits {
+        LaneLimits {
+            lanes_max: GROUP_LANES_MAX,
+            lane_reply_bytes_max: LANE_REPLY_BYTES_MAX,
+            group_reply_bytes_max: GROUP_REPLY_BYTES_MAX,
+        }
+    }
+}
+
+/// What a group remembers of one session in one slot.
+///
+/// - Ops are executed in the order of their seqs, each once; `last` is the newest executed.
+/// - Replies in `(acked, last]` are remembered, so a repeated op gets the answer of its execution.
+/// - `acked` is raised by an executed op alone. A refused or repeated one that raised it would make
+///   this record differ from a copy that is on its way to another group.
+/// - `deadline` is the session's D, fixed for its life: a record may be dropped once log time is
+///   past it, because from then on every op of the session is refused before lanes are looked at.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    deadline: LogTime,
+    last: Seq,
+    acked: Seq,
+    /// In seq order. A seq of `(acked, last]` that is absent was executed, its reply not kept.
+    replies: VecDeque<(Seq, Outcome)>,
+    reply_bytes: u64,
+}
+
+/// What a lane says of an op.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    /// It is the next: execute it, then [`Lane::remember`] its outcome.
+    Execute,
+    /// It was executed and answered this.
+    Repeat(&'a Outcome),
+    /// It was executed, the reply was not kept.
+    ReplyGone,
+    /// It was executed and its answer acknowledged.
+    Old,
+    /// One before it was not executed yet.
+    Gap {
+        /// The last that was.
+        last: Seq,
+    },
+    /// It is the next, but too many answers before it are unacknowledged.
+    Window,
+}
+
+impl Lane {
+    /// A lane in which nothing was executed.
+    pub fn new(deadline: LogTime) -> Lane {
+        Lane { deadline, last: Seq(0), acked: Seq(0), replies: VecDeque::new(), reply_bytes: 0 }
+    }
+
+    /// D of the session.
+    pub fn deadline(&self) -> LogTime {
+        self.deadline
+    }
+
+    /// Bytes of remembered replies, as the budgets count them.
+    pub fn reply_bytes(&self) -> u64 {
+        self.reply_bytes
+    }
+
+    /// What to do with op `seq`, whose sender has every answer up to `acked`.
+    ///
+    /// The window is looked at last, for the op that would be executed and no other: asked earlier,
+    /// it would tell the sender of an executed op that nothing had changed. The sender of such an op
+    /// has all its predecessors' answers on their way, so it can acknowledge them and send again.
+    pub fn judge(&self, seq: Seq, acked: Seq) -> Verdict<'_> {
+        if seq <= self.last {
+            if seq <= self.acked {
+                return Verdict::Old;
+            }
+            return match self.replies.binary_search_by_key(&seq, |reply| reply.0) {
+                Ok(at) => Verdict::Repeat(&self.replies[at].1),
+                Err(_) => Verdict::ReplyGone,
+            };
+        }
+        if seq.0 - self.last.0 > 1 {
+            return Verdict::Gap { last: self.last };
+        }
+        if seq.0 - self.acked.max(acked).0.min(seq.0) > LANE_WINDOW {
+            return Verdict::Window;
+        }
+        Verdict::Execute
+    }
+
+    /// Notes that op `seq`, the one after the last, was executed; forgets replies up to `acked`.
+    /// `others` is what the replies of all other lanes take.
+    pub fn remember(
+        &mut self,
+        seq: Seq,
+        acked: Seq,
+        outcome: &Outcome,
+        limits: &LaneLimits,
+        others: u64,
+    ) {
+        assert!(seq.0 == self.last.0 + 1 && acked < seq, "op {seq} after {}", self.last);
+        self.last = seq;
+        self.acked = self.acked.max(acked);
+        let known = self.replies.partition_point(|reply| reply.0 <= self.acked);
+        for (_, gone) in self.replies.drain(..known) {
+            self.reply_bytes -= remembered_bytes(&gone);
+        }
+        let bytes = self.reply_bytes + remembered_bytes(outcome);
+        if bytes <= limits.lane_reply_bytes_max && others + bytes <= limits.group_reply_bytes_max {
+            self.reply_bytes = bytes;
+            self.replies.push_back((seq, outcome.clone()));
+        }
+    }
+
+    /// Adds everything that two replicas must agree on.
+    pub(crate) fn digest(&self, digest: &mut Digest) {
+        digest.numbers(&[self.deadline.0, self.last.0, self.acked.0, self.replies.len() as u64]);
+        for (seq, outcome) in &self.replies {
+            digest.numbers(&[seq.0]);
+            digest.bytes(&bytes_of(outcome));
+        }
+    }
+}
+
+/// What a reply counts as in the budgets.
+fn remembered_bytes(outcome: &Outcome) -> u64 {
+    let bytes = match outcome {
+        Outcome::Ok | Outcome::Nil | Outcome::Integer(_) | Outcome::Word(_) | Outcome::Error(_) => {
+            0
+        }
+        Outcome::Value(value) => value.len(),
+        Outcome::Values(values) => {
+            values.iter().map(|v| size_of::<Bytes>() + v.as_ref().map_or(0, Bytes::len)).sum()
+        }
+        Outcome::Keys(keys) => keys.iter().map(|key| size_of::<Bytes>() + key.len()).sum(),
+    };
+    REPLY_RECORD_BYTES + bytes as u64
+}

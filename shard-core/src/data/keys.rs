@@ -1,0 +1,44 @@
+//! What concerns keys whatever they hold (Redis db.c).
+
+use super::{REPLY_BYTES_MAX, SlotData};
+use crate::op::{Outcome, Word};
+use crate::session::LogTime;
+use bytes::Bytes;
+
+/// A key named twice is deleted once.
+pub(super) fn del(data: &mut SlotData, keys: &[Bytes], now: LogTime) -> Outcome {
+    Outcome::Integer(keys.iter().filter(|key| data.take(key, now).is_some()).count() as i64)
+}
+
+/// A key named twice counts twice.
+pub(super) fn exists(data: &SlotData, keys: &[Bytes], now: LogTime) -> Outcome {
+    Outcome::Integer(keys.iter().filter(|key| data.get(key, now).is_some()).count() as i64)
+}
+
+pub(super) fn kind(data: &SlotData, key: &[u8], now: LogTime) -> Outcome {
+    Outcome::Word(data.get(key, now).map_or(Word::None, |_| Word::String))
+}
+
+/// The version counter stays and is raised: a key made afterwards is not the one from before.
+pub(super) fn flush(data: &mut SlotData) -> Outcome {
+    let version = data.version + u64::from(!data.items.is_empty());
+    *data = SlotData { version, ..SlotData::default() };
+    Outcome::Ok
+}
+
+pub(super) fn count(data: &SlotData, now: LogTime) -> Outcome {
+    Outcome::Integer(data.live_tally(now).keys as i64)
+}
+
+/// As many as fit a frame, if that is less.
+pub(super) fn list(data: &SlotData, count: u32, now: LogTime) -> Outcome {
+    let mut room = REPLY_BYTES_MAX;
+    let fits = |key: &&Bytes| match room.checked_sub(key.len() + size_of::<Bytes>()) {
+        Some(left) => {
+            room = left;
+            true
+        }
+        None => false,
+    };
+    Outcome::Keys(data.live(now).take(count as usize).take_while(fits).cloned().collect())
+}

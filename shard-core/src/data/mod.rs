@@ -1,0 +1,181 @@
+//! What a key can hold, and what each family of commands does to it.
+//!
+//! Semantics are Redis 7's. Time is the slot's log time, an argument: nothing here knows a clock.
+
+mod expiry;
+mod keys;
+mod string;
+
+use crate::digest::Digest;
+use crate::op::{Op, Outcome};
+use crate::session::LogTime;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The largest value: Redis' `proto-max-bulk-len`, which is 64 MiB here, so that one value with its
+/// key fits an entry and a frame whatever command answers it.
+pub const VALUE_BYTES_MAX: usize = 64 << 20;
+/// The most bytes of values or keys that one op answers, so that its reply fits a frame.
+pub const REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX;
+
+/// One key's value and expiry.
+#[derive(Clone, Debug)]
+struct Item {
+    /// Shared with replies that are still remembered or on their way.
+    value: Bytes,
+    /// Absent from this log time on.
+    expires: Option<LogTime>,
+}
+
+/// The keys of one slot, in key order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SlotData {
+    items: BTreeMap<Bytes, Item>,
+    /// Every key that has an expiry, in the order in which they expire.
+    expiries: BTreeSet<(LogTime, Bytes)>,
+    /// Bytes of keys and values.
+    bytes: u64,
+    /// Raised by every change, so that a key changed, deleted and made again never looks unchanged.
+    version: u64,
+}
+
+/// What a slot holds, expired keys that were not collected yet included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) keys: u64,
+    pub(crate) expires: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Tally {
+    /// This sum after one of its parts went from `before` to `after`.
+    pub(crate) fn moved(self, before: Tally, after: Tally) -> Tally {
+        Tally {
+            keys: self.keys - before.keys + after.keys,
+            expires: self.expires - before.expires + after.expires,
+            bytes: self.bytes - before.bytes + after.bytes,
+        }
+    }
+}
+
+/// Carries out an op whose turn it is.
+pub(crate) fn execute(data: &mut SlotData, op: Op, now: LogTime) -> Outcome {
+    match op {
+        Op::Get { key } => string::get(data, &key, now),
+        Op::Set(set) => string::set(data, set, now),
+        Op::Append { key, value } => string::append(data, key, &value, now),
+        Op::IncrBy { key, by } => string::incr_by(data, key, by, now),
+        Op::MGet { keys } => string::mget(data, &keys, now),
+        Op::Del { keys } => keys::del(data, &keys, now),
+        Op::Exists { keys } => keys::exists(data, &keys, now),
+        Op::Strlen { key } => string::strlen(data, &key, now),
+        Op::Ttl { key, unit } => expiry::ttl(data, &key, unit, now),
+        Op::Expire(expire) => expiry::expire(data, &expire, now),
+        Op::Persist { key } => expiry::persist(data, &key, now),
+        Op::Type { key } => keys::kind(data, &key, now),
+        Op::FlushSlot => keys::flush(data),
+        Op::CountKeys => keys::count(data, now),
+        Op::ListKeys { count } => keys::list(data, count, now),
+        Op::GetDel { key } => string::get_del(data, &key, now),
+    }
+}
+
+impl SlotData {
+    /// The key as it is at `now`; an expired one is absent, collected or not.
+    fn get(&self, key: &[u8], now: LogTime) -> Option<&Item> {
+        self.items.get(key).filter(|item| item.expires.is_none_or(|at| at > now))
+    }
+
+    /// Sets value and expiry of a key.
+    fn put(&mut self, key: Bytes, value: Bytes, expires: Option<LogTime>) {
+        self.remove(&key);
+        self.version += 1;
+        self.bytes += (key.len() + value.len()) as u64;
+        if let Some(at) = expires {
+            self.expiries.insert((at, key.clone()));
+        }
+        self.items.insert(key, Item { value, expires });
+    }
+
+    /// Takes a key out, expired or not.
+    fn remove(&mut self, key: &[u8]) -> Option<Item> {
+        let (key, item) = self.items.remove_entry(key)?;
+        self.version += 1;
+        self.bytes -= (key.len() + item.value.len()) as u64;
+        if let Some(at) = item.expires {
+            self.expiries.remove(&(at, key));
+        }
+        Some(item)
+    }
+
+    /// Takes out a key that exists at `now`. An expired one goes as well, and is not returned.
+    fn take(&mut self, key: &[u8], now: LogTime) -> Option<Item> {
+        self.remove(key).filter(|item| item.expires.is_none_or(|at| at > now))
+    }
+
+    /// Gives a key that is there another expiry.
+    fn set_expiry(&mut self, key: &[u8], expires: Option<LogTime>) {
+        let Some(key) = self.items.get_key_value(key).map(|(key, _)| key.clone()) else { return };
+        let Some(item) = self.items.get_mut(&key) else { return };
+        self.version += 1;
+        if let Some(at) = std::mem::replace(&mut item.expires, expires) {
+            self.expiries.remove(&(at, key.clone()));
+        }
+        if let Some(at) = expires {
+            self.expiries.insert((at, key));
+        }
+    }
+
+    /// Keys that exist at `now`, in key order.
+    fn live(&self, now: LogTime) -> impl Iterator<Item = &Bytes> {
+        let live = move |item: &Item| item.expires.is_none_or(|at| at > now);
+        self.items.iter().filter(move |(_, item)| live(item)).map(|(key, _)| key)
+    }
+
+    /// How many keys are past their expiry but not collected.
+    fn expired(&self, now: LogTime) -> u64 {
+        self.expiries.iter().take_while(|(at, _)| *at <= now).count() as u64
+    }
+
+    /// What exists at `now`, bytes apart.
+    pub(crate) fn live_tally(&self, now: LogTime) -> Tally {
+        let expired = self.expired(now);
+        let all = self.tally();
+        Tally { keys: all.keys - expired, expires: all.expires - expired, bytes: all.bytes }
+    }
+
+    /// What is held.
+    pub(crate) fn tally(&self) -> Tally {
+        Tally {
+            keys: self.items.len() as u64,
+            expires: self.expiries.len() as u64,
+            bytes: self.bytes,
+        }
+    }
+
+    /// When the first key expires.
+    pub(crate) fn first_expiry(&self) -> Option<LogTime> {
+        self.expiries.first().map(|(at, _)| *at)
+    }
+
+    /// Collects the key that expired first, if one has.
+    pub(crate) fn collect_expired(&mut self, now: LogTime) -> bool {
+        match self.expiries.first() {
+            Some((at, key)) if *at <= now => {
+                let key = key.clone();
+                self.remove(&key).is_some()
+            }
+            _ => false,
+        }
+    }
+
+    /// Adds everything that two replicas must agree on.
+    pub(crate) fn digest(&self, digest: &mut Digest) {
+        digest.numbers(&[self.version, self.items.len() as u64]);
+        for (key, item) in &self.items {
+            digest.bytes(key);
+            digest.bytes(&item.value);
+            digest.numbers(&[u64::from(item.expires.is_some()), item.expires.map_or(0, |at| at.0)]);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! GET, SET and their family (Redis t_string.c).
+
+use super::{Item, REPLY_BYTES_MAX, SlotData, VALUE_BYTES_MAX, expiry};
+use crate::op::{OpError, Outcome, Set, SetCondition, SetExpiry};
+use crate::session::LogTime;
+use bytes::{Bytes, BytesMut};
+
+pub(super) fn get(data: &SlotData, key: &[u8], now: LogTime) -> Outcome {
+    value_or_nil(data.get(key, now))
+}
+
+/// Redis never refuses an MGET for its size; here the values have to fit one frame.
+pub(super) fn mget(data: &SlotData, keys: &[Bytes], now: LogTime) -> Outcome {
+    let values: Vec<Option<Bytes>> =
+        keys.iter().map(|key| data.get(key, now).map(|item| item.value.clone())).collect();
+    if values.iter().flatten().map(Bytes::len).sum::<usize>() > REPLY_BYTES_MAX {
+        return Outcome::Error(OpError::StringTooLong);
+    }
+    Outcome::Values(values)
+}
+
+pub(super) fn strlen(data: &SlotData, key: &[u8], now: LogTime) -> Outcome {
+    Outcome::Integer(data.get(key, now).map_or(0, |item| item.value.len() as i64))
+}
+
+/// In Redis' order: expire time, then NX and XX, then the effect. With GET the old value is the
+/// answer whether or not the condition held.
+pub(super) fn set(data: &mut SlotData, set: Set, now: LogTime) -> Outcome {
+    if set.value.len() > VALUE_BYTES_MAX {
+        return Outcome::Error(OpError::StringTooLong);
+    }
+    let old = data.get(&set.key, now).cloned();
+    let expires = match set.expiry {
+        SetExpiry::Clear => None,
+        SetExpiry::Keep => old.as_ref().and_then(|item| item.expires),
+        SetExpiry::AfterMs(ms) => match expiry::after(now, ms).filter(|_| ms > 0) {
+            Some(at) => Some(at),
+            None => return Outcome::Error(OpError::InvalidExpireTime(set.command)),
+        },
+        SetExpiry::AtMs(ms) => match u64::try_from(ms) {
+            Ok(at) if at > 0 => Some(LogTime(at)),
+            _ => return Outcome::Error(OpError::InvalidExpireTime(set.command)),
+        },
+    };
+    let holds = match set.condition {
+        None => true,
+        Some(SetCondition::IfAbsent) => old.is_none(),
+        Some(SetCondition::IfPresent) => old.is_some(),
+    };
+    if holds {
+        if expires.is_none_or(|at| at > now) {
+            data.put(set.key, set.value, expires);
+        } else {
+            data.remove(&set.key);
+        }
+    }
+    match (set.get, holds) {
+        (true, _) => value_or_nil(old.as_ref()),
+        (false, true) => Outcome::Ok,
+        (false, false) => Outcome::Nil,
+    }
+}
+
+/// Keeps the expiry. The value grows in place as long as no reply shares it, with room to spare, so
+/// a value built by many appends costs what is appended; one that is shared is copied first.
+pub(super) fn append(data: &mut SlotData, key: Bytes, value: &[u8], now: LogTime) -> Outcome {
+    let old = data.get(&key, now);
+    let len = old.map_or(0, |item| item.value.len()) + value.len();
+    if len > VALUE_BYTES_MAX {
+        return Outcome::Error(OpError::StringTooLong);
+    }
+    let (mut grown, expires) = match data.take(&key, now) {
+        Some(item) => (into_growable(item.value, len), item.expires),
+        None => (BytesMut::with_capacity(len), None),
+    };
+    grown.extend_from_slice(value);
+    data.put(key, grown.freeze(), expires);
+    Outcome::Integer(len as i64)
+}
+
+/// Keeps the expiry.
+pub(super) fn incr_by(data: &mut SlotData, key: Bytes, by: i64, now: LogTime) -> Outcome {
+    let old = data.get(&key, now);
+    let expires = old.and_then(|item| item.expires);
+    let Some(number) = old.map_or(Some(0), |item| parse_integer(&item.value)) else {
+        return Outcome::Error(OpError::NotAnInteger);
+    };
+    let Some(sum) = number.checked_add(by) else {
+        return Outcome::Error(OpError::Overflow);
+    };
+    data.put(key, Bytes::from(sum.to_string()), expires);
+    Outcome::Integer(sum)
+}
+
+pub(super) fn get_del(data: &mut SlotData, key: &[u8], now: LogTime) -> Outcome {
+    value_or_nil(data.take(key, now).as_ref())
+}
+
+fn value_or_nil(item: Option<&Item>) -> Outcome {
+    item.map_or(Outcome::Nil, |item| Outcome::Value(item.value.clone()))
+}
+
+fn into_growable(value: Bytes, len: usize) -> BytesMut {
+    value.try_into_mut().unwrap_or_else(|shared| {
+        let mut copy = BytesMut::with_capacity(len);
+        copy.extend_from_slice(&shared);
+        copy
+    })
+}
+
+/// A number exactly as Redis prints it (util.c string2ll): no sign but a minus before a digit from
+/// 1 to 9, no leading zero, no space, within 64 bits. `str::parse` also takes `+1`, `01` and `-0`.
+fn parse_integer(text: &[u8]) -> Option<i64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let plain = match digits {
+        [b'0'] => text.len() == 1,
+        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    if !plain {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_what_redis_takes_for_numbers() {
+        for (text, number) in [
+            ("0", Some(0)),
+            ("-1", Some(-1)),
+            ("10", Some(10)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("-9223372036854775808", Some(i64::MIN)),
+            ("9223372036854775808", None),
+            ("-9223372036854775809", None),
+            ("99999999999999999999999", None),
+            ("", None),
+            ("-", None),
+            ("-0", None),
+            ("+1", None),
+            ("01", None),
+            ("-01", None),
+            (" 1", None),
+            ("1 ", None),
+            ("1.0", None),
+            ("0x1", None),
+            ("1a", None),
+        ] {
+            assert_eq!(parse_integer(text.as_bytes()), number, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_nobody_shares_grows_in_place() {
+        let now = LogTime(1);
+        let key = Bytes::from_static(b"k");
+        let mut data = SlotData::default();
+        let mut moved = 0;
+        let mut at = std::ptr::null();
+        for _ in 0..4096 {
+            append(&mut data, key.clone(), &[b'x'; 16], now);
+            let value = data.get(&key, now).expect("it was appended to").value.as_ptr();
+            moved += u32::from(value != at);
+            at = value;
+        }
+        assert!(moved < 64, "moved {moved} times in 4096 appends");
+    }
+
+    #[test]
+    fn a_reply_keeps_its_bytes_when_the_value_grows() {
+        let now = LogTime(1);
+        let key = Bytes::from_static(b"k");
+        let mut data = SlotData::default();
+        append(&mut data, key.clone(), b"ab", now);
+        let reply = get(&data, &key, now);
+        append(&mut data, key.clone(), b"cd", now);
+        assert_eq!(reply, Outcome::Value(Bytes::from_static(b"ab")));
+        assert_eq!(get(&data, &key, now), Outcome::Value(Bytes::from_static(b"abcd")));
+    }
+}

@@ -1,0 +1,341 @@
+//! The state machine of every group but the shardmaster: keys and lanes, slot by slot.
+//!
+//! # Invariants
+//! - Same entries, same state and same answers, on every replica: no clock, no randomness, no
+//!   iteration but in order. Log time, the newest stamp applied, is the only time.
+//! - Every step of an entry is bounded: what is collected besides its items has a maximum.
+//! - An answer says what became of this op and nothing else did: every refusal changes nothing.
+
+use crate::cluster_config::ConfigNum;
+use crate::codec::{EntryBatch, EntryItem};
+use crate::data::{self, SlotData, Tally};
+use crate::digest::Digest;
+use crate::op::{Op, Outcome};
+use crate::session::{
+    LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, LogTime,
+    SESSION_AHEAD_MS_MAX, Seq, SessionId, Verdict,
+};
+use crate::slot::{SLOTS, Slot, hash_slot};
+use crate::wire::{Answer, GroupAnswer, GroupQuery, LaneRequest};
+use bytes::Bytes;
+use raft_core::types::GroupId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Expired keys that one entry collects. More wait for the next; to reads they are absent already.
+pub const KEYS_EXPIRED_PER_ENTRY_MAX: usize = 256;
+
+/// How much a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Keys, with those that are expired but not collected yet.
+    pub keys: u64,
+    /// Of those, how many have an expiry.
+    pub expires: u64,
+    /// Bytes of keys and values.
+    pub data_bytes: u64,
+    /// Lanes.
+    pub lanes: u64,
+    /// Bytes of lanes and remembered replies, as their budgets count them.
+    pub lane_bytes: u64,
+}
+
+/// One group's slots.
+#[derive(Debug)]
+pub struct ShardStore {
+    group: GroupId,
+    limits: LaneLimits,
+    log_time: LogTime,
+    /// The configuration that gave the group its first slots.
+    assigned: Option<ConfigNum>,
+    /// The slots the group owns.
+    slots: BTreeMap<Slot, SlotState>,
+    /// When the first key of a slot expires, for each slot with such a key.
+    expiry_due: BTreeSet<(LogTime, Slot)>,
+    /// Every lane, in the order in which they may be dropped.
+    lane_ends: BTreeSet<(LogTime, SessionId, Slot)>,
+    /// Over all slots; in step with them after each item.
+    tally: Tally,
+    reply_bytes: u64,
+}
+
+/// What the group keeps of one slot it owns. All of it goes where the slot goes.
+#[derive(Debug)]
+struct SlotState {
+    /// Log time in this slot is never below it: what a slot brings along from a group whose log time
+    /// was higher.
+    floor: LogTime,
+    data: SlotData,
+    lanes: BTreeMap<SessionId, Lane>,
+}
+
+impl ShardStore {
+    /// A store that owns no slot.
+    pub fn new(group: GroupId) -> ShardStore {
+        ShardStore::with_limits(group, LaneLimits::default())
+    }
+
+    /// A store that owns no slot, with other bounds than the usual.
+    pub fn with_limits(group: GroupId, limits: LaneLimits) -> ShardStore {
+        ShardStore {
+            group,
+            limits,
+            log_time: LogTime(0),
+            assigned: None,
+            slots: BTreeMap::new(),
+            expiry_due: BTreeSet::new(),
+            lane_ends: BTreeSet::new(),
+            tally: Tally::default(),
+            reply_bytes: 0,
+        }
+    }
+
+    /// Applies a committed entry: one answer per item, in order. An entry without items moves log
+    /// time and collects what is due, nothing else.
+    pub fn apply(&mut self, batch: EntryBatch) -> Vec<Answer> {
+        self.log_time = self.log_time.max(batch.stamp);
+        self.drop_ended_lanes();
+        self.collect_expired();
+        batch
+            .items
+            .into_iter()
+            .map(|item| match item {
+                EntryItem::Lane(request) => self.apply_lane(request),
+                EntryItem::Group(query) => Answer::Group(self.query(&query)),
+                EntryItem::Assign { config, ranges } => self.assign(config, &ranges),
+                EntryItem::Bootstrap(_) => Answer::Invalid,
+            })
+            .collect()
+    }
+
+    /// The group.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// The newest stamp applied.
+    pub fn log_time(&self) -> LogTime {
+        self.log_time
+    }
+
+    /// Whether the group serves a slot.
+    pub fn owns(&self, slot: Slot) -> bool {
+        self.slots.contains_key(&slot)
+    }
+
+    /// Whether the group has had its first assignment.
+    pub fn is_assigned(&self) -> bool {
+        self.assigned.is_some()
+    }
+
+    /// How much is held, in constant time.
+    pub fn stats(&self) -> StoreStats {
+        let lanes = self.lane_ends.len() as u64;
+        StoreStats {
+            keys: self.tally.keys,
+            expires: self.tally.expires,
+            data_bytes: self.tally.bytes,
+            lanes,
+            lane_bytes: lanes * LANE_RECORD_BYTES + self.reply_bytes,
+        }
+    }
+
+    /// A number that replicas with the same data, lanes and slots share. Reads all of it.
+    pub fn digest(&self) -> u64 {
+        let mut digest = Digest::new();
+        let assigned = self.assigned.map_or(0, |config| config.0 + 1);
+        digest.numbers(&[u64::from(self.group.0), self.log_time.0, assigned]);
+        for (slot, state) in &self.slots {
+            digest.numbers(&[u64::from(slot.0), state.floor.0, state.lanes.len() as u64]);
+            state.data.digest(&mut digest);
+            for (session, lane) in &state.lanes {
+                digest.bytes(&session.0.to_le_bytes());
+                lane.digest(&mut digest);
+            }
+        }
+        digest.value()
+    }
+
+    /// The order of these checks is part of the protocol. Ownership comes first: a group that does
+    /// not own the slot knows nothing of its log time, so its "expired" would let a router go on
+    /// in a new session while the owner still executes a late copy of the old one's op. Expiry
+    /// comes before the lane, whose record may be dropped by then.
+    fn apply_lane(&mut self, request: LaneRequest) -> Answer {
+        if !is_well_formed(&request) {
+            return Answer::Invalid;
+        }
+        let Some(slot) = self.slots.get_mut(&request.slot) else { return Answer::Elsewhere };
+        let log_time = self.log_time.max(slot.floor);
+        if request.deadline.0 > log_time.0.saturating_add(SESSION_AHEAD_MS_MAX) {
+            return Answer::DeadlineTooFar { log_time };
+        }
+        if log_time > request.deadline {
+            return Answer::Expired { log_time };
+        }
+        let empty = Lane::new(request.deadline);
+        let known = slot.lanes.get(&request.session);
+        let lane = known.unwrap_or(&empty);
+        if lane.deadline() != request.deadline {
+            return Answer::Invalid;
+        }
+        match lane.judge(request.seq, request.acked) {
+            Verdict::Repeat(outcome) => Answer::Done { outcome: outcome.clone(), log_time },
+            Verdict::ReplyGone => Answer::ReplyGone,
+            Verdict::Old => Answer::Old,
+            Verdict::Gap { last } => Answer::Gap { last },
+            Verdict::Window => Answer::Window,
+            Verdict::Execute
+                if known.is_none() && self.lane_ends.len() as u64 >= self.limits.lanes_max =>
+            {
+                Answer::LanesFull
+            }
+            Verdict::Execute => Answer::Done { outcome: self.execute(request, log_time), log_time },
+        }
+    }
+
+    /// Executes the next op of a lane and remembers what it answered.
+    fn execute(&mut self, request: LaneRequest, log_time: LogTime) -> Outcome {
+        let LaneRequest { session, deadline, slot: number, seq, acked, op } = request;
+        let slot = self.slots.get_mut(&number).expect("ownership was checked");
+
+        let held = slot.data.tally();
+        let first_expiry = slot.data.first_expiry();
+        let outcome = data::execute(&mut slot.data, op, log_time);
+        self.tally = self.tally.moved(held, slot.data.tally());
+        reschedule(&mut self.expiry_due, number, first_expiry, slot.data.first_expiry());
+
+        let lane = slot.lanes.entry(session).or_insert_with(|| {
+            self.lane_ends.insert((deadline, session, number));
+            Lane::new(deadline)
+        });
+        let others = self.reply_bytes - lane.reply_bytes();
+        lane.remember(seq, acked, &outcome, &self.limits, others);
+        self.reply_bytes = others + lane.reply_bytes();
+        outcome
+    }
+
+    fn query(&self, query: &GroupQuery) -> GroupAnswer {
+        let live = |state: &SlotState| state.data.live_tally(self.log_time.max(state.floor));
+        match query {
+            GroupQuery::KeyCount => {
+                let (keys, expires) = self
+                    .slots
+                    .values()
+                    .map(live)
+                    .fold((0, 0), |sum, slot| (sum.0 + slot.keys, sum.1 + slot.expires));
+                GroupAnswer::KeyCount { keys, expires }
+            }
+            GroupQuery::OccupiedSlots => GroupAnswer::OccupiedSlots {
+                owned: as_ranges(self.slots.keys().copied()),
+                occupied: as_ranges(
+                    self.slots
+                        .iter()
+                        .filter(|(_, state)| live(state).keys > 0)
+                        .map(|(slot, _)| *slot),
+                ),
+            },
+        }
+    }
+
+    /// The first assignment counts, later ones change nothing: a leader that has not applied it yet
+    /// proposes it again, and by then the slots may have data, or be gone to another group.
+    fn assign(&mut self, config: ConfigNum, ranges: &[(Slot, Slot)]) -> Answer {
+        if !are_ranges(ranges) {
+            return Answer::Invalid;
+        }
+        if self.assigned.is_none() {
+            self.assigned = Some(config);
+            let floor = self.log_time;
+            for slot in ranges.iter().flat_map(|(first, last)| first.0..=last.0) {
+                let state = SlotState { floor, data: SlotData::default(), lanes: BTreeMap::new() };
+                self.slots.insert(Slot(slot), state);
+            }
+        }
+        Answer::Done { outcome: Outcome::Ok, log_time: self.log_time }
+    }
+
+    /// Drops lanes of sessions that are over. By then every op of theirs is refused before its lane
+    /// is looked at, so nothing can tell a dropped record from a kept one.
+    fn drop_ended_lanes(&mut self) {
+        for _ in 0..LANES_DROPPED_PER_ENTRY_MAX {
+            match self.lane_ends.first().copied() {
+                Some((deadline, session, number)) if deadline < self.log_time => {
+                    self.lane_ends.pop_first();
+                    let slot = self.slots.get_mut(&number).expect("a lane's slot is owned");
+                    let lane = slot.lanes.remove(&session).expect("every lane has one end");
+                    self.reply_bytes -= lane.reply_bytes();
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Collects expired keys in the order of their slots' first ones.
+    fn collect_expired(&mut self) {
+        for _ in 0..KEYS_EXPIRED_PER_ENTRY_MAX {
+            match self.expiry_due.first().copied() {
+                Some((first, number)) if first <= self.log_time => {
+                    let slot = self.slots.get_mut(&number).expect("a key's slot is owned");
+                    let held = slot.data.tally();
+                    slot.data.collect_expired(self.log_time);
+                    self.tally = self.tally.moved(held, slot.data.tally());
+                    reschedule(&mut self.expiry_due, number, Some(first), slot.data.first_expiry());
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Notes that the first key of `slot` expires at another time than before.
+fn reschedule(
+    due: &mut BTreeSet<(LogTime, Slot)>,
+    slot: Slot,
+    before: Option<LogTime>,
+    after: Option<LogTime>,
+) {
+    if before != after {
+        before.map(|at| due.remove(&(at, slot)));
+        after.map(|at| due.insert((at, slot)));
+    }
+}
+
+/// Whether a request can come from a router that works: a slot that exists, the keys in it, a seq
+/// that counts from 1 and is not acknowledged before it is answered.
+fn is_well_formed(request: &LaneRequest) -> bool {
+    let in_slot = |key: &Bytes| hash_slot(key) == request.slot;
+    request.slot.0 < SLOTS
+        && request.seq > Seq(0)
+        && request.acked < request.seq
+        && match &request.op {
+            Op::Get { key }
+            | Op::Append { key, .. }
+            | Op::IncrBy { key, .. }
+            | Op::Strlen { key }
+            | Op::Ttl { key, .. }
+            | Op::Persist { key }
+            | Op::Type { key }
+            | Op::GetDel { key } => in_slot(key),
+            Op::Set(set) => in_slot(&set.key),
+            Op::Expire(expire) => in_slot(&expire.key),
+            Op::MGet { keys } | Op::Del { keys } | Op::Exists { keys } => keys.iter().all(in_slot),
+            Op::FlushSlot | Op::CountKeys | Op::ListKeys { .. } => true,
+        }
+}
+
+/// Whether ranges are within the slots there are, in order and apart.
+fn are_ranges(ranges: &[(Slot, Slot)]) -> bool {
+    ranges.iter().all(|(first, last)| first <= last && last.0 < SLOTS)
+        && ranges.windows(2).all(|pair| pair[0].1 < pair[1].0)
+}
+
+/// Joins slots that come in order into the fewest ranges.
+fn as_ranges(slots: impl Iterator<Item = Slot>) -> Vec<(Slot, Slot)> {
+    let mut ranges: Vec<(Slot, Slot)> = Vec::new();
+    for slot in slots {
+        match ranges.last_mut() {
+            Some((_, last)) if last.0 + 1 == slot.0 => *last = slot,
+            _ => ranges.push((slot, slot)),
+        }
+    }
+    ranges
+}
