@@ -247,4 +247,23 @@ impl Op {
             | Op::GetDel { .. } => true,
         }
     }
+
+    /// Bytes of keys and values in it: what bounds count.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Op::Get { key }
+            | Op::IncrBy { key, .. }
+            | Op::Strlen { key }
+            | Op::Ttl { key, .. }
+            | Op::Expire(Expire { key, .. })
+            | Op::Persist { key }
+            | Op::Type { key }
+            | Op::GetDel { key } => key.len(),
+            Op::Set(Set { key, value, .. }) | Op::Append { key, value } => key.len() + value.len(),
+            Op::MGet { keys } | Op::Del { keys } | Op::Exists { keys } => {
+                keys.iter().map(|key| key.len() + 8).sum()
+            }
+            Op::FlushSlot | Op::CountKeys | Op::ListKeys { .. } => 0,
+        }
+    }
 }
