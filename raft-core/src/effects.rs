@@ -27,6 +27,18 @@ pub struct Effects {
 }
 
 impl Effects {
+    /// Whether nothing is owed.
+    pub fn is_empty(&self) -> bool {
+        self.write.is_none()
+            && self.send.is_empty()
+            && self.send_after.is_empty()
+            && self.appendable.is_empty()
+            && self.commit.is_empty()
+            && self.fetch.is_empty()
+            && self.role.is_none()
+            && !self.room
+    }
+
     /// Forgets everything, keeping the allocations.
     pub fn clear(&mut self) {
         self.write = None;
@@ -161,6 +173,9 @@ pub enum Reject {
     /// Term, index or entries are impossible (E32, B101).
     #[error("malformed message: {0}")]
     Malformed(&'static str),
+    /// The sender is no voter of this group.
+    #[error("{0} is no member of the group")]
+    Stranger(NodeId),
 }
 
 /// What `next_append` has for a peer.

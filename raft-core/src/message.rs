@@ -2,6 +2,8 @@
 //!
 //! Enums that travel are append-only: variants and fields keep their order for ever (postcard).
 
+use crate::effects::Reject;
+use crate::frame::HEADER_BYTES;
 use crate::types::{Entry, EntryId, Index, Term};
 use serde::{Deserialize, Serialize};
 
@@ -112,7 +114,30 @@ pub enum AppendOutcome {
     },
 }
 
+/// The highest term and index that a message may name. Far above what any cluster reaches, and so
+/// far below the end of the integers that no sum of ours overflows (E32).
+pub const ID_MAX: u64 = u64::MAX / 2;
+
 impl Message {
+    /// Whether every number in it is possible. A decoder of ours can yield any integer, so a faulty
+    /// peer could otherwise carry a group to a term after which there is no other.
+    pub fn check(&self) -> Result<(), Reject> {
+        if self.term().0 > ID_MAX {
+            return Err(Reject::Malformed("term out of range"));
+        }
+        let ids: &[EntryId] = match self {
+            Message::PreVote(m) => &[m.last],
+            Message::RequestVote(m) => &[m.last],
+            Message::PreVoteReply(_) | Message::RequestVoteReply(_) => &[],
+            Message::AppendEntries(m) => return m.check(),
+            Message::AppendEntriesReply(m) => return m.check(),
+        };
+        if ids.iter().any(|id| id.index.0 > ID_MAX || id.term > self.term()) {
+            return Err(Reject::Malformed("last entry out of range"));
+        }
+        Ok(())
+    }
+
     /// The sender's term.
     pub fn term(&self) -> Term {
         match self {
@@ -123,5 +148,52 @@ impl Message {
             Message::AppendEntries(m) => m.term,
             Message::AppendEntriesReply(m) => m.term,
         }
+    }
+}
+
+impl AppendEntries {
+    fn check(&self) -> Result<(), Reject> {
+        if self.term == Term(0) {
+            return Err(Reject::Malformed("a leader of term 0"));
+        }
+        if self.prev.index.0 > ID_MAX || self.commit.0 > ID_MAX {
+            return Err(Reject::Malformed("index out of range"));
+        }
+        if (self.prev.index == Index(0)) != (self.prev.term == Term(0)) {
+            return Err(Reject::Malformed("previous entry half there"));
+        }
+        let mut before = self.prev;
+        for entry in &self.entries {
+            if entry.id.index != before.index.next() {
+                return Err(Reject::Malformed("entries with a hole"));
+            }
+            if entry.id.term < before.term || entry.id.term == Term(0) {
+                return Err(Reject::Malformed("terms fall along the entries"));
+            }
+            if entry.frame.len() < HEADER_BYTES {
+                return Err(Reject::Malformed("entry without a frame"));
+            }
+            before = entry.id;
+        }
+        if before.term > self.term {
+            return Err(Reject::Malformed("entry of a later term than its leader's"));
+        }
+        Ok(())
+    }
+}
+
+impl AppendEntriesReply {
+    fn check(&self) -> Result<(), Reject> {
+        let highest = match &self.outcome {
+            AppendOutcome::Accepted { matched, received } if matched > received => {
+                return Err(Reject::Malformed("matched beyond received"));
+            }
+            AppendOutcome::Accepted { received, .. } => *received,
+            AppendOutcome::Rejected { prev, hint } => (*prev).max(hint.index),
+        };
+        if highest.0 > ID_MAX || self.commit.0 > ID_MAX {
+            return Err(Reject::Malformed("index out of range"));
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,203 @@
+//! What a leader does: replicate, commit, and step down when it has lost its majority.
+
+use crate::effects::{Effects, Fetch, FetchResult, Pull};
+use crate::frame;
+use crate::message::{AppendEntries, AppendEntriesReply, AppendOutcome, Message};
+use crate::progress::{Next, PeerFetch, Progress};
+use crate::quorum::{VOTERS_MAX, reached_by_majority};
+use crate::raft::{FETCH_BYTES_MAX, Raft, RoleState};
+use crate::types::{EntryId, EntryKind, FetchId, NodeId, Now};
+use std::collections::BTreeMap;
+
+/// A leader's own state.
+#[derive(Clone, Debug)]
+pub(crate) struct Leader {
+    /// Every other voter.
+    pub(crate) peers: BTreeMap<NodeId, Progress>,
+}
+
+impl Raft {
+    /// Won. Appends an empty entry at once: only an entry of its own term commits what came before
+    /// (Raft 5.4.2, 8).
+    pub(crate) fn lead(&mut self, now: Now) {
+        let next_index = self.log.last().index.next();
+        let progress = |peer: &NodeId| (*peer, Progress::new(next_index, now));
+        self.role = RoleState::Leader(Leader { peers: self.links.keys().map(progress).collect() });
+        self.append_own(EntryKind::Empty, &[]);
+    }
+
+    pub(crate) fn append_own(&mut self, kind: EntryKind, payload: &[u8]) {
+        let id = EntryId { index: self.log.last().index.next(), term: self.hard.term };
+        let entry = frame::encode_entry(self.config.group, id, kind, payload);
+        self.log.append(entry, self.hard.term);
+    }
+
+    /// Someone asks for votes beside this leader: it may be a follower that lost its leader, or one
+    /// that raised its term alone. A probe tells the first and lets the second answer (R16).
+    pub(crate) fn probe_asker(&mut self, now: Now, asker: NodeId) {
+        if let RoleState::Leader(leader) = &mut self.role
+            && let Some(progress) = leader.peers.get_mut(&asker)
+        {
+            progress.heartbeat_at = now;
+            progress.announced_until = 0;
+        }
+    }
+
+    /// Names the peers that have something to pull, and the entries that must be read for them.
+    pub(crate) fn announce(&mut self, now: Now, effects: &mut Effects) {
+        let max = self.window_max();
+        let again = now + self.config.heartbeat_ns;
+        let mut wanting = Vec::new();
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        for (peer, progress) in &mut leader.peers {
+            if self.links.get(peer).is_some_and(|link| link.is_down()) {
+                continue;
+            }
+            if progress.wants_fetch(now, &self.log, max) {
+                wanting.push(*peer);
+            }
+            if progress.announced_until <= now && progress.is_ready(now, &self.log, max) {
+                progress.announced_until = again;
+                effects.appendable.insert(*peer);
+            }
+        }
+        for peer in wanting {
+            self.fetch_for_peer(peer, effects);
+        }
+    }
+
+    fn fetch_for_peer(&mut self, peer: NodeId, effects: &mut Effects) {
+        let id = self.new_fetch();
+        let to = self.log.cache_first().prev();
+        if let RoleState::Leader(leader) = &mut self.role
+            && let Some(progress) = leader.peers.get_mut(&peer)
+        {
+            progress.fetch = PeerFetch::Open(id);
+            let from = progress.next_index;
+            effects.fetch.push(Fetch { id, from, to, bytes_max: FETCH_BYTES_MAX });
+        }
+    }
+
+    pub(crate) fn fetched_for_peer(&mut self, now: Now, id: FetchId, result: FetchResult) {
+        let RoleState::Leader(leader) = &self.role else { return };
+        let asked = |(_, progress): &(&NodeId, &Progress)| match &progress.fetch {
+            PeerFetch::Open(open) => *open == id,
+            PeerFetch::Idle | PeerFetch::Here(_) | PeerFetch::Paused(_) => false,
+        };
+        let Some((peer, progress)) = leader.peers.iter().find(asked) else { return };
+        let (peer, usable) = (*peer, self.usable(progress.next_index, result));
+        let retry_at = now + self.config.heartbeat_ns;
+        if let RoleState::Leader(leader) = &mut self.role
+            && let Some(progress) = leader.peers.get_mut(&peer)
+        {
+            progress.fetch = match usable {
+                Some(entries) => PeerFetch::Here(entries.into()),
+                None => PeerFetch::Paused(retry_at),
+            };
+        }
+    }
+
+    /// See [`Raft::next_append`].
+    pub(crate) fn pull(&mut self, now: Now, peer: NodeId, room: u64) -> Pull {
+        let max = self.window_max();
+        let heartbeat_at = now + self.config.heartbeat_ns;
+        let (term, commit) = (self.hard.term, self.commit);
+        let RoleState::Leader(leader) = &mut self.role else { return Pull::Nothing };
+        let Some(progress) = leader.peers.get_mut(&peer) else { return Pull::Nothing };
+        progress.announced_until = 0;
+        let entries = match progress.next(now, &self.log, room, max) {
+            Next::Send(entries) => entries,
+            Next::NeedsRoom(bytes) => return Pull::Needs(bytes),
+            Next::Wait => return Pull::Nothing,
+        };
+        let index = progress.next_index.prev();
+        let prev_term = self.log.term_at(index).expect("next_index is at most one past the log");
+        progress.sent(&entries, heartbeat_at);
+        let prev = EntryId { index, term: prev_term };
+        Pull::Ready(Message::AppendEntries(AppendEntries {
+            term,
+            prev,
+            commit,
+            stamp: now,
+            entries,
+        }))
+    }
+
+    pub(crate) fn on_append_entries_reply(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        m: AppendEntriesReply,
+    ) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        let Some(progress) = leader.peers.get_mut(&from) else { return };
+        // The stamp is echoed by the peer: one from the future must not stretch its credit.
+        progress.answered_stamp = progress.answered_stamp.max(m.stamp.min(now));
+        match m.outcome {
+            AppendOutcome::Accepted { received, .. } if received > self.log.last().index => {
+                // No correct follower agrees beyond this log in this term.
+            }
+            AppendOutcome::Accepted { matched, received } => {
+                if progress.accepted(matched, received) {
+                    self.advance_commit();
+                }
+            }
+            AppendOutcome::Rejected { prev, hint } => {
+                progress.rejected(prev, self.log.last_within(hint));
+            }
+        }
+    }
+
+    /// Commits what a majority has on disk, this leader counted by its own disk alone (R4), if it
+    /// is of this term: an older entry on a majority can still be overwritten (Raft 5.4.2, figure 8).
+    pub(crate) fn advance_commit(&mut self) {
+        let RoleState::Leader(leader) = &self.role else { return };
+        let mut held = [self.log.durable(); VOTERS_MAX];
+        for (slot, progress) in held[1..].iter_mut().zip(leader.peers.values()) {
+            *slot = progress.match_index;
+        }
+        let index = reached_by_majority(&mut held[..=leader.peers.len()]);
+        if self.log.term_at(index) == Some(self.hard.term) {
+            self.commit_to(index);
+        }
+    }
+
+    /// When a majority, this leader among it, was last known to listen: the send stamp of what it
+    /// answered.
+    fn quorum_heard(&self, leader: &Leader) -> Now {
+        let mut heard = [Now::MAX; VOTERS_MAX];
+        for (slot, progress) in heard[1..].iter_mut().zip(leader.peers.values()) {
+            *slot = progress.answered_stamp;
+        }
+        reached_by_majority(&mut heard[..=leader.peers.len()])
+    }
+
+    /// Whether no majority has answered for a whole election timeout.
+    pub(crate) fn quorum_lost(&self, now: Now) -> bool {
+        match &self.role {
+            RoleState::Leader(leader) => {
+                let silent = now.saturating_sub(self.quorum_heard(leader));
+                silent >= self.config.election_timeout_ns_max
+            }
+            RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => true,
+        }
+    }
+
+    /// Steps down without a majority (thesis 6.2): its clients must look for another leader, and
+    /// the followers it still has must be free to elect one.
+    pub(crate) fn check_quorum(&mut self, now: Now) {
+        if self.quorum_lost(now) {
+            self.follow(now, self.hard.term, None);
+        }
+    }
+
+    /// The next heartbeat, or the moment without which there is no quorum.
+    pub(crate) fn leader_deadline(&self) -> Option<Now> {
+        let RoleState::Leader(leader) = &self.role else { return None };
+        let up = leader.peers.iter().filter(|(peer, _)| self.is_up(**peer));
+        let heartbeat = up.map(|(_, p)| p.heartbeat_at.max(p.announced_until)).min();
+        let heard = self.quorum_heard(leader);
+        let lost = (heard < Now::MAX).then(|| heard + self.config.election_timeout_ns_max);
+        heartbeat.into_iter().chain(lost).min()
+    }
+}

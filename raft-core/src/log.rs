@@ -1,0 +1,340 @@
+//! One replica's log: which term each entry has, which entries are still in memory, and how much
+//! of it is on disk. The only code that cuts a log.
+//!
+//! The terms of all entries are kept as runs (first entry of each stretch of equal terms), so a
+//! term is found without the disk and in memory that grows with elections, not with entries. The
+//! entries themselves are kept only near the end, in the cache; older ones come by `Effects::fetch`.
+
+use crate::effects::Write;
+use crate::types::{Entry, EntryId, HardState, Index, Mark, Term, WriteToken};
+use std::collections::VecDeque;
+
+/// A replica's log and what of it is durable.
+///
+/// Invariants: `runs` grows in index and term; the cache is a suffix of the log that holds at least
+/// everything above `settled`; `settled` <= `durable` or the log's end at the start; `durable` <=
+/// `written` <= the last index.
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    runs: Vec<EntryId>,
+    last: EntryId,
+    cache: VecDeque<Entry>,
+    cache_bytes: u64,
+    cache_bytes_max: u64,
+    /// Entries up to here may leave the cache: they are committed and durable.
+    settled: Index,
+    unsettled_bytes: u64,
+    writes: Writes,
+}
+
+/// What was handed to the disk, what the disk has confirmed, and what must still be handed over.
+#[derive(Clone, Debug)]
+struct Writes {
+    pending: VecDeque<PendingWrite>,
+    next_token: WriteToken,
+    durable_token: WriteToken,
+    durable_hard: HardState,
+    /// The hard state, or the log, differs from the last write handed over.
+    hard_owed: bool,
+    log_owed: bool,
+    truncate_from: Option<Index>,
+    /// The part of the log, as it stands now, that was handed over; and that is on disk.
+    written: Index,
+    durable: Index,
+    accept_term: Term,
+    /// Frame bytes appended since the last write, and in all writes that are not durable.
+    unwritten_bytes: u64,
+    unsynced_bytes: u64,
+}
+
+#[derive(Clone, Debug)]
+struct PendingWrite {
+    token: WriteToken,
+    hard: HardState,
+    /// How much of the log, as it stands *now*, is on disk after this write. A later cut lowers it:
+    /// the end of an overwritten write proves nothing about what replaced it (R10, R17).
+    covers: Index,
+    bytes: u64,
+}
+
+impl Log {
+    /// A log found on disk: `runs` and `last` as recovered, all of it durable.
+    pub(crate) fn new(
+        hard: HardState,
+        runs: Vec<EntryId>,
+        last: EntryId,
+        cache_bytes_max: u64,
+    ) -> Log {
+        Log {
+            runs,
+            last,
+            cache: VecDeque::new(),
+            cache_bytes: 0,
+            cache_bytes_max,
+            settled: last.index,
+            unsettled_bytes: 0,
+            writes: Writes {
+                pending: VecDeque::new(),
+                next_token: WriteToken(1),
+                durable_token: WriteToken(0),
+                durable_hard: hard,
+                hard_owed: false,
+                log_owed: false,
+                truncate_from: None,
+                written: last.index,
+                durable: last.index,
+                accept_term: last.term,
+                unwritten_bytes: 0,
+                unsynced_bytes: 0,
+            },
+        }
+    }
+
+    pub(crate) fn last(&self) -> EntryId {
+        self.last
+    }
+
+    /// Up to where the log, as it stands now, is on disk.
+    pub(crate) fn durable(&self) -> Index {
+        self.writes.durable
+    }
+
+    /// The hard state on disk.
+    pub(crate) fn durable_hard(&self) -> HardState {
+        self.writes.durable_hard
+    }
+
+    pub(crate) fn durable_token(&self) -> WriteToken {
+        self.writes.durable_token
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { accept_term: self.writes.accept_term, index: self.last.index }
+    }
+
+    pub(crate) fn runs(&self) -> &[EntryId] {
+        &self.runs
+    }
+
+    /// Frame bytes of the cache, and of the entries that are not both committed and durable.
+    pub(crate) fn cache_bytes(&self) -> u64 {
+        self.cache_bytes
+    }
+
+    /// Up to where entries may leave the cache.
+    pub(crate) fn settled(&self) -> Index {
+        self.settled
+    }
+
+    /// Frame bytes on their way to the disk, overwritten ones included.
+    pub(crate) fn unsynced_bytes(&self) -> u64 {
+        self.writes.unsynced_bytes
+    }
+
+    pub(crate) fn unsettled_bytes(&self) -> u64 {
+        self.unsettled_bytes
+    }
+
+    /// The term of the entry at `index`; `Term(0)` before the first one, `None` after the last.
+    pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
+        if index > self.last.index {
+            return None;
+        }
+        let runs = self.runs.partition_point(|run| run.index <= index);
+        Some(if runs == 0 { Term(0) } else { self.runs[runs - 1].term })
+    }
+
+    /// Whether this log has that very entry. Everybody's log has the one before the first.
+    pub(crate) fn contains(&self, id: EntryId) -> bool {
+        self.term_at(id.index) == Some(id.term)
+    }
+
+    /// The last entry at or below `id.index` whose term is at most `id.term`: below it two logs can
+    /// agree, above it they cannot. Each exchange of it skips a whole term (Raft 5.3, end).
+    pub(crate) fn last_within(&self, id: EntryId) -> EntryId {
+        let runs = self.runs.partition_point(|run| run.index <= id.index && run.term <= id.term);
+        if runs == 0 {
+            return EntryId::default();
+        }
+        let end = self.runs.get(runs).map_or(self.last.index, |run| run.index.prev());
+        EntryId { index: end.min(id.index), term: self.runs[runs - 1].term }
+    }
+
+    /// Whether a log that ends in `other` may become the leader's, seen from this one (Raft 5.4.1).
+    pub(crate) fn is_up_to_date(&self, other: EntryId) -> bool {
+        (other.term, other.index) >= (self.last.term, self.last.index)
+    }
+
+    /// The first index that is still in memory; one past the end if none is.
+    pub(crate) fn cache_first(&self) -> Index {
+        self.cache.front().map_or(self.last.index.next(), |entry| entry.id.index)
+    }
+
+    pub(crate) fn cached(&self, index: Index) -> Option<&Entry> {
+        let offset = index.0.checked_sub(self.cache_first().0)?;
+        self.cache.get(usize::try_from(offset).ok()?)
+    }
+
+    /// Appends one entry, accepted under the leader of `accept_term`.
+    pub(crate) fn append(&mut self, entry: Entry, accept_term: Term) {
+        assert_eq!(entry.id.index, self.last.index.next(), "a log has no holes");
+        assert!(entry.id.term >= self.last.term, "terms never fall along a log");
+        if entry.id.term > self.last.term {
+            self.runs.push(entry.id);
+        }
+        self.last = entry.id;
+        self.cache_bytes += entry.frame.len() as u64;
+        self.unsettled_bytes += entry.frame.len() as u64;
+        self.writes.unwritten_bytes += entry.frame.len() as u64;
+        self.writes.unsynced_bytes += entry.frame.len() as u64;
+        self.writes.log_owed = true;
+        self.cache.push_back(entry);
+        self.accept(accept_term);
+        self.evict();
+    }
+
+    /// Notes that the log is now known to be a prefix of that term's leader's.
+    pub(crate) fn accept(&mut self, accept_term: Term) {
+        self.writes.accept_term = accept_term;
+    }
+
+    /// Drops every entry at or above `from`.
+    pub(crate) fn truncate(&mut self, from: Index) {
+        if from > self.last.index {
+            return;
+        }
+        while let Some(entry) = self.cache.back()
+            && entry.id.index >= from
+        {
+            self.cache_bytes -= entry.frame.len() as u64;
+            if entry.id.index > self.settled {
+                self.unsettled_bytes -= entry.frame.len() as u64;
+            }
+            self.cache.pop_back();
+        }
+        let index = from.prev();
+        self.last = EntryId { index, term: self.term_at(index).unwrap_or_default() };
+        while self.runs.pop_if(|run| run.index >= from).is_some() {}
+        self.settled = self.settled.min(index);
+
+        let writes = &mut self.writes;
+        if writes.written >= from {
+            let cut = writes.truncate_from.map_or(from, |before| before.min(from));
+            writes.truncate_from = Some(cut);
+            writes.written = index;
+            writes.log_owed = true;
+        }
+        writes.durable = writes.durable.min(index);
+        for pending in &mut writes.pending {
+            pending.covers = pending.covers.min(index);
+        }
+    }
+
+    /// Lets go of entries that are committed and durable, as far as the cache is over its budget.
+    pub(crate) fn settle(&mut self, commit: Index) {
+        let settled = self.settled.max(commit.min(self.writes.durable));
+        for index in self.settled.0 + 1..=settled.0 {
+            let bytes = self.cached(Index(index)).map_or(0, |entry| entry.frame.len() as u64);
+            self.unsettled_bytes -= bytes;
+        }
+        self.settled = settled;
+        self.evict();
+    }
+
+    fn evict(&mut self) {
+        while self.cache_bytes > self.cache_bytes_max {
+            let Some(entry) = self.cache.front() else { return };
+            if entry.id.index > self.settled {
+                return;
+            }
+            self.cache_bytes -= entry.frame.len() as u64;
+            self.cache.pop_front();
+        }
+    }
+
+    /// Notes that term or vote changed.
+    pub(crate) fn owe_hard_state(&mut self) {
+        self.writes.hard_owed = true;
+    }
+
+    /// The next write, if one is owed: all that changed since the last one.
+    pub(crate) fn take_write(&mut self, hard: HardState) -> Option<Write> {
+        let mark = self.mark();
+        let owed = self.writes.hard_owed || self.writes.log_owed;
+        if !owed {
+            return None;
+        }
+        let unwritten = (self.last.index.0 - self.writes.written.0) as usize;
+        let entries = self.cache.range(self.cache.len() - unwritten..).cloned().collect();
+        let writes = &mut self.writes;
+        let token = writes.next_token;
+        writes.next_token = WriteToken(token.0 + 1);
+        writes.written = self.last.index;
+        writes.log_owed = false;
+        let bytes = std::mem::take(&mut writes.unwritten_bytes);
+        writes.pending.push_back(PendingWrite { token, hard, covers: self.last.index, bytes });
+        Some(Write {
+            token,
+            hard: std::mem::take(&mut writes.hard_owed).then_some(hard),
+            truncate_from: writes.truncate_from.take(),
+            entries,
+            mark,
+        })
+    }
+
+    /// Everything up to `token` is on disk. Stale tokens change nothing.
+    pub(crate) fn persisted(&mut self, token: WriteToken) {
+        let writes = &mut self.writes;
+        while let Some(done) = writes.pending.front()
+            && done.token <= token
+        {
+            writes.durable_token = done.token;
+            writes.durable_hard = done.hard;
+            writes.durable = writes.durable.max(done.covers);
+            writes.unsynced_bytes -= done.bytes;
+            writes.pending.pop_front();
+        }
+    }
+
+    /// The write that must be durable before a message may leave that promises `hard` (the current
+    /// hard state) and the log up to `index`. A token that is already durable if none is waited for.
+    pub(crate) fn promise(&self, hard: HardState, index: Index) -> WriteToken {
+        let writes = &self.writes;
+        if writes.hard_owed || index > writes.written {
+            return writes.next_token;
+        }
+        if writes.durable_hard == hard && writes.durable >= index {
+            return writes.durable_token;
+        }
+        let covering = writes.pending.iter().find(|w| w.hard == hard && w.covers >= index);
+        covering.expect("the newest write covers all that was handed over").token
+    }
+
+    /// The cached entries from `from` on that fit `bytes`: the first one always fits if `alone`.
+    pub(crate) fn slice(&self, from: Index, bytes: u64, alone: bool) -> Vec<Entry> {
+        let Some(offset) = from.0.checked_sub(self.cache_first().0) else {
+            return Vec::new();
+        };
+        let start = (offset as usize).min(self.cache.len());
+        take_fitting(self.cache.range(start..), bytes, alone)
+    }
+}
+
+/// The prefix of `entries` whose frames fit `bytes` together; with `alone`, at least one.
+pub(crate) fn take_fitting<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+    bytes: u64,
+    alone: bool,
+) -> Vec<Entry> {
+    let mut left = bytes;
+    let mut taken = Vec::new();
+    for entry in entries {
+        let size = entry.frame.len() as u64;
+        if size > left && !(alone && taken.is_empty()) {
+            break;
+        }
+        left = left.saturating_sub(size);
+        taken.push(entry.clone());
+    }
+    taken
+}

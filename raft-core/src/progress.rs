@@ -1,0 +1,262 @@
+//! What a leader knows of one follower, and what it may send it next.
+
+use crate::log::{Log, take_fitting};
+use crate::types::{Entry, EntryId, FetchId, Index, Now};
+use std::collections::VecDeque;
+
+/// Entries that ride on a probe: enough for a small write to a follower that turns out to match,
+/// little enough to be sent again every heartbeat to one that does not answer.
+pub(crate) const PROBE_BYTES_MAX: u64 = 16 << 10;
+
+/// One follower, seen from the leader.
+///
+/// Invariants: `match_index` never falls; `next_index` > `match_index`.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    /// Known to agree, and to be durable there.
+    pub(crate) match_index: Index,
+    /// The next entry to send.
+    pub(crate) next_index: Index,
+    pub(crate) state: ProgressState,
+    /// When something must be sent even if there is nothing new.
+    pub(crate) heartbeat_at: Now,
+    /// The newest send stamp that was answered in this term.
+    pub(crate) answered_stamp: Now,
+    /// The host was told that it may pull, and need not be told again before this.
+    pub(crate) announced_until: Now,
+    /// Older entries on their way from the host's log, or here and not sent yet.
+    pub(crate) fetch: PeerFetch,
+}
+
+/// How entries are sent.
+#[derive(Clone, Debug)]
+pub(crate) enum ProgressState {
+    /// It is not known where the logs agree: one message per answer or heartbeat.
+    Probe {
+        /// The message is out.
+        sent: bool,
+    },
+    /// The logs agree up to `next_index` - 1 as far as known: entries are pipelined.
+    Replicate(Window),
+}
+
+/// Entries sent and not yet acknowledged, by message.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Window {
+    /// Last index and frame bytes of each message.
+    messages: VecDeque<(Index, u64)>,
+    bytes: u64,
+}
+
+/// Entries that left the leader's cache before this follower had them. At most one fetch is open.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum PeerFetch {
+    /// Nothing is asked for.
+    #[default]
+    Idle,
+    /// Asked for. The answer counts only if it carries this name.
+    Open(FetchId),
+    /// Contiguous from `next_index`.
+    Here(VecDeque<Entry>),
+    /// The host had nothing; do not ask again before this.
+    Paused(Now),
+}
+
+/// The limits of a window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WindowMax {
+    pub(crate) messages: usize,
+    pub(crate) bytes: u64,
+}
+
+impl Window {
+    /// Whether one more message with entries may leave. A window with a byte left takes a message,
+    /// cut to what is left; an empty one takes any single entry.
+    pub(crate) fn is_open(&self, max: WindowMax) -> bool {
+        self.messages.len() < max.messages && self.bytes < max.bytes
+    }
+
+    fn push(&mut self, last: Index, bytes: u64) {
+        self.messages.push_back((last, bytes));
+        self.bytes += bytes;
+    }
+
+    fn acknowledge(&mut self, matched: Index) {
+        while let Some((last, bytes)) = self.messages.front()
+            && *last <= matched
+        {
+            self.bytes -= bytes;
+            self.messages.pop_front();
+        }
+    }
+}
+
+/// What may be sent to a follower now.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// These entries, after `next_index` - 1. None: a probe or a heartbeat.
+    Send(Vec<Entry>),
+    /// The next entry, of so many bytes, does not fit the room given.
+    NeedsRoom(u64),
+    /// Nothing.
+    Wait,
+}
+
+impl Progress {
+    pub(crate) fn new(next_index: Index, now: Now) -> Progress {
+        Progress {
+            match_index: Index(0),
+            next_index,
+            state: ProgressState::Probe { sent: false },
+            heartbeat_at: now,
+            answered_stamp: now,
+            announced_until: 0,
+            fetch: PeerFetch::Idle,
+        }
+    }
+
+    /// All that was sent is taken as lost (R11): credits come back, and the first thing said on the
+    /// new link finds out what arrived.
+    pub(crate) fn reset(&mut self, now: Now) {
+        self.probe(self.match_index.next());
+        self.heartbeat_at = now;
+        self.announced_until = 0;
+    }
+
+    fn probe(&mut self, next_index: Index) {
+        self.next_index = next_index.max(self.match_index.next());
+        self.state = ProgressState::Probe { sent: false };
+        self.fetch = PeerFetch::Idle;
+    }
+
+    /// What to send now within `room` bytes of frames.
+    pub(crate) fn next(&self, now: Now, log: &Log, room: u64, max: WindowMax) -> Next {
+        let due = self.heartbeat_at <= now;
+        match &self.state {
+            ProgressState::Probe { sent } if *sent && !due => Next::Wait,
+            ProgressState::Probe { .. } => {
+                Next::Send(log.slice(self.next_index, room.min(PROBE_BYTES_MAX), false))
+            }
+            ProgressState::Replicate(window) => match self.next_entry_bytes(log, window, max) {
+                Some(bytes) if bytes <= room => {
+                    let room = room.min(max.bytes.saturating_sub(window.bytes));
+                    Next::Send(self.entries(log, room))
+                }
+                // A heartbeat does not wait for room.
+                _ if due => Next::Send(Vec::new()),
+                Some(bytes) => Next::NeedsRoom(bytes),
+                None => Next::Wait,
+            },
+        }
+    }
+
+    /// Whether `next`, given all the room there is, would send something.
+    pub(crate) fn is_ready(&self, now: Now, log: &Log, max: WindowMax) -> bool {
+        self.heartbeat_at <= now
+            || match &self.state {
+                ProgressState::Probe { sent } => !sent,
+                ProgressState::Replicate(window) => {
+                    self.next_entry_bytes(log, window, max).is_some()
+                }
+            }
+    }
+
+    /// The size of the next entry, if the window has place for it and it is in memory.
+    fn next_entry_bytes(&self, log: &Log, window: &Window, max: WindowMax) -> Option<u64> {
+        if !window.is_open(max) {
+            return None;
+        }
+        let fetched = match &self.fetch {
+            PeerFetch::Here(entries) => entries.front(),
+            PeerFetch::Idle | PeerFetch::Open(_) | PeerFetch::Paused(_) => None,
+        };
+        let bytes = fetched.or_else(|| log.cached(self.next_index))?.frame.len() as u64;
+        // An entry over the whole window goes alone, once nothing else is in it (R14, R24).
+        (window.bytes + bytes <= max.bytes || window.bytes == 0).then_some(bytes)
+    }
+
+    fn entries(&self, log: &Log, bytes: u64) -> Vec<Entry> {
+        match &self.fetch {
+            PeerFetch::Here(entries) => take_fitting(entries.iter(), bytes, true),
+            PeerFetch::Idle | PeerFetch::Open(_) | PeerFetch::Paused(_) => {
+                log.slice(self.next_index, bytes, true)
+            }
+        }
+    }
+
+    /// Whether the next entry must be read from the host's log, and nobody has asked for it.
+    pub(crate) fn wants_fetch(&self, now: Now, log: &Log, max: WindowMax) -> bool {
+        let asked = match &self.fetch {
+            PeerFetch::Idle => false,
+            PeerFetch::Paused(until) => now < *until,
+            PeerFetch::Open(_) | PeerFetch::Here(_) => true,
+        };
+        match &self.state {
+            ProgressState::Probe { .. } => false,
+            ProgressState::Replicate(window) => {
+                !asked && self.next_index < log.cache_first() && window.is_open(max)
+            }
+        }
+    }
+
+    /// A message with these entries leaves now.
+    pub(crate) fn sent(&mut self, entries: &[Entry], heartbeat_at: Now) {
+        self.heartbeat_at = heartbeat_at;
+        match &mut self.state {
+            // A probe does not move `next_index`: the answer does.
+            ProgressState::Probe { sent } => *sent = true,
+            ProgressState::Replicate(window) => {
+                let Some(last) = entries.last() else { return };
+                window.push(last.id.index, entries.iter().map(|e| e.frame.len() as u64).sum());
+                self.next_index = last.id.index.next();
+                if let PeerFetch::Here(fetched) = &mut self.fetch {
+                    fetched.drain(..entries.len());
+                    if fetched.is_empty() {
+                        self.fetch = PeerFetch::Idle;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The follower agrees up to `received`, durably up to `matched`. Whether `match_index` rose.
+    pub(crate) fn accepted(&mut self, matched: Index, received: Index) -> bool {
+        let rose = matched > self.match_index;
+        self.match_index = self.match_index.max(matched);
+        match &mut self.state {
+            ProgressState::Probe { .. } => {
+                self.next_index = received.max(self.match_index).next();
+                self.state = ProgressState::Replicate(Window::default());
+            }
+            ProgressState::Replicate(window) => {
+                window.acknowledge(self.match_index);
+                let next_index = self.next_index.max(received.max(self.match_index).next());
+                if next_index > self.next_index {
+                    self.next_index = next_index;
+                    self.fetch = PeerFetch::Idle;
+                }
+            }
+        }
+        rose
+    }
+
+    /// The follower refused `prev`; `agree` is where this log and its hint can agree. A refusal that
+    /// is older than what was acknowledged, or than the probe that is out, is ignored (R8, R10).
+    pub(crate) fn rejected(&mut self, prev: Index, agree: EntryId) {
+        let stale = match &self.state {
+            ProgressState::Probe { .. } => prev != self.next_index.prev(),
+            ProgressState::Replicate(_) => prev >= self.next_index,
+        };
+        if !stale && prev > self.match_index {
+            self.probe(agree.index.min(prev.prev()).next());
+        }
+    }
+
+    /// Bytes held for this follower alone.
+    pub(crate) fn fetched_bytes(&self) -> u64 {
+        match &self.fetch {
+            PeerFetch::Here(entries) => entries.iter().map(|e| e.frame.len() as u64).sum(),
+            PeerFetch::Idle | PeerFetch::Open(_) | PeerFetch::Paused(_) => 0,
+        }
+    }
+}

@@ -1,0 +1,676 @@
+//! One replica of one group, and everything that can be asked of it.
+
+use crate::candidate::{Candidate, PreCandidate};
+use crate::effects::{
+    Effects, Envelope, Fetch, FetchResult, NodeLiveness, Proposed, Pull, Refused, Reject, Role,
+    RoleChange,
+};
+use crate::follower::Follower;
+use crate::frame;
+use crate::leader::Leader;
+use crate::log::Log;
+use crate::message::Message;
+use crate::progress::WindowMax;
+use crate::quorum::VOTERS_MAX;
+use crate::random::Random;
+use crate::types::{
+    Entry, EntryId, EntryKind, FetchId, GroupId, HardState, Index, NodeId, Now, Term, WriteToken,
+};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+const MILLISECOND: Now = 1_000_000;
+
+/// Frame bytes that one `Fetch` asks for: large enough to feed a follower or a replay at disk
+/// speed, small enough that a few of them in memory do not matter.
+pub const FETCH_BYTES_MAX: u64 = 1 << 20;
+
+/// What a replica is told once. Every limit is in frame bytes where it says bytes.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This replica's node.
+    pub id: NodeId,
+    /// The group it belongs to; stands in each frame.
+    pub group: GroupId,
+    /// All voters, `id` among them; at most [`VOTERS_MAX`].
+    pub voters: Vec<NodeId>,
+    /// A leader lets no follower wait longer than this for a message. Default 100 ms.
+    pub heartbeat_ns: Now,
+    /// The shortest election timeout; within it after hearing a leader no vote is given. Default
+    /// 500 ms.
+    pub election_timeout_ns_min: Now,
+    /// The longest one; a leader that no majority answers for so long steps down. Default 1 s.
+    pub election_timeout_ns_max: Now,
+    /// Messages with entries on their way to one peer. Default 256.
+    pub inflight_messages_max: usize,
+    /// Bytes on their way to one peer; a larger entry goes alone. Default 4 MiB.
+    pub inflight_bytes_max: u64,
+    /// Bytes of entries that are not both committed and durable here; beyond it proposals are
+    /// `Busy`. An entry is let in alone. Default 16 MiB.
+    pub uncommitted_bytes_max: u64,
+    /// Bytes of entries on their way to this replica's own disk; beyond it a follower drops the
+    /// entries of appends, and the leader sends them again. Default 16 MiB.
+    pub unsynced_bytes_max: u64,
+    /// Bytes of settled entries kept in memory for slow followers. Default 8 MiB.
+    pub entry_cache_bytes_max: u64,
+    /// Bytes handed to the state machine and not yet `applied`; beyond it commits wait. Default
+    /// 16 MiB.
+    pub apply_queue_bytes_max: u64,
+    /// The largest payload of one proposal. Default [`frame::PAYLOAD_BYTES_MAX`].
+    pub entry_bytes_max: u64,
+}
+
+impl Config {
+    /// The defaults.
+    pub fn new(id: NodeId, group: GroupId, voters: Vec<NodeId>) -> Config {
+        Config {
+            id,
+            group,
+            voters,
+            heartbeat_ns: 100 * MILLISECOND,
+            election_timeout_ns_min: 500 * MILLISECOND,
+            election_timeout_ns_max: 1000 * MILLISECOND,
+            inflight_messages_max: 256,
+            inflight_bytes_max: 4 << 20,
+            uncommitted_bytes_max: 16 << 20,
+            unsynced_bytes_max: 16 << 20,
+            entry_cache_bytes_max: 8 << 20,
+            apply_queue_bytes_max: 16 << 20,
+            entry_bytes_max: frame::PAYLOAD_BYTES_MAX as u64,
+        }
+    }
+
+    fn check(&self) -> Result<(), OpenError> {
+        let mut voters = self.voters.clone();
+        voters.sort_unstable();
+        voters.dedup();
+        if voters.len() != self.voters.len() || voters.len() > VOTERS_MAX {
+            return Err(OpenError::Voters);
+        }
+        if !voters.contains(&self.id) || voters.contains(&NodeId(0)) {
+            return Err(OpenError::Voters);
+        }
+        let ordered = 0 < self.heartbeat_ns
+            && self.heartbeat_ns < self.election_timeout_ns_min
+            && self.election_timeout_ns_min <= self.election_timeout_ns_max;
+        if !ordered || self.election_timeout_ns_max > Now::MAX / 4 {
+            return Err(OpenError::Timeouts);
+        }
+        let limits = [
+            self.inflight_messages_max as u64,
+            self.inflight_bytes_max,
+            self.uncommitted_bytes_max,
+            self.unsynced_bytes_max,
+            self.apply_queue_bytes_max,
+            self.entry_bytes_max,
+        ];
+        if limits.contains(&0) || self.entry_bytes_max > frame::PAYLOAD_BYTES_MAX as u64 {
+            return Err(OpenError::Limits);
+        }
+        Ok(())
+    }
+}
+
+/// What was found on disk. The default is a new, empty replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Term and vote.
+    pub hard: HardState,
+    /// The first entry of each run of equal terms, in order.
+    pub term_runs: Vec<EntryId>,
+    /// The last entry.
+    pub last: EntryId,
+}
+
+impl Restored {
+    fn check(&self) -> Result<(), OpenError> {
+        let grows = |pair: &[EntryId]| pair[0].index < pair[1].index && pair[0].term < pair[1].term;
+        let runs = self.term_runs.windows(2).all(grows);
+        let start = self.term_runs.first().is_none_or(|first| first.index == Index(1));
+        let end = match self.term_runs.last() {
+            None => self.last == EntryId::default(),
+            Some(run) => run.term == self.last.term && run.index <= self.last.index,
+        };
+        if !(runs && start && end) {
+            return Err(OpenError::Log);
+        }
+        if self.last.term > self.hard.term {
+            return Err(OpenError::Term { log: self.last.term, hard: self.hard.term });
+        }
+        Ok(())
+    }
+}
+
+/// Why a replica cannot be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Voters are doubled, too many, or this node is not among them.
+    #[error("the voters must be 1 to {VOTERS_MAX} different nodes, this one among them")]
+    Voters,
+    /// Not heartbeat < shortest election timeout <= longest one.
+    #[error("timeouts must be heartbeat < election minimum <= election maximum")]
+    Timeouts,
+    /// A limit is 0, or the entry limit is above what a frame holds.
+    #[error("a limit is zero or above what a frame holds")]
+    Limits,
+    /// The runs of terms do not describe a log from index 1 to the last entry.
+    #[error("the recovered log has a hole or falling terms")]
+    Log,
+    /// The log has an entry of a term that the hard state has not reached (R3).
+    #[error("the recovered log reaches term {log}, its hard state only {hard}")]
+    Term {
+        /// Term of the last entry.
+        log: Term,
+        /// Term of the hard state.
+        hard: Term,
+    },
+}
+
+/// A replica at a glance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// What it is.
+    pub role: Role,
+    /// Term and vote, perhaps not yet durable.
+    pub hard: HardState,
+    /// Who leads that term, as far as known.
+    pub leader: Option<NodeId>,
+    /// The last entry.
+    pub last: EntryId,
+    /// The commit index.
+    pub commit: Index,
+    /// What the host said is applied.
+    pub applied: Index,
+    /// Up to where the log is on disk.
+    pub durable: Index,
+    /// A leader's view of each other voter's match index; empty for other roles.
+    pub matched: Vec<(NodeId, Index)>,
+}
+
+/// What a replica keeps in memory, in frame bytes. Each is bounded by its setting in [`Config`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemUse {
+    /// The entry cache, `unsettled` included.
+    pub cache_bytes: u64,
+    /// Entries that are not both committed and durable here.
+    pub unsettled_bytes: u64,
+    /// Entries on their way to this replica's own disk, overwritten ones included.
+    pub unsynced_bytes: u64,
+    /// Older entries read back for followers and for the state machine.
+    pub fetched_bytes: u64,
+    /// Handed to the state machine and not applied.
+    pub apply_queue_bytes: u64,
+}
+
+/// One replica of one group. No IO, no clock, no threads: inputs are method calls, what they cause
+/// is collected by [`Raft::poll`].
+#[derive(Clone, Debug)]
+pub struct Raft {
+    pub(crate) config: Config,
+    pub(crate) hard: HardState,
+    pub(crate) role: RoleState,
+    pub(crate) log: Log,
+    pub(crate) commit: Index,
+    pub(crate) apply: Apply,
+    pub(crate) links: BTreeMap<NodeId, Link>,
+    random: Random,
+    next_fetch: FetchId,
+    /// The newest round of pre-votes asked for.
+    pub(crate) pre_vote_round: u64,
+    /// Messages since the last poll, each with the write that must be durable first.
+    out: Vec<(WriteToken, Envelope)>,
+    reported: RoleChange,
+    /// A `Busy` was given out.
+    busy: bool,
+}
+
+/// What a role needs, and nothing that another role could misread.
+#[derive(Clone, Debug)]
+pub(crate) enum RoleState {
+    Follower(Follower),
+    PreCandidate(PreCandidate),
+    Candidate(Candidate),
+    Leader(Leader),
+}
+
+/// The way of committed entries to the state machine.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Apply {
+    /// The last index that left by `Effects::commit`, and that came back by `applied`.
+    pub(crate) handed: Index,
+    pub(crate) applied: Index,
+    queue_bytes: u64,
+    /// The open fetch, or what it brought; at most one of the two.
+    open: Option<FetchId>,
+    here: Vec<Entry>,
+    /// The host had nothing; not asked again before this.
+    paused_until: Now,
+}
+
+/// What is known of the link to a peer. Unknown counts as up: the worst of it is a lost message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Link {
+    down: bool,
+    /// Epoch and link number, once reported.
+    name: Option<(u64, u64)>,
+}
+
+impl Link {
+    pub(crate) fn is_down(self) -> bool {
+        self.down
+    }
+}
+
+impl Raft {
+    /// Opens a replica as a follower (E29), whatever it was before. `seed` draws its timeouts.
+    ///
+    /// # Errors
+    /// If the settings or what was recovered cannot be right.
+    pub fn open(
+        mut config: Config,
+        restored: Restored,
+        seed: u64,
+        now: Now,
+    ) -> Result<Raft, OpenError> {
+        config.check()?;
+        restored.check()?;
+        config.voters.sort_unstable();
+        let Restored { hard, term_runs, last } = restored;
+        let mut random = Random::new(seed);
+        let timeout =
+            random.between(config.election_timeout_ns_min, config.election_timeout_ns_max);
+        // A sole voter has nobody to wait for.
+        let election_at = if config.voters.len() == 1 { now } else { now + timeout };
+        let peers = config.voters.iter().copied().filter(|voter| *voter != config.id);
+        Ok(Raft {
+            links: peers.map(|peer| (peer, Link::default())).collect(),
+            log: Log::new(hard, term_runs, last, config.entry_cache_bytes_max),
+            role: RoleState::Follower(Follower { leader: None, contact: now, election_at }),
+            commit: Index(0),
+            apply: Apply::default(),
+            random,
+            next_fetch: FetchId(1),
+            pre_vote_round: 0,
+            out: Vec::new(),
+            reported: RoleChange { role: Role::Follower, term: hard.term, leader: None },
+            busy: false,
+            hard,
+            config,
+        })
+    }
+
+    /// Takes a message from a peer. It may be late, doubled or reordered.
+    ///
+    /// # Errors
+    /// If it cannot come from a correct peer; it has then changed nothing that matters.
+    pub fn step(&mut self, now: Now, from: NodeId, message: Message) -> Result<(), Reject> {
+        message.check()?;
+        if !self.links.contains_key(&from) {
+            return Err(Reject::Stranger(from));
+        }
+        // Pre-votes ask about a term that nobody is in yet: they stand outside the comparison.
+        let message = match message {
+            Message::PreVote(m) => {
+                self.on_pre_vote(now, from, m);
+                return Ok(());
+            }
+            Message::PreVoteReply(m) => {
+                self.on_pre_vote_reply(now, from, m);
+                return Ok(());
+            }
+            Message::RequestVote(_) if self.believes_leader(now, from) => {
+                self.refuse_vote_beside_leader(now, from);
+                return Ok(());
+            }
+            other => other,
+        };
+        let term = message.term();
+        if term < self.hard.term {
+            self.answer_stale(from, &message);
+            return Ok(());
+        }
+        if term > self.hard.term {
+            self.follow(now, term, None);
+        }
+        match message {
+            Message::RequestVote(m) => self.on_request_vote(now, from, m),
+            Message::RequestVoteReply(m) => self.on_request_vote_reply(now, from, m),
+            Message::AppendEntries(m) => return self.on_append_entries(now, from, m),
+            Message::AppendEntriesReply(m) => self.on_append_entries_reply(now, from, m),
+            Message::PreVote(_) | Message::PreVoteReply(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Appends a prefix of the batch if this replica leads. What the outcome refuses was not
+    /// appended and never will be.
+    pub fn propose(&mut self, now: Now, batch: &mut dyn Iterator<Item = Bytes>) -> Proposed {
+        let first = EntryId { index: self.log.last().index.next(), term: self.hard.term };
+        let mut proposed = Proposed { first, count: 0, refused: None };
+        if self.role() != Role::Leader || self.quorum_lost(now) {
+            let hint = self.leader().filter(|leader| *leader != self.config.id);
+            proposed.refused = Some(Refused::NotLeader { hint });
+            return proposed;
+        }
+        for payload in batch {
+            proposed.refused = self.refuse_payload(&payload);
+            if proposed.refused.is_some() {
+                break;
+            }
+            self.append_own(EntryKind::Command, &payload);
+            proposed.count += 1;
+        }
+        proposed
+    }
+
+    fn refuse_payload(&mut self, payload: &Bytes) -> Option<Refused> {
+        let bytes = payload.len() as u64;
+        if bytes > self.config.entry_bytes_max {
+            return Some(Refused::TooBig { bytes });
+        }
+        let unsettled = self.log.unsettled_bytes();
+        let with_it = unsettled + bytes + frame::HEADER_BYTES as u64;
+        if unsettled > 0 && with_it > self.config.uncommitted_bytes_max {
+            self.busy = true;
+            return Some(Refused::Busy);
+        }
+        None
+    }
+
+    /// Does what is due. To be called when `now` has reached `deadline`; at any other time it
+    /// changes nothing.
+    pub fn tick(&mut self, now: Now) {
+        match &self.role {
+            RoleState::Follower(Follower { election_at, .. })
+            | RoleState::PreCandidate(PreCandidate { election_at, .. })
+            | RoleState::Candidate(Candidate { election_at, .. })
+                if *election_at <= now =>
+            {
+                self.election_timed_out(now);
+            }
+            RoleState::Follower(_) => {}
+            RoleState::PreCandidate(_) | RoleState::Candidate(_) => self.ask_again(now),
+            RoleState::Leader(_) => self.check_quorum(now),
+        }
+    }
+
+    /// When `tick` is due next.
+    pub fn deadline(&self) -> Option<Now> {
+        let retry = (self.apply.paused_until > 0).then_some(self.apply.paused_until);
+        let role = match &self.role {
+            RoleState::Follower(follower) => Some(follower.election_at),
+            RoleState::PreCandidate(asking) => Some(asking.election_at.min(asking.ask_at)),
+            RoleState::Candidate(asking) => Some(asking.election_at.min(asking.ask_at)),
+            RoleState::Leader(_) => self.leader_deadline(),
+        };
+        role.into_iter().chain(retry).min()
+    }
+
+    /// Takes an edge of the host's link to a peer (R11).
+    pub fn liveness(&mut self, now: Now, peer: NodeId, liveness: NodeLiveness) {
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        let NodeLiveness::Up { epoch, link: number } = liveness else {
+            link.down = true;
+            return;
+        };
+        let before = std::mem::replace(link, Link { down: false, name: Some((epoch, number)) });
+        if before == *link {
+            return;
+        }
+        let restarted = before.name.is_some_and(|(before, _)| before != epoch);
+        match &mut self.role {
+            // A process that started anew leads nothing (E29).
+            RoleState::Follower(follower) if restarted && follower.leader == Some(peer) => {
+                follower.leader = None;
+            }
+            RoleState::Follower(_) => {}
+            RoleState::PreCandidate(_) | RoleState::Candidate(_) => self.ask(peer),
+            RoleState::Leader(leader) => {
+                if let Some(progress) = leader.peers.get_mut(&peer) {
+                    progress.reset(now);
+                }
+            }
+        }
+    }
+
+    /// Everything up to this token is on disk. Tokens that were covered already change nothing.
+    pub fn persisted(&mut self, now: Now, token: WriteToken) {
+        self.log.persisted(token);
+        match &self.role {
+            RoleState::Candidate(_) => self.count_own_vote(now),
+            RoleState::Leader(_) => self.advance_commit(),
+            RoleState::Follower(_) | RoleState::PreCandidate(_) => {}
+        }
+        self.log.settle(self.commit);
+    }
+
+    /// The state machine is done with all entries up to `index`; `bytes` are their frames' since
+    /// the last call.
+    pub fn applied(&mut self, _now: Now, index: Index, bytes: u64) {
+        self.apply.applied = self.apply.applied.max(index.min(self.apply.handed));
+        self.apply.queue_bytes = self.apply.queue_bytes.saturating_sub(bytes);
+    }
+
+    /// Takes the answer to a `Fetch`. One that nobody waits for any more, or that does not fit the
+    /// log as it is now, changes nothing (R25).
+    pub fn fetched(&mut self, now: Now, id: FetchId, result: FetchResult) {
+        if self.apply.open == Some(id) {
+            self.apply.open = None;
+            match self.usable(self.apply.handed.next(), result) {
+                Some(entries) => self.apply.here = entries,
+                None => self.apply.paused_until = now + self.config.heartbeat_ns,
+            }
+        } else {
+            self.fetched_for_peer(now, id, result);
+        }
+    }
+
+    /// Fetched entries, if they start at `from` and are this log's.
+    pub(crate) fn usable(&self, from: Index, result: FetchResult) -> Option<Vec<Entry>> {
+        let FetchResult::Entries(entries) = result else { return None };
+        let fits = entries
+            .iter()
+            .zip(from.0..)
+            .all(|(entry, index)| entry.id.index == Index(index) && self.log.contains(entry.id));
+        (fits && !entries.is_empty()).then_some(entries)
+    }
+
+    /// Fills `effects` with all that is owed since the last call; whether that is anything.
+    pub fn poll(&mut self, now: Now, effects: &mut Effects) -> bool {
+        effects.clear();
+        effects.write = self.log.take_write(self.hard);
+        let durable = self.log.durable_token();
+        for (token, envelope) in self.out.drain(..) {
+            if token <= durable {
+                effects.send.push(envelope);
+            } else {
+                effects.send_after.push((token, envelope));
+            }
+        }
+        self.hand_over_commits(now, effects);
+        self.announce(now, effects);
+        let role = RoleChange { role: self.role(), term: self.hard.term, leader: self.leader() };
+        if role != self.reported {
+            self.reported = role;
+            effects.role = Some(role);
+        }
+        let room = self.log.unsettled_bytes() < self.config.uncommitted_bytes_max;
+        effects.room = self.busy && (room || self.role() != Role::Leader);
+        self.busy &= !effects.room;
+        !effects.is_empty()
+    }
+
+    fn hand_over_commits(&mut self, now: Now, effects: &mut Effects) {
+        let apply = &mut self.apply;
+        if apply.paused_until <= now {
+            apply.paused_until = 0;
+        }
+        for entry in apply.here.drain(..) {
+            apply.handed = entry.id.index;
+            apply.queue_bytes += entry.frame.len() as u64;
+            effects.commit.push(entry);
+        }
+        while apply.handed < self.commit {
+            let Some(entry) = self.log.cached(apply.handed.next()) else { break };
+            let bytes = entry.frame.len() as u64;
+            let full = apply.queue_bytes + bytes > self.config.apply_queue_bytes_max;
+            if full && apply.queue_bytes > 0 {
+                return;
+            }
+            apply.handed = entry.id.index;
+            apply.queue_bytes += bytes;
+            effects.commit.push(entry.clone());
+        }
+        let full = apply.queue_bytes >= self.config.apply_queue_bytes_max;
+        if apply.handed == self.commit || apply.open.is_some() || full || apply.paused_until > 0 {
+            return;
+        }
+        let id = self.new_fetch();
+        self.apply.open = Some(id);
+        let from = self.apply.handed.next();
+        let to = self.commit.min(self.log.cache_first().prev());
+        effects.fetch.push(Fetch { id, from, to, bytes_max: FETCH_BYTES_MAX });
+    }
+
+    /// What this leader has for a peer whose link can take `room` bytes of frames. The only source
+    /// of `AppendEntries`, heartbeats and probes included: what is pulled when the socket can take
+    /// it is batched without a timer, stamped when it leaves, and queues nowhere.
+    pub fn next_append(&mut self, now: Now, peer: NodeId, room: u64) -> Pull {
+        if !self.is_up(peer) {
+            return Pull::Nothing;
+        }
+        self.pull(now, peer, room)
+    }
+
+    /// The replica at a glance.
+    pub fn status(&self) -> Status {
+        let matched = match &self.role {
+            RoleState::Leader(leader) => {
+                leader.peers.iter().map(|(id, progress)| (*id, progress.match_index)).collect()
+            }
+            RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => {
+                Vec::new()
+            }
+        };
+        Status {
+            role: self.role(),
+            hard: self.hard,
+            leader: self.leader(),
+            last: self.log.last(),
+            commit: self.commit,
+            applied: self.apply.applied,
+            durable: self.log.durable(),
+            matched,
+        }
+    }
+
+    /// What is kept in memory.
+    pub fn memory(&self) -> MemUse {
+        let bytes = |entry: &Entry| entry.frame.len() as u64;
+        let for_peers: u64 = match &self.role {
+            RoleState::Leader(leader) => leader.peers.values().map(|p| p.fetched_bytes()).sum(),
+            RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => 0,
+        };
+        MemUse {
+            cache_bytes: self.log.cache_bytes(),
+            unsettled_bytes: self.log.unsettled_bytes(),
+            unsynced_bytes: self.log.unsynced_bytes(),
+            fetched_bytes: for_peers + self.apply.here.iter().map(bytes).sum::<u64>(),
+            apply_queue_bytes: self.apply.queue_bytes,
+        }
+    }
+
+    /// A hash of what matters to the protocol: hard state, log, role, commit, progress; no times.
+    /// Equal states of one program have equal digests; another version may hash otherwise.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.hard, self.log.durable_hard(), self.log.durable(), self.log.mark()).hash(&mut hasher);
+        (self.log.last(), self.log.runs()).hash(&mut hasher);
+        for index in self.log.cache_first().0..=self.log.last().index.0 {
+            self.log.cached(Index(index)).map(|entry| &entry.frame).hash(&mut hasher);
+        }
+        (self.role(), self.leader(), self.commit).hash(&mut hasher);
+        (self.apply.handed, self.apply.applied).hash(&mut hasher);
+        match &self.role {
+            RoleState::Follower(_) => {}
+            RoleState::PreCandidate(asking) => asking.votes.hash(&mut hasher),
+            RoleState::Candidate(asking) => asking.votes.hash(&mut hasher),
+            RoleState::Leader(leader) => {
+                for (id, progress) in &leader.peers {
+                    (id, progress.match_index, progress.next_index).hash(&mut hasher);
+                }
+            }
+        }
+        hasher.finish()
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        match &self.role {
+            RoleState::Follower(_) => Role::Follower,
+            RoleState::PreCandidate(_) => Role::PreCandidate,
+            RoleState::Candidate(_) => Role::Candidate,
+            RoleState::Leader(_) => Role::Leader,
+        }
+    }
+
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        match &self.role {
+            RoleState::Follower(follower) => follower.leader,
+            RoleState::PreCandidate(_) | RoleState::Candidate(_) => None,
+            RoleState::Leader(_) => Some(self.config.id),
+        }
+    }
+
+    pub(crate) fn is_up(&self, peer: NodeId) -> bool {
+        self.links.get(&peer).is_some_and(|link| !link.is_down())
+    }
+
+    pub(crate) fn window_max(&self) -> WindowMax {
+        WindowMax {
+            messages: self.config.inflight_messages_max,
+            bytes: self.config.inflight_bytes_max,
+        }
+    }
+
+    pub(crate) fn election_timeout(&mut self) -> Now {
+        let Config { election_timeout_ns_min: min, election_timeout_ns_max: max, .. } = self.config;
+        self.random.between(min, max)
+    }
+
+    /// Changes term or vote; both are durable before anything is said in that term (R1, R5).
+    pub(crate) fn set_hard(&mut self, term: Term, voted_for: Option<NodeId>) {
+        let hard = HardState { term, voted_for };
+        if hard != self.hard {
+            assert!(term >= self.hard.term, "terms never fall");
+            self.hard = hard;
+            self.log.owe_hard_state();
+        }
+    }
+
+    /// Moves the commit index up to `index`, never down.
+    pub(crate) fn commit_to(&mut self, index: Index) {
+        assert!(index <= self.log.last().index, "what is committed is in the log");
+        if index > self.commit {
+            self.commit = index;
+            self.log.settle(index);
+        }
+    }
+
+    /// Sends once the current hard state and the log up to `promised` are durable (R1, R3, R5).
+    pub(crate) fn send(&mut self, to: NodeId, message: Message, promised: Index) {
+        let token = self.log.promise(self.hard, promised);
+        self.out.push((token, Envelope { to, message }));
+    }
+
+    /// Sends at once: for pre-vote traffic, which promises nothing.
+    pub(crate) fn send_unpromised(&mut self, to: NodeId, message: Message) {
+        self.out.push((WriteToken(0), Envelope { to, message }));
+    }
+
+    pub(crate) fn new_fetch(&mut self) -> FetchId {
+        let id = self.next_fetch;
+        self.next_fetch = FetchId(id.0 + 1);
+        id
+    }
+}
