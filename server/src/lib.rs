@@ -1,1 +1,2 @@
 //! The program.
+pub mod log_store;

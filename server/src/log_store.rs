@@ -1,0 +1,282 @@
+//! The log of every group of one node, in one redb file: group commit, recovery, reads of old
+//! entries.
+//!
+//! **Invariants.**
+//! - One thread writes. It takes what is queued, makes one transaction of it, commits durably once,
+//!   and only then reports it ([`LogEvent::Persisted`]): the batch is what arrived during the last
+//!   sync, there is no timer. All of one [`Write`] is in one transaction (rules R3, R7), and writes
+//!   become durable in the order they were submitted.
+//! - The first error is the last: nothing is written after it, nothing is reported durable, and
+//!   whether that commit is on disk is unknown until the file is opened again (rule R10, scenario
+//!   F2). The node has to stop.
+//! - Nothing is repaired silently: a row, frame or order that is not what was written stops the
+//!   start with the file and the place (scenario F8). Damage in the newest commit that is found
+//!   after a crash cannot be told from a commit that was torn by the crash; redb opens the one
+//!   before.
+//! - No caller ever waits for the disk. A fetch goes through the writer's queue, so it sees every
+//!   write submitted before it, and is read by a thread of its own.
+//!
+//! Nothing is ever removed from the log: there are no checkpoints that could replace its beginning.
+//!
+//! Format: [`wal`]; where entries stand: [`index`].
+
+mod index;
+mod recovery;
+mod wal;
+mod writer;
+
+use raft_core::effects::{Fetch, FetchResult, Write};
+use raft_core::types::{EntryId, FetchId, GroupId, HardState, WriteToken};
+use redb::{Builder, Database, StorageBackend};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+/// Commands that wait for the writer. A worker submits once per turn, and what the groups may have
+/// unsynced is bounded in bytes by the core (rule R24); at this bound the caller waits.
+const QUEUE_MAX: usize = 16 << 10;
+
+/// What may differ between nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct LogStoreConfig {
+    /// redb's cache in bytes: the tree's upper pages and what a commit writes. Entries that groups
+    /// need soon are in the cores' own caches.
+    pub cache_bytes: usize,
+    /// Whether a missing or empty file is an error: true once the node has had a log.
+    pub must_exist: bool,
+}
+
+impl Default for LogStoreConfig {
+    fn default() -> LogStoreConfig {
+        LogStoreConfig { cache_bytes: 32 << 20, must_exist: false }
+    }
+}
+
+/// What the log holds of one group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveredGroup {
+    /// The newest term and vote.
+    pub hard: HardState,
+    /// Where each term begins, in index order.
+    pub term_runs: Vec<EntryId>,
+    /// The last entry; 0@0 if there is none.
+    pub last: EntryId,
+}
+
+/// What the log store reports, from its own threads.
+#[derive(Debug)]
+pub enum LogEvent {
+    /// Everything of these groups up to these tokens is on disk.
+    Persisted(Vec<(GroupId, WriteToken)>),
+    /// The answer to one [`LogStore::fetch`].
+    Fetched {
+        /// The group that asked.
+        group: GroupId,
+        /// The request.
+        id: FetchId,
+        /// Entries, or that the first is not held; an error concerns this request only.
+        result: Result<FetchResult, String>,
+    },
+    /// The log can no longer be written; nothing more will be reported persisted. One sentence.
+    Failed(String),
+}
+
+/// Why the log cannot be opened. Each is one sentence that names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum LogStoreError {
+    /// The file was there before and is not any more.
+    #[error(
+        "the log {0} is missing or empty, but this node has written one; put it back, or remove the \
+         data directory and let the node join again under a new node id"
+    )]
+    Missing(PathBuf),
+    /// The operating system refused.
+    #[error("cannot open the log {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// redb refused, for damage among other reasons.
+    #[error("cannot open the log {path}: {source}")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<redb::Error>,
+    },
+    /// What it holds is not what was written.
+    #[error(
+        "the log {path} is damaged at {place}: {what}; the node does not start with a part of its log"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where: row of table `wal` and byte.
+        place: String,
+        /// What is wrong there.
+        what: String,
+    },
+    /// Written by a newer program.
+    #[error("the log {path} has format {found}; this program reads up to {}", wal::FORMAT)]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The format it claims.
+        found: u64,
+    },
+}
+
+/// Counters since the start, for INFO.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Durable commits.
+    pub commits: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// Frame bytes in them.
+    pub bytes: u64,
+    /// Frame bytes submitted and not yet durable.
+    pub queued_bytes: u64,
+    /// Size of the file; 0 if the storage is not a file.
+    pub file_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    commits: AtomicU64,
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    queued_bytes: AtomicU64,
+}
+
+/// What the writer is told.
+enum Command {
+    Write(Vec<(GroupId, Write)>),
+    Fetch(GroupId, Fetch),
+}
+
+/// The handle. Dropping it lets the threads end by themselves once they have written what was
+/// submitted; [`LogStore::close`] waits for that.
+pub struct LogStore {
+    path: Option<PathBuf>,
+    commands: SyncSender<Command>,
+    writer: JoinHandle<()>,
+    counters: Arc<Counters>,
+}
+
+impl LogStore {
+    /// Opens or creates the log and reads it once from its beginning. `events` is called from the
+    /// log's threads and must not block for long.
+    pub fn open(
+        path: &Path,
+        config: LogStoreConfig,
+        events: impl Fn(LogEvent) + Send + Sync + 'static,
+    ) -> Result<(LogStore, BTreeMap<GroupId, RecoveredGroup>), LogStoreError> {
+        recovery::prepare_file(path, config.must_exist)?;
+        let database = builder(&config)
+            .open(path)
+            .map_err(|source| database_error(path, redb::Error::from(source)))?;
+        LogStore::start(database, path, Some(path.to_owned()), events)
+    }
+
+    /// The same over any storage; an empty one is a new log.
+    pub fn open_backend(
+        backend: impl StorageBackend,
+        config: LogStoreConfig,
+        events: impl Fn(LogEvent) + Send + Sync + 'static,
+    ) -> Result<(LogStore, BTreeMap<GroupId, RecoveredGroup>), LogStoreError> {
+        let path = Path::new("(storage)");
+        if config.must_exist && backend.len().is_ok_and(|len| len == 0) {
+            return Err(LogStoreError::Missing(path.to_owned()));
+        }
+        let database = builder(&config)
+            .create_with_backend(backend)
+            .map_err(|source| database_error(path, redb::Error::from(source)))?;
+        recovery::write_format(&database).map_err(|source| database_error(path, source))?;
+        LogStore::start(database, path, None, events)
+    }
+
+    fn start(
+        database: Database,
+        name: &Path,
+        path: Option<PathBuf>,
+        events: impl Fn(LogEvent) + Send + Sync + 'static,
+    ) -> Result<(LogStore, BTreeMap<GroupId, RecoveredGroup>), LogStoreError> {
+        let recovered = recovery::scan(&database, name)?;
+        let groups = recovered.groups();
+        let counters = Arc::new(Counters::default());
+        let (commands, queue) = sync_channel(QUEUE_MAX);
+        let writer = writer::Writer::new(
+            database,
+            name.to_owned(),
+            recovered,
+            counters.clone(),
+            Arc::new(events),
+        );
+        let writer = std::thread::Builder::new()
+            .name("log-writer".to_owned())
+            .spawn(move || writer.run(&queue))
+            .map_err(|source| LogStoreError::Io { path: name.to_owned(), source })?;
+        Ok((LogStore { path, commands, writer, counters }, groups))
+    }
+
+    /// Queues writes; `Persisted` follows for each group's last token. After `Failed` it does
+    /// nothing.
+    pub fn submit(&self, writes: Vec<(GroupId, Write)>) {
+        let bytes = writes.iter().map(|(_, write)| entry_bytes(write)).sum();
+        self.counters.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        // The writer is gone only after it has reported why.
+        let _ = self.commands.send(Command::Write(writes));
+    }
+
+    /// Queues a read of entries; sees all that was submitted before. After `Failed` it is not
+    /// answered.
+    pub fn fetch(&self, group: GroupId, fetch: Fetch) {
+        let _ = self.commands.send(Command::Fetch(group, fetch));
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> LogStats {
+        let file = self.path.as_ref().and_then(|path| std::fs::metadata(path).ok());
+        LogStats {
+            commits: self.counters.commits.load(Ordering::Relaxed),
+            entries: self.counters.entries.load(Ordering::Relaxed),
+            bytes: self.counters.bytes.load(Ordering::Relaxed),
+            queued_bytes: self.counters.queued_bytes.load(Ordering::Relaxed),
+            file_bytes: file.map_or(0, |metadata| metadata.len()),
+        }
+    }
+
+    /// Writes what was submitted, answers what was fetched, closes the file. The next start needs
+    /// no repair.
+    pub fn close(self) {
+        drop(self.commands);
+        if let Err(panic) = self.writer.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+fn entry_bytes(write: &Write) -> u64 {
+    write.entries.iter().map(|entry| entry.frame.len() as u64).sum()
+}
+
+fn builder(config: &LogStoreConfig) -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(config.cache_bytes);
+    // A plain open trusts a file that was closed cleanly and may panic on a damaged one.
+    builder.set_check_integrity_on_open(true);
+    builder
+}
+
+fn database_error(path: &Path, source: redb::Error) -> LogStoreError {
+    LogStoreError::Database { path: path.to_owned(), source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests;

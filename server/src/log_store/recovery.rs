@@ -1,0 +1,125 @@
+//! What happens before the log's threads run: the file is made, and read once.
+
+use super::index::LogIndex;
+use super::wal::{FORMAT, FORMAT_KEY, FrameReader, META, Place, WAL, WalError};
+use super::{LogStoreError, RecoveredGroup, database_error};
+use raft_core::frame::Frame;
+use raft_core::types::GroupId;
+use redb::{Database, ReadableDatabase, ReadableTable};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What a scan found, and where writing goes on.
+pub(super) struct Recovered {
+    pub(super) index: LogIndex,
+    pub(super) next_seq: u64,
+    /// Frame bytes since the start of the log.
+    pub(super) position: u64,
+}
+
+impl Recovered {
+    pub(super) fn groups(&self) -> BTreeMap<GroupId, RecoveredGroup> {
+        let recovered = self.index.groups().map(|(group, log)| {
+            let (hard, last) = (log.hard, log.last);
+            (group, RecoveredGroup { hard, term_runs: log.term_runs.clone(), last })
+        });
+        recovered.collect()
+    }
+}
+
+/// Makes sure that there is a whole, valid file. A new one is made under another name first, so a
+/// crash on the way leaves nothing that looks like a log (scenario P12).
+pub(super) fn prepare_file(path: &Path, must_exist: bool) -> Result<(), LogStoreError> {
+    let io_error = |source| LogStoreError::Io { path: path.to_owned(), source };
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.len() > 0 => return Ok(()),
+        Ok(_) if must_exist => return Err(LogStoreError::Missing(path.to_owned())),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound && must_exist => {
+            return Err(LogStoreError::Missing(path.to_owned()));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io_error(error)),
+    }
+    let unfinished = unfinished_name(path);
+    match std::fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
+        _ => {}
+    }
+    let database = Database::create(&unfinished)
+        .map_err(|source| database_error(&unfinished, redb::Error::from(source)))?;
+    write_format(&database).map_err(|source| database_error(&unfinished, source))?;
+    drop(database);
+    sync(&unfinished).map_err(io_error)?;
+    std::fs::rename(&unfinished, path).map_err(io_error)?;
+    sync(path.parent().unwrap_or(Path::new("."))).map_err(io_error)
+}
+
+fn unfinished_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".unfinished");
+    path.with_file_name(name)
+}
+
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes the tables and writes the format's number, unless they are there.
+pub(super) fn write_format(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        transaction.open_table(WAL)?;
+        let mut meta = transaction.open_table(META)?;
+        if meta.get(FORMAT_KEY)?.is_some() {
+            return Ok(());
+        }
+        meta.insert(FORMAT_KEY, FORMAT)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Reads the whole log and checks every frame and the order of all.
+pub(super) fn scan(database: &Database, path: &Path) -> Result<Recovered, LogStoreError> {
+    let failed = |error: redb::Error| database_error(path, error);
+    let transaction = database.begin_read().map_err(|error| failed(error.into()))?;
+    let meta = transaction.open_table(META).map_err(|error| failed(error.into()))?;
+    let format = meta.get(FORMAT_KEY).map_err(|error| failed(error.into()))?;
+    match format.map(|value| value.value()) {
+        Some(FORMAT) => {}
+        found => {
+            let found = found.unwrap_or(0);
+            return Err(LogStoreError::Format { path: path.to_owned(), found });
+        }
+    }
+    let wal = transaction.open_table(WAL).map_err(|error| failed(error.into()))?;
+    let mut reader =
+        FrameReader::new(&wal, Place::default()).map_err(|error| failed(error.into()))?;
+    read_all(&mut reader).map_err(|error| match error {
+        WalError::Storage(error) => failed(error.into()),
+        WalError::Damaged(place, what) => {
+            LogStoreError::Damaged { path: path.to_owned(), place: place.to_string(), what }
+        }
+    })
+}
+
+fn read_all(reader: &mut FrameReader<'_>) -> Result<Recovered, WalError> {
+    let mut index = LogIndex::default();
+    let mut position = 0;
+    while let Some((frame, place)) = reader.next()? {
+        let read = match frame {
+            Frame::Entry(group, entry) => index.append(group, entry.id, place, position),
+            Frame::HardState(group, hard) => index.hard_state(group, hard),
+            Frame::Cut(group, from) => {
+                index.cut(group, from);
+                Ok(())
+            }
+        };
+        read.map_err(|contradiction| WalError::Damaged(place, contradiction.to_string()))?;
+        position = reader.consumed();
+    }
+    Ok(Recovered { index, next_seq: reader.next_seq(), position })
+}
