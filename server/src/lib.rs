@@ -1,2 +1,3 @@
 //! The program.
+pub mod data_dir;
 pub mod log_store;
