@@ -1,1 +1,4 @@
-//! What the tests share: real processes, golden scripts, simulated worlds.
+//! What the tests share: real processes and a client to talk to them, golden scripts.
+
+pub mod process;
+pub mod resp;

@@ -1,0 +1,340 @@
+//! Real processes under SIGKILL and SIGTERM: what was acknowledged is there, once, in order.
+
+use harness::process::{DevCluster, Process, ThreeNodes};
+use harness::resp::{Client, Value};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long a process may take to end after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that write at once.
+const WRITERS: usize = 20;
+/// Keys that they share.
+const KEYS: usize = 100;
+
+// ---- Writers that append tokens and remember what they were told ----
+
+/// One APPEND of a token that nobody else appends.
+struct Attempt {
+    key: String,
+    token: String,
+    /// Whether a reply came.
+    acknowledged: bool,
+    /// When it was answered.
+    answered: Instant,
+}
+
+/// Error replies and broken connections end a writer; which of the two is kept.
+enum WriterEnd {
+    Told,
+    Refused(String),
+    Disconnected,
+}
+
+struct Writer {
+    thread: JoinHandle<(Vec<Attempt>, WriterEnd)>,
+}
+
+struct Writers {
+    writers: Vec<Writer>,
+    stop: Arc<AtomicBool>,
+    acks: mpsc::Receiver<()>,
+}
+
+impl Writers {
+    /// Starts `count` writers, each on a connection of its own, over keys and tokens with `prefix`.
+    fn start(port: u16, count: usize, prefix: &str) -> Writers {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (told, acks) = mpsc::channel();
+        let writers = (0..count)
+            .map(|number| {
+                let (stop, told, prefix) = (stop.clone(), told.clone(), prefix.to_owned());
+                let thread =
+                    thread::spawn(move || write_tokens(port, number, &prefix, &stop, &told));
+                Writer { thread }
+            })
+            .collect();
+        Writers { writers, stop, acks }
+    }
+
+    /// Waits until so many more writes were acknowledged.
+    fn wait_for_acks(&self, count: usize) {
+        for seen in 0..count {
+            let next = self.acks.recv_timeout(Duration::from_secs(30));
+            assert!(next.is_ok(), "only {seen} of {count} writes were acknowledged");
+        }
+    }
+
+    /// Lets writers end after the write they are at, and collects what they tried.
+    fn end(self) -> Vec<(Vec<Attempt>, WriterEnd)> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.writers.into_iter().map(|writer| writer.thread.join().expect("a writer")).collect()
+    }
+}
+
+fn write_tokens(
+    port: u16,
+    number: usize,
+    prefix: &str,
+    stop: &AtomicBool,
+    told: &mpsc::Sender<()>,
+) -> (Vec<Attempt>, WriterEnd) {
+    let mut client = Client::connect(port).expect("a connection");
+    let mut attempts = Vec::new();
+    for n in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            return (attempts, WriterEnd::Told);
+        }
+        let key = format!("{prefix}:{}", (n * 7 + number * 13) % KEYS);
+        let token = format!("{number}-{n};");
+        let reply = client.call(&["APPEND", &key, &token]);
+        let acknowledged = matches!(reply, Ok(Value::Integer(_)));
+        attempts.push(Attempt { key, token, acknowledged, answered: Instant::now() });
+        match reply {
+            Ok(Value::Integer(_)) => {
+                // Nobody listens any more once the test has seen enough.
+                let _ = told.send(());
+            }
+            Ok(other) => return (attempts, WriterEnd::Refused(format!("{other:?}"))),
+            Err(_) => return (attempts, WriterEnd::Disconnected),
+        }
+    }
+    unreachable!("the range has no end")
+}
+
+/// Checks every attempt against what the keys hold now: acknowledged tokens once, others once or
+/// never, nothing that nobody wrote, and each writer's tokens in its order.
+fn check_tokens(client: &mut Client, attempts: &[Vec<Attempt>]) {
+    let mut held: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for attempt in attempts.iter().flatten() {
+        held.entry(&attempt.key).or_insert_with(|| match client.call(&["GET", &attempt.key]) {
+            Ok(Value::Bulk(bytes)) => {
+                let text = String::from_utf8(bytes).expect("tokens are text");
+                text.split_inclusive(';').map(str::to_owned).collect()
+            }
+            Ok(Value::Nil) => Vec::new(),
+            other => panic!("GET {}: {other:?}", attempt.key),
+        });
+    }
+    let mut explained = 0;
+    for writer in attempts {
+        let mut last_place: BTreeMap<&str, usize> = BTreeMap::new();
+        for attempt in writer {
+            let tokens = &held[attempt.key.as_str()];
+            let places: Vec<usize> =
+                (0..tokens.len()).filter(|at| tokens[*at] == attempt.token).collect();
+            let (key, token) = (&attempt.key, &attempt.token);
+            assert!(places.len() <= 1, "{token} is in {key} {} times", places.len());
+            assert!(!places.is_empty() || !attempt.acknowledged, "{token} of {key} was lost");
+            if let Some(place) = places.first() {
+                let before = last_place.insert(key, *place);
+                assert!(before.is_none_or(|before| before < *place), "{token} of {key} overtook");
+                explained += 1;
+            }
+        }
+    }
+    let all: usize = held.values().map(Vec::len).sum();
+    assert_eq!(explained, all, "every token held was written by somebody");
+}
+
+// ---- One process with the whole cluster ----
+
+#[test]
+fn sigkill_of_everything_loses_no_acknowledged_write_and_doubles_none() {
+    let mut cluster = DevCluster::start(&[]);
+    let mut attempts: Vec<Vec<Attempt>> = Vec::new();
+    for round in 0..10 {
+        let writers = Writers::start(cluster.port(), WRITERS, &format!("round{round}"));
+        // Another instant of the group commit each time.
+        writers.wait_for_acks(150 + 37 * round);
+        cluster.process.kill();
+        for (tried, end) in writers.end() {
+            if let WriterEnd::Refused(reply) = end {
+                panic!("round {round}: a writer was answered {reply}");
+            }
+            attempts.push(tried);
+        }
+        cluster.restart();
+        check_tokens(&mut cluster.client(), &attempts);
+    }
+    let acknowledged = attempts.iter().flatten().filter(|attempt| attempt.acknowledged).count();
+    println!("10 SIGKILLs, {acknowledged} acknowledged writes: each there once");
+}
+
+#[test]
+fn sigterm_ends_it_with_code_0_and_keeps_the_data() {
+    let mut cluster = DevCluster::start(&[]);
+    let mut client = cluster.client();
+    assert_eq!(client.call(&["SET", "k", "v"]).expect("a reply"), Value::Simple("OK".into()));
+    // An open connection that says nothing must not hold it up.
+    let idle = cluster.client();
+    cluster.process.signal("TERM");
+    let status = cluster.process.wait(STOP_TIMEOUT);
+    assert_eq!(status.code(), Some(0), "{}", cluster.process.log());
+    drop(idle);
+    cluster.restart();
+    assert_eq!(cluster.client().call(&["GET", "k"]).expect("a reply"), Value::Bulk(b"v".to_vec()));
+}
+
+#[test]
+fn sigterm_under_load_answers_what_it_took() {
+    let mut cluster = DevCluster::start(&[]);
+    let writers = Writers::start(cluster.port(), WRITERS, "term");
+    writers.wait_for_acks(200);
+    cluster.process.signal("TERM");
+    let status = cluster.process.wait(STOP_TIMEOUT);
+    assert_eq!(status.code(), Some(0), "{}", cluster.process.log());
+    let mut attempts = Vec::new();
+    for (tried, end) in writers.end() {
+        assert!(matches!(end, WriterEnd::Disconnected), "a writer was refused");
+        attempts.push(tried);
+    }
+    cluster.restart();
+    check_tokens(&mut cluster.client(), &attempts);
+}
+
+#[test]
+fn every_port_of_the_embedded_cluster_serves_every_key() {
+    let cluster = DevCluster::start(&[]);
+    for node in 1..=3 {
+        let mut client = Client::connect(cluster.node_port(node)).expect("a connection");
+        for i in 0..20 {
+            let (key, value) = (format!("k{i}"), format!("n{node}"));
+            assert_eq!(
+                client.call(&["SET", &key, &value]).expect("a reply"),
+                Value::Simple("OK".into())
+            );
+            let read = cluster.client().call(&["GET", &key]).expect("a reply");
+            assert_eq!(read, Value::Bulk(value.into_bytes()));
+        }
+    }
+}
+
+// ---- Three processes and a router ----
+
+/// The node (from 1) that leads the group of `key`, as CLUSTER SHARDS tells it.
+fn leader_of(cluster: &ThreeNodes, key: &str) -> u16 {
+    let mut client = Client::connect(cluster.router_port()).expect("a connection");
+    let Ok(Value::Integer(slot)) = client.call(&["CLUSTER", "KEYSLOT", key]) else {
+        panic!("CLUSTER KEYSLOT {key}")
+    };
+    let shards = client.call(&["CLUSTER", "SHARDS"]).expect("a reply");
+    for shard in shards.items() {
+        let serves = shard.field("slots").items().chunks(2).any(|range| match range {
+            [Value::Integer(first), Value::Integer(last)] => (*first..=*last).contains(&slot),
+            _ => false,
+        });
+        let nodes = shard.field("nodes").items();
+        let master = nodes.iter().find(|node| node.field("role").text() == "master");
+        if let (true, Some(master)) = (serves, master) {
+            let port = master.field("port");
+            return (1..=ThreeNodes::COUNT)
+                .find(|id| *port == Value::Integer(cluster.node_port(*id).into()))
+                .unwrap_or_else(|| panic!("{port:?} is no node's port"));
+        }
+    }
+    panic!("no master serves slot {slot} in {shards:?}")
+}
+
+/// Longest time in which a writer got no answer.
+fn longest_gap(attempts: &[Vec<Attempt>]) -> Duration {
+    let gaps = attempts.iter().flat_map(|writer| {
+        writer.windows(2).map(|pair| pair[1].answered.duration_since(pair[0].answered))
+    });
+    gaps.max().unwrap_or_default()
+}
+
+#[test]
+fn a_leaders_death_fails_no_request_and_it_catches_up_when_it_returns() {
+    let mut cluster = ThreeNodes::start();
+    let port = cluster.router_port();
+    let writers = Writers::start(port, WRITERS, "load");
+    writers.wait_for_acks(500);
+    let leader = leader_of(&cluster, "load:0");
+    cluster.node(leader).kill();
+    writers.wait_for_acks(1000);
+
+    cluster.node(leader).restart();
+    let own_port = cluster.node_port(leader);
+    cluster.node(leader).wait_until_it_serves(own_port);
+    writers.wait_for_acks(500);
+    // The one that was away is now needed for a majority: what it missed it must have by then.
+    let other = leader % ThreeNodes::COUNT + 1;
+    cluster.node(other).kill();
+    writers.wait_for_acks(1000);
+
+    let mut attempts = Vec::new();
+    for (tried, end) in writers.end() {
+        match end {
+            WriterEnd::Told => attempts.push(tried),
+            WriterEnd::Refused(reply) => panic!("a writer was answered {reply}"),
+            WriterEnd::Disconnected => panic!("the router closed a connection"),
+        }
+    }
+    check_tokens(&mut Client::connect(port).expect("a connection"), &attempts);
+    let gap = longest_gap(&attempts);
+    println!("longest gap around two leaders' deaths: {} ms", gap.as_millis());
+    assert!(gap < Duration::from_secs(5), "the gap is within a request's deadline: {gap:?}");
+}
+
+/// The reply, and how long it took.
+fn timed(client: &mut Client, arguments: &[&str]) -> (Value, Duration) {
+    let start = Instant::now();
+    let reply = client.call(arguments).expect("a reply");
+    (reply, start.elapsed())
+}
+
+#[test]
+fn without_a_majority_reads_and_writes_are_refused_at_the_deadline_and_ping_answers() {
+    const DOWN: &str = "CLUSTERDOWN The cluster is down";
+    const UNKNOWN: &str = "TIMEOUT no answer within 5000 ms, the write may or may not be applied";
+    let mut cluster = ThreeNodes::start();
+    let mut client = Client::connect(cluster.router_port()).expect("a connection");
+    assert_eq!(client.call(&["SET", "k", "before"]).expect("a reply"), Value::Simple("OK".into()));
+    let survivor = leader_of(&cluster, "k") % ThreeNodes::COUNT + 1;
+    let lost: Vec<u16> = (1..=ThreeNodes::COUNT).filter(|id| *id != survivor).collect();
+    for id in &lost {
+        cluster.node(*id).kill();
+    }
+
+    for port in [cluster.router_port(), cluster.node_port(survivor)] {
+        let mut client = Client::connect(port).expect("a connection");
+        assert_eq!(client.call(&["PING"]).expect("a reply"), Value::Simple("PONG".into()));
+        assert_eq!(client.call(&["ECHO", "x"]).expect("a reply"), Value::Bulk(b"x".to_vec()));
+    }
+    let (reply, took) = timed(&mut client, &["GET", "k"]);
+    assert_eq!(reply, Value::Error(DOWN.into()));
+    assert!(took >= Duration::from_secs(4) && took < Duration::from_secs(8), "{took:?}");
+    let (reply, took) = timed(&mut client, &["SET", "k", "during"]);
+    let unknown = match &reply {
+        Value::Error(text) if text == DOWN => false,
+        Value::Error(text) if text == UNKNOWN => true,
+        other => panic!("SET without a majority: {other:?}"),
+    };
+    assert!(took < Duration::from_secs(8), "{took:?}");
+
+    for id in &lost {
+        cluster.node(*id).restart();
+    }
+    let port = cluster.router_port();
+    cluster.router.wait_until_it_serves(port);
+    let after = client.call(&["GET", "k"]).expect("a reply").text();
+    assert!(after == "before" || (unknown && after == "during"), "{reply:?}, then {after}");
+}
+
+#[test]
+fn a_node_and_a_router_end_at_sigterm() {
+    let mut cluster = ThreeNodes::start();
+    let stop = |process: &mut Process| {
+        process.signal("TERM");
+        let status = process.wait(STOP_TIMEOUT);
+        assert_eq!(status.code(), Some(0), "{}", process.log());
+    };
+    stop(&mut cluster.router);
+    for node in &mut cluster.nodes {
+        stop(node);
+    }
+}

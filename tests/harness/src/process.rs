@@ -1,0 +1,352 @@
+//! Real processes of the program: an embedded cluster, nodes and routers of their own.
+//!
+//! Ports come from ranges that this process holds alone by a lock on a file, so that tests run side
+//! by side. Each process writes its log to a file beside its data; a test that fails prints the ends
+//! of them. What a test started dies with it.
+
+use crate::resp::{Client, Value};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a process may take until it serves, and until it ends after SIGTERM.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a condition is looked at that no event announces, such as another process's end.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// First port of all ranges. Below the kernel's ephemeral ports, so that no connection takes one.
+const PORT_BASE: u16 = 12_000;
+/// Ranges that can be held at once on one machine.
+const PORT_RANGES: u16 = 1_000;
+/// Ports of one range: `dev` needs one and one a node, three processes need two each and a router's.
+const PORT_RANGE_LENGTH: u16 = 12;
+/// Bytes of a log that a failing test prints.
+const LOG_TAIL_BYTES: usize = 6_000;
+
+/// The program under test: `FLOTILLA_BIN`, or the release build of this checkout.
+pub fn program() -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release/flotilla");
+    let path = std::env::var_os("FLOTILLA_BIN").map_or(built, PathBuf::from);
+    assert!(path.is_file(), "{} does not exist: run `make test`, which builds it", path.display());
+    path
+}
+
+/// A run of free ports, held until this is dropped.
+#[derive(Debug)]
+pub struct Ports {
+    first: u16,
+    _lock: File,
+}
+
+impl Ports {
+    /// Takes a range that no other test holds and in which every port is free.
+    pub fn take() -> Ports {
+        let folder = std::env::temp_dir().join("flotilla-test-ports");
+        fs::create_dir_all(&folder).expect("a folder for port locks");
+        let start = std::process::id() as u16 % PORT_RANGES;
+        for i in 0..PORT_RANGES {
+            let first = PORT_BASE + (start + i) % PORT_RANGES * PORT_RANGE_LENGTH;
+            let path = folder.join(first.to_string());
+            let lock =
+                OpenOptions::new().create(true).append(true).open(path).expect("a lock file");
+            if lock.try_lock().is_ok() && (0..PORT_RANGE_LENGTH).all(|i| is_free(first + i)) {
+                return Ports { first, _lock: lock };
+            }
+        }
+        panic!("no {PORT_RANGE_LENGTH} free ports in a row");
+    }
+
+    /// The port `offset` above the first.
+    pub fn port(&self, offset: u16) -> u16 {
+        assert!(offset < PORT_RANGE_LENGTH);
+        self.first + offset
+    }
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind(("127.0.0.1", port)).is_ok()
+}
+
+/// What a program that ended said.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote to standard error.
+    pub stderr: String,
+}
+
+/// Runs the program to its end, which must come within `START_TIMEOUT`: for starts that must fail.
+pub fn run_to_end(arguments: &[String]) -> Ended {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut process = Process::start("failing start", arguments, folder.path());
+    let status = process.wait(START_TIMEOUT);
+    Ended { code: status.code(), stderr: process.log() }
+}
+
+/// One process of the program.
+pub struct Process {
+    name: String,
+    arguments: Vec<String>,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Process {
+    /// Starts `flotilla` with these arguments; its log (standard error) goes to a file in `folder`, its
+    /// standard output to one beside it that ends in `.out`.
+    pub fn start(name: &str, arguments: &[String], folder: &Path) -> Process {
+        let log = folder.join(format!("{}.log", name.replace(' ', "-")));
+        let child = spawn(arguments, &log);
+        Process { name: name.to_owned(), arguments: arguments.to_vec(), log, child }
+    }
+
+    /// Starts it again, with the arguments of the first start.
+    pub fn restart(&mut self) {
+        assert!(self.has_ended(), "{} still runs", self.name);
+        self.child = spawn(&self.arguments, &self.log);
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("SIGKILL");
+        self.child.wait().expect("its end");
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name} {}", self.name);
+    }
+
+    /// Waits for its end; panics after `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
+        let end = Instant::now() + timeout;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("its state") {
+                return status;
+            }
+            assert!(Instant::now() < end, "{} has not ended after {timeout:?}", self.name);
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Whether it is gone.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("its state").is_some()
+    }
+
+    /// All that it logged so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until `port` answers and every group takes writes through it; panics if it does not.
+    pub fn wait_until_it_serves(&mut self, port: u16) {
+        let end = Instant::now() + START_TIMEOUT;
+        loop {
+            let last = match try_all_groups(port) {
+                Ok(()) => return,
+                Err(reason) => reason,
+            };
+            assert!(
+                !self.has_ended(),
+                "{} ended while it started:\n{}",
+                self.name,
+                self.log_tail()
+            );
+            assert!(Instant::now() < end, "{} does not serve port {port}: {last}", self.name);
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// All that it wrote to standard output so far.
+    pub fn output(&self) -> String {
+        fs::read_to_string(self.log.with_extension("out")).unwrap_or_default()
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let from = (log.len().saturating_sub(LOG_TAIL_BYTES)..log.len())
+            .find(|at| log.is_char_boundary(*at))
+            .unwrap_or(0);
+        format!("---- {}: {}\n{}", self.name, self.log.display(), &log[from..])
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself, which is what we want here.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", self.log_tail());
+        }
+    }
+}
+
+fn spawn(arguments: &[String], log: &Path) -> Child {
+    let open = |path: &Path| {
+        OpenOptions::new().create(true).append(true).open(path).expect("a file for output")
+    };
+    Command::new(program())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(open(&log.with_extension("out")))
+        .stderr(open(log))
+        .spawn()
+        .expect("the program starts")
+}
+
+/// Writes eight keys, two in each quarter of the slots: with up to four groups every group has one.
+fn try_all_groups(port: u16) -> Result<(), String> {
+    let mut client = Client::connect(port).map_err(|error| error.to_string())?;
+    for key in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        let key = format!("ready:{key}");
+        match client.call(&["SET", &key, "1"]).map_err(|error| error.to_string())? {
+            Value::Simple(ok) if ok == "OK" => {}
+            other => return Err(format!("SET {key}: {other:?}")),
+        }
+    }
+    client.call(&["DEL", "ready:a"]).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+/// The arguments of a command line, for `Process::start`.
+pub fn arguments(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// `flotilla dev`: a whole cluster in one process.
+pub struct DevCluster {
+    /// The process.
+    pub process: Process,
+    ports: Ports,
+    _folder: tempfile::TempDir,
+}
+
+impl DevCluster {
+    /// Starts three nodes with two groups and waits until they serve. `more` are further arguments.
+    pub fn start(more: &[&str]) -> DevCluster {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let ports = Ports::take();
+        let mut words = arguments(&["dev", "--port", &ports.port(0).to_string(), "--dir"]);
+        words.push(folder.path().join("data").display().to_string());
+        words.extend(arguments(more));
+        let mut process = Process::start("dev", &words, folder.path());
+        process.wait_until_it_serves(ports.port(0));
+        DevCluster { process, ports, _folder: folder }
+    }
+
+    /// Where clients connect.
+    pub fn port(&self) -> u16 {
+        self.ports.port(0)
+    }
+
+    /// The port of embedded node `i`, from 1.
+    pub fn node_port(&self, i: u16) -> u16 {
+        self.ports.port(i)
+    }
+
+    /// A connection to the cluster.
+    pub fn client(&self) -> Client {
+        Client::connect(self.port()).expect("a connection")
+    }
+
+    /// The folder with the cluster's data.
+    pub fn data(&self) -> PathBuf {
+        self._folder.path().join("data")
+    }
+
+    /// Starts it again after it ended, and waits until it serves.
+    pub fn restart(&mut self) {
+        self.process.restart();
+        self.process.wait_until_it_serves(self.ports.port(0));
+    }
+}
+
+/// Three `flotilla node` processes and a `flotilla router`, from one cluster file.
+pub struct ThreeNodes {
+    /// Nodes 1 to 3.
+    pub nodes: Vec<Process>,
+    /// The router.
+    pub router: Process,
+    ports: Ports,
+    _folder: tempfile::TempDir,
+}
+
+impl ThreeNodes {
+    /// Nodes of the cluster.
+    pub const COUNT: u16 = 3;
+
+    /// Starts them with two groups on all three and waits until the router serves.
+    pub fn start() -> ThreeNodes {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let ports = Ports::take();
+        let file = write_cluster_file(folder.path(), &ports);
+        let nodes = (1..=Self::COUNT)
+            .map(|id| {
+                let dir = folder.path().join(format!("node-{id}")).display().to_string();
+                let id_text = id.to_string();
+                let words = ["node", "--id", &id_text, "--dir", &dir, "--cluster-file", &file];
+                Process::start(&format!("node {id}"), &arguments(&words), folder.path())
+            })
+            .collect();
+        let listen = format!("127.0.0.1:{}", ports.port(0));
+        let words = ["router", "--listen", &listen, "--cluster-file", &file];
+        let router = Process::start("router", &arguments(&words), folder.path());
+        let mut cluster = ThreeNodes { nodes, router, ports, _folder: folder };
+        let port = cluster.router_port();
+        cluster.router.wait_until_it_serves(port);
+        cluster
+    }
+
+    /// Where the router listens.
+    pub fn router_port(&self) -> u16 {
+        self.ports.port(0)
+    }
+
+    /// Where node `id` (from 1) listens for clients.
+    pub fn node_port(&self, id: u16) -> u16 {
+        self.ports.port(id)
+    }
+
+    /// The process of node `id`, from 1.
+    pub fn node(&mut self, id: u16) -> &mut Process {
+        &mut self.nodes[usize::from(id) - 1]
+    }
+}
+
+/// Writes `cluster.toml` and its secret; answers the path.
+pub fn write_cluster_file(folder: &Path, ports: &Ports) -> String {
+    let secret = folder.join("cluster.secret");
+    fs::write(&secret, "only for this test: 0123456789\n").expect("a secret");
+    set_mode(&secret, 0o600).expect("its mode");
+    let mut text = String::from("cluster_id = \"test\"\nsecret_file = \"cluster.secret\"\n");
+    text.push_str("[shardmaster]\nvoters = [1, 2, 3]\n");
+    for id in 1..=ThreeNodes::COUNT {
+        let (peer, resp) = (ports.port(ThreeNodes::COUNT + id), ports.port(id));
+        text.push_str(&format!(
+            "[[nodes]]\nid = {id}\npeer = \"127.0.0.1:{peer}\"\nresp = \"127.0.0.1:{resp}\"\n"
+        ));
+    }
+    for group in 1..=2 {
+        text.push_str(&format!("[[groups]]\nid = {group}\nvoters = [1, 2, 3]\n"));
+    }
+    let file = folder.join("cluster.toml");
+    fs::write(&file, text).expect("a cluster file");
+    file.display().to_string()
+}
+
+/// Sets a file's permission bits.
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}

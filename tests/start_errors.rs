@@ -1,0 +1,197 @@
+//! Starts that must fail: one sentence that says what is wrong and where, exit code 1, no panic.
+
+use harness::process::{
+    DevCluster, Ended, Ports, Process, arguments, program, run_to_end, set_mode, write_cluster_file,
+};
+use harness::resp::{Client, Value};
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Runs `flotilla` with these words, which must be refused with `needles` in the sentence.
+fn refused(words: &[&str], needles: &[&str]) {
+    check_refusal(&run_to_end(&arguments(words)), needles);
+}
+
+fn check_refusal(ended: &Ended, needles: &[&str]) {
+    let said = &ended.stderr;
+    assert_eq!(ended.code, Some(1), "exit code; it said: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+    let sentences: Vec<&str> = said
+        .lines()
+        .filter(|line| line.starts_with("flotilla: ") || line.starts_with("error: "))
+        .collect();
+    assert_eq!(sentences.len(), 1, "one sentence: {said}");
+    for needle in needles {
+        assert!(said.contains(needle), "`{needle}` is not in: {said}");
+    }
+}
+
+/// A folder, and its path as text.
+fn folder() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().display().to_string();
+    (folder, path)
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let (_kept, dir) = folder();
+    let ports = Ports::take();
+    for taken in [0, 2] {
+        let port = ports.port(taken);
+        let _listener = TcpListener::bind(("127.0.0.1", port)).expect("a free port");
+        let first = ports.port(0).to_string();
+        refused(
+            &["dev", "--dir", &dir, "--port", &first],
+            &["--port", &port.to_string(), "in use"],
+        );
+    }
+}
+
+#[test]
+fn a_directory_in_use_is_named() {
+    let cluster = DevCluster::start(&[]);
+    let dir = cluster.data().display().to_string();
+    let ports = Ports::take();
+    refused(
+        &["dev", "--dir", &dir, "--port", &ports.port(0).to_string()],
+        &[&dir, "another process"],
+    );
+}
+
+#[test]
+fn a_directory_of_another_shape_is_not_resumed() {
+    let mut cluster = DevCluster::start(&[]);
+    cluster.process.kill();
+    let dir = cluster.data().display().to_string();
+    let port = cluster.port().to_string();
+    refused(&["dev", "--dir", &dir, "--port", &port, "--groups", "5"], &["--groups", &dir]);
+}
+
+#[test]
+fn a_node_refuses_the_directory_of_another_node_and_of_another_cluster() {
+    let (kept, _) = folder();
+    let ports = Ports::take();
+    let file = write_cluster_file(kept.path(), &ports);
+    let dir = kept.path().join("node").display().to_string();
+    let words = ["node", "--id", "1", "--dir", &dir, "--cluster-file", &file];
+    let mut node = Process::start("node 1", &arguments(&words), kept.path());
+    wait_for_ping(ports.port(1));
+    node.kill();
+
+    refused(&["node", "--id", "2", "--dir", &dir, "--cluster-file", &file], &[&dir, "node"]);
+    let other = kept.path().join("other.toml");
+    let text = fs::read_to_string(&file).expect("the cluster file");
+    fs::write(&other, text.replace("\"test\"", "\"other\"")).expect("another cluster file");
+    let other = other.display().to_string();
+    refused(&["node", "--id", "1", "--dir", &dir, "--cluster-file", &other], &[&dir, "cluster"]);
+}
+
+/// A node that has no majority yet answers PING all the same.
+fn wait_for_ping(port: u16) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < end {
+        if let Ok(mut client) = Client::connect(port) {
+            assert_eq!(client.call(&["PING"]).expect("a reply"), Value::Simple("PONG".into()));
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("nothing answers on port {port}");
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_named() {
+    let (kept, _) = folder();
+    let ports = Ports::take();
+    let file = kept.path().join("a-file");
+    fs::write(&file, "").expect("a file");
+    let below = file.join("data").display().to_string();
+    refused(&["dev", "--dir", &below, "--port", &ports.port(0).to_string()], &[&below]);
+
+    let closed = kept.path().join("closed");
+    fs::create_dir(&closed).expect("a folder");
+    set_mode(&closed, 0o500).expect("its mode");
+    let dir = closed.join("data").display().to_string();
+    let words = ["dev", "--dir", &dir, "--port", &ports.port(0).to_string()];
+    check_refusal(&run_without_privileges(kept.path(), &words), &[&dir, "ermission denied"]);
+}
+
+/// Runs the program as a user that file modes bind: root is not.
+fn run_without_privileges(folder: &Path, words: &[&str]) -> Ended {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|meta| {
+        use std::os::unix::fs::MetadataExt;
+        meta.uid() == 0
+    });
+    let mut command = if is_root {
+        // Others can reach neither the build nor a fresh temporary folder.
+        let copy = folder.join("flotilla");
+        fs::copy(program(), &copy).expect("a copy of the program");
+        set_mode(&copy, 0o755).expect("its mode");
+        set_mode(folder, 0o755).expect("the folder's mode");
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(copy);
+        command
+    } else {
+        Command::new(program())
+    };
+    let output = command.args(words).output().expect("setpriv of util-linux");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ended { code: output.status.code(), stderr }
+}
+
+#[test]
+fn wrong_arguments_are_named() {
+    let (_kept, dir) = folder();
+    let dev = |more: &[&str], needle: &str| {
+        let mut words = vec!["dev", "--dir", &dir];
+        words.extend(more);
+        refused(&words, &[needle]);
+    };
+    dev(&["--nodes", "0"], "--nodes");
+    dev(&["--nodes", "2", "--replicas", "3"], "--replicas");
+    dev(&["--port", "65536"], "--port");
+    dev(&["--port", "65534"], "--port");
+    dev(&["--port", "0"], "--port");
+    dev(&["--bind", "nowhere"], "--bind");
+    dev(&["--groups", "-1"], "--groups");
+    dev(&["--frobnicate"], "--frobnicate");
+    refused(&["node", "--dir", &dir], &["--id"]);
+    refused(&["node", "--id", "1"], &["--dir"]);
+    refused(&["node", "--id", "1", "--dir", &dir], &["--cluster-file"]);
+    refused(&["router", "--listen", "here", "--cluster-file", "x"], &["--listen"]);
+    refused(&["router", "--listen", "127.0.0.1:1"], &["--cluster-file"]);
+    refused(&["sail"], &["sail"]);
+}
+
+#[test]
+fn a_wrong_cluster_file_is_named_with_the_place() {
+    let (kept, dir) = folder();
+    let ports = Ports::take();
+    let file = write_cluster_file(kept.path(), &ports);
+    let good = fs::read_to_string(&file).expect("the cluster file");
+    let with = |text: String, needles: &[&str]| {
+        let path = kept.path().join("wrong.toml");
+        fs::write(&path, text).expect("a file");
+        let path = path.display().to_string();
+        let data = format!("{dir}/data");
+        let mut all = vec!["wrong.toml"];
+        all.extend(needles);
+        refused(&["node", "--id", "1", "--dir", &data, "--cluster-file", &path], &all);
+    };
+    with(good.replace("cluster_id", "colour"), &["colour"]);
+    with(good.replace("id = 2", "id = 1"), &["1"]);
+    with(good.replace("[1, 2, 3]", "[1, 2, 9]"), &["9"]);
+    with(good.replace("id = 3", "id = \"three\""), &["line"]);
+
+    let secret = kept.path().join("cluster.secret");
+    set_mode(&secret, 0o644).expect("its mode");
+    let data = format!("{dir}/data");
+    let words = ["node", "--id", "1", "--dir", &data, "--cluster-file", &file];
+    refused(&words, &["cluster.secret", "0644"]);
+    fs::remove_file(&secret).expect("it exists");
+    refused(&words, &["cluster.secret"]);
+}
