@@ -2,3 +2,4 @@
 
 pub mod process;
 pub mod resp;
+pub mod shard_script;
