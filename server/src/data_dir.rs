@@ -5,6 +5,7 @@
 //! | `LOCK` | locked while a process uses the directory; its presence alone means nothing |
 //! | `identity` | format, cluster, node, and whether there has been a log; written before the log |
 //! | `cluster.toml` | the cluster file of the first start, so that later starts need none |
+//! | `secret` | what the node proves to its peers; like the others readable by its owner alone |
 //! | `log.redb` | the log of every group ([`crate::log_store`]) |
 //!
 //! Files are replaced whole: written beside, synced, renamed, the directory synced. A crash leaves
@@ -15,6 +16,7 @@ use raft_core::types::NodeId;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The layout written here, and the newest that is read.
@@ -22,7 +24,10 @@ pub const FORMAT: u32 = 1;
 
 const LOCK: &str = "LOCK";
 const IDENTITY: &str = "identity";
-const CLUSTER: &str = "cluster.toml";
+/// The cluster file's name in the directory.
+pub const CLUSTER: &str = "cluster.toml";
+/// The secret's name in the directory.
+pub const SECRET: &str = "secret";
 const LOG: &str = "log.redb";
 /// What the file that replaces another is called until it does.
 const UNFINISHED: &str = ".unfinished";
@@ -217,10 +222,15 @@ impl DataDir {
     /// Keeps a cluster file, replacing the one before.
     pub fn set_cluster_text(&mut self, text: &str) -> Result<(), DataDirError> {
         if self.cluster_text.as_deref() != Some(text) {
-            replace(&self.dir, CLUSTER, text)?;
+            replace(&self.dir, CLUSTER, text.as_bytes())?;
             self.cluster_text = Some(text.to_owned());
         }
         Ok(())
+    }
+
+    /// Keeps the secret that the cluster file refers to. Called before the cluster file is kept.
+    pub fn set_secret(&mut self, secret: &[u8]) -> Result<(), DataDirError> {
+        replace(&self.dir, SECRET, secret)
     }
 }
 
@@ -249,8 +259,10 @@ fn check_unused(dir: &Path) -> Result<(), DataDirError> {
     for entry in entries {
         let entry = entry.map_err(|source| io_error("read", dir, source))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let leftover = matches!(name.as_str(), LOCK | CLUSTER | "lost+found")
-            || name.strip_suffix(UNFINISHED).is_some_and(|of| matches!(of, IDENTITY | CLUSTER));
+        let leftover = matches!(name.as_str(), LOCK | CLUSTER | SECRET | "lost+found")
+            || name
+                .strip_suffix(UNFINISHED)
+                .is_some_and(|of| matches!(of, IDENTITY | CLUSTER | SECRET));
         if name == LOG {
             return Err(DataDirError::NoIdentity(dir.to_owned()));
         }
@@ -300,7 +312,7 @@ fn write_identity(dir: &Path, identity: &Identity, log: bool) -> Result<(), Data
         log,
     };
     let text = toml::to_string(&file).expect("numbers and a string are TOML");
-    replace(dir, IDENTITY, &text)
+    replace(dir, IDENTITY, text.as_bytes())
 }
 
 /// A file's text; `None` if there is no such file.
@@ -317,11 +329,13 @@ fn read_small(path: &Path) -> Result<Option<String>, DataDirError> {
     std::fs::read_to_string(path).map(Some).map_err(|source| io_error("read", path, source))
 }
 
-fn replace(dir: &Path, name: &str, text: &str) -> Result<(), DataDirError> {
+fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), DataDirError> {
     let path = dir.join(name);
     let unfinished = dir.join(format!("{name}{UNFINISHED}"));
-    let written = File::create(&unfinished).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options.open(&unfinished).and_then(|mut file| {
+        file.write_all(bytes)?;
         file.sync_all()
     });
     written.map_err(|source| io_error("write", &unfinished, source))?;

@@ -4,7 +4,11 @@ pub mod codec;
 mod data;
 mod digest;
 pub mod handshake;
+pub mod node;
+#[cfg(test)]
+mod node_tests;
 pub mod op;
+pub mod replica;
 pub mod session;
 pub mod shard_store;
 pub mod shardmaster;

@@ -1,0 +1,289 @@
+//! Every replica of one worker: `handle(Input)` and `poll() -> Output`, pure and deterministic.
+//!
+//! The shell around it waits for nothing but its inbox and [`Node::deadline`]: writes, messages,
+//! replies and fetches leave as data.
+
+use crate::cluster_config::{ClusterConfig, NodeConfig, SHARDMASTER};
+use crate::replica::{Origin, Replica, ReplicaError, ReplicaOutput};
+use crate::session::LogTime;
+use crate::wire::{Answer, ClusterView, NodeStatus, RaftEnvelope, Reply, RequestBatch};
+use raft_core::effects::{Fetch, FetchResult, NodeLiveness, RoleChange, Write};
+use raft_core::raft::{Config, OpenError, Restored};
+use raft_core::types::{FetchId, GroupId, NodeId, Now, WriteToken};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Everything that can happen to a node.
+#[derive(Debug)]
+pub enum Input {
+    /// A Raft message from a peer.
+    Raft {
+        /// The peer.
+        from: NodeId,
+        /// What it says.
+        envelope: RaftEnvelope,
+    },
+    /// Requests from a router.
+    Requests {
+        /// Where the answers go.
+        origin: Origin,
+        /// The requests.
+        batch: RequestBatch,
+    },
+    /// Writes that are on disk now: per group the newest token.
+    Persisted(Vec<(GroupId, WriteToken)>),
+    /// Entries that a group asked for.
+    Fetched {
+        /// The group.
+        group: GroupId,
+        /// Its request.
+        id: FetchId,
+        /// The entries.
+        result: FetchResult,
+    },
+    /// A link to a peer's node came (`Up`) or went (`Down`).
+    Link {
+        /// The peer.
+        node: NodeId,
+        /// What changed.
+        state: NodeLiveness,
+    },
+}
+
+/// What the node owes since the last poll.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// To disk, per group in order.
+    pub writes: Vec<(GroupId, Write)>,
+    /// To peers.
+    pub messages: Vec<(NodeId, RaftEnvelope)>,
+    /// Peers whose link should pull with [`Node::next_append`].
+    pub wake: BTreeSet<NodeId>,
+    /// To routers.
+    pub replies: BTreeMap<Origin, Vec<Reply>>,
+    /// To the log's reader.
+    pub fetches: Vec<(GroupId, Fetch)>,
+    /// Role changes, for the log.
+    pub roles: Vec<(GroupId, RoleChange)>,
+    /// A leader or the configuration changed: routers want the new view.
+    pub view_changed: bool,
+    /// There is more to do at once.
+    pub again: bool,
+}
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct NodeSetup {
+    /// The node.
+    pub id: NodeId,
+    /// The configuration the cluster starts with.
+    pub bootstrap: ClusterConfig,
+    /// Where nodes are now: what this process was told of addresses at its start goes before what a
+    /// configuration written earlier says.
+    pub addresses: BTreeMap<NodeId, NodeConfig>,
+    /// Drawn once per start; election timeouts come from it.
+    pub seed: u64,
+}
+
+/// The replicas of one worker.
+#[derive(Debug)]
+pub struct Node {
+    id: NodeId,
+    bootstrap: ClusterConfig,
+    addresses: BTreeMap<NodeId, NodeConfig>,
+    replicas: BTreeMap<GroupId, Replica>,
+    touched: BTreeSet<GroupId>,
+    /// Per peer the groups that have something to pull, and where the next pull begins: groups take
+    /// turns.
+    appendable: BTreeMap<NodeId, BTreeSet<GroupId>>,
+    turn: BTreeMap<NodeId, GroupId>,
+    scratch: ReplicaOutput,
+    rejected: u64,
+}
+
+impl Node {
+    /// Opens the node's replicas: one per group of the bootstrap configuration that has a seat here.
+    pub fn open(
+        setup: NodeSetup,
+        mut restored: BTreeMap<GroupId, Restored>,
+        raft_config: &dyn Fn(GroupId, Vec<NodeId>) -> Config,
+        now: Now,
+    ) -> Result<Node, OpenError> {
+        let NodeSetup { id, bootstrap, addresses, seed } = setup;
+        let mut replicas = BTreeMap::new();
+        for (group, seats) in &bootstrap.groups {
+            if !seats.voters.contains(&id) {
+                continue;
+            }
+            let config = raft_config(*group, seats.voters.clone());
+            let restored = restored.remove(group).unwrap_or_default();
+            // Replicas of one node must not time out together, nor one group's on several nodes.
+            let seed = seed ^ (u64::from(group.0) << 32) ^ id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let replica = Replica::open(config, restored, bootstrap.clone(), seed, now)?;
+            replicas.insert(*group, replica);
+        }
+        let touched = replicas.keys().copied().collect();
+        Ok(Node {
+            id,
+            bootstrap,
+            addresses,
+            replicas,
+            touched,
+            appendable: BTreeMap::new(),
+            turn: BTreeMap::new(),
+            scratch: ReplicaOutput::default(),
+            rejected: 0,
+        })
+    }
+
+    /// Takes one input. What it causes is collected by the next `poll`.
+    pub fn handle(&mut self, now: Now, wall: LogTime, input: Input, out: &mut Output) {
+        match input {
+            Input::Raft { from, envelope } => {
+                let Some(replica) = self.replicas.get_mut(&envelope.group) else {
+                    self.rejected += 1;
+                    return;
+                };
+                if replica.step(now, from, envelope.message).is_err() {
+                    self.rejected += 1;
+                }
+                self.touched.insert(envelope.group);
+            }
+            Input::Requests { origin, batch } => self.requests(wall, origin, batch, out),
+            Input::Persisted(tokens) => {
+                for (group, token) in tokens {
+                    if let Some(replica) = self.replicas.get_mut(&group) {
+                        replica.persisted(now, token, &mut self.scratch);
+                        self.touched.insert(group);
+                        self.collect(group, out);
+                    }
+                }
+            }
+            Input::Fetched { group, id, result } => {
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    replica.fetched(now, id, result);
+                    self.touched.insert(group);
+                }
+            }
+            Input::Link { node, state } => {
+                for (group, replica) in &mut self.replicas {
+                    replica.liveness(now, node, state);
+                    self.touched.insert(*group);
+                }
+            }
+        }
+    }
+
+    fn requests(&mut self, wall: LogTime, origin: Origin, batch: RequestBatch, out: &mut Output) {
+        let group = batch.group;
+        let Some(replica) = self.replicas.get_mut(&group) else {
+            let replies = out.replies.entry(origin).or_default();
+            let answer = Answer::NotLeader { hint: None };
+            replies
+                .extend(batch.requests.iter().map(|r| Reply { id: r.id, answer: answer.clone() }));
+            return;
+        };
+        for request in batch.requests {
+            replica.request(wall, origin, request, &mut self.scratch);
+        }
+        self.touched.insert(group);
+        self.collect(group, out);
+    }
+
+    /// Lets due timers act, then collects what every touched replica owes.
+    pub fn poll(&mut self, now: Now, wall: LogTime, out: &mut Output) -> Result<(), ReplicaError> {
+        for (group, replica) in &mut self.replicas {
+            if replica.deadline().is_some_and(|deadline| deadline <= now) {
+                replica.tick(now);
+                self.touched.insert(*group);
+            }
+        }
+        for group in std::mem::take(&mut self.touched) {
+            let Some(replica) = self.replicas.get_mut(&group) else { continue };
+            if replica.poll(now, wall, &mut self.scratch)? {
+                self.touched.insert(group);
+                out.again = true;
+            }
+            self.collect(group, out);
+        }
+        Ok(())
+    }
+
+    fn collect(&mut self, group: GroupId, out: &mut Output) {
+        let from = &mut self.scratch;
+        out.writes.extend(from.writes.drain(..).map(|write| (group, write)));
+        out.messages.extend(
+            from.messages.drain(..).map(|e| (e.to, RaftEnvelope { group, message: e.message })),
+        );
+        for peer in from.appendable.drain(..) {
+            self.appendable.entry(peer).or_default().insert(group);
+            out.wake.insert(peer);
+        }
+        out.fetches.extend(from.fetches.drain(..).map(|fetch| (group, fetch)));
+        for (origin, reply) in from.replies.drain(..) {
+            out.replies.entry(origin).or_default().push(reply);
+        }
+        if let Some(role) = from.role.take() {
+            out.roles.push((group, role));
+            out.view_changed = true;
+        }
+        out.view_changed |= std::mem::take(&mut from.config_changed);
+    }
+
+    /// The next AppendEntries for a peer whose link can take `room` bytes; groups take turns. One
+    /// larger than `room` goes alone.
+    pub fn next_append(&mut self, now: Now, peer: NodeId, room: u64) -> Option<RaftEnvelope> {
+        let groups = self.appendable.get_mut(&peer)?;
+        loop {
+            let start = self.turn.get(&peer).copied().unwrap_or_default();
+            let group = groups.range(start..).next().or_else(|| groups.iter().next()).copied()?;
+            self.turn.insert(peer, GroupId(group.0.saturating_add(1)));
+            let replica = self.replicas.get_mut(&group)?;
+            match replica.next_append(now, peer, room) {
+                Some(message) => {
+                    // What a pull changes (a window that is full now, a timer) shows at a poll.
+                    self.touched.insert(group);
+                    return Some(RaftEnvelope { group, message });
+                }
+                None => {
+                    groups.remove(&group);
+                }
+            }
+        }
+    }
+
+    /// When `poll` must be called next, if nothing else happens.
+    pub fn deadline(&self) -> Option<Now> {
+        self.replicas.values().filter_map(Replica::deadline).min()
+    }
+
+    /// What this node knows of the cluster.
+    pub fn view(&self) -> ClusterView {
+        let known = self.replicas.get(&SHARDMASTER).and_then(Replica::config);
+        let mut config = known.unwrap_or(&self.bootstrap).clone();
+        for (node, addresses) in &self.addresses {
+            config.nodes.insert(*node, addresses.clone());
+        }
+        let leaders = self.replicas.iter().map(|(group, r)| (*group, r.leader())).collect();
+        ClusterView { config, leaders }
+    }
+
+    /// For INFO; the host adds what it alone knows.
+    pub fn status(&self) -> NodeStatus {
+        NodeStatus {
+            node: self.id,
+            replicas: self.replicas.iter().map(|(group, r)| (*group, r.status())).collect(),
+            counters: vec![("raft_messages_rejected", self.rejected)],
+            ..NodeStatus::default()
+        }
+    }
+
+    /// Whether no client waits for an answer.
+    pub fn is_idle(&self) -> bool {
+        self.replicas.values().all(Replica::is_idle)
+    }
+
+    /// Digests of the applied state, per group (I4).
+    pub fn digests(&self) -> BTreeMap<GroupId, u64> {
+        self.replicas.iter().map(|(group, replica)| (*group, replica.digest())).collect()
+    }
+}

@@ -1,0 +1,312 @@
+//! Three nodes in one loop: perfect network, instant disk, virtual time. What consensus does under
+//! faults is the raft tests' matter; here is what a node makes of it.
+
+use crate::cluster_config::{ClusterConfig, ConfigNum, GroupConfig, NodeConfig, SHARDMASTER};
+use crate::node::{Input, Node, NodeSetup, Output};
+use crate::op::{Op, Outcome};
+use crate::replica::Origin;
+use crate::session::{LogTime, Seq, SessionId};
+use crate::slot::hash_slot;
+use crate::wire::{
+    Answer, GroupAnswer, GroupQuery, LaneRequest, Reply, Request, RequestBatch, RequestBody,
+};
+use crate::{GroupId, NodeId};
+use raft_core::effects::{FetchResult, NodeLiveness, Write};
+use raft_core::raft::{Config, Restored};
+use raft_core::types::{Entry, EntryId, HardState};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+const MS: u64 = 1_000_000;
+const G1: GroupId = GroupId(1);
+
+/// What a node's disk holds of a group.
+#[derive(Clone, Default)]
+struct Disk {
+    hard: HardState,
+    entries: Vec<Entry>,
+}
+
+impl Disk {
+    fn write(&mut self, write: &Write) {
+        self.hard = write.hard.unwrap_or(self.hard);
+        if let Some(from) = write.truncate_from {
+            self.entries.truncate((from.0 - 1) as usize);
+        }
+        self.entries.extend(write.entries.iter().cloned());
+    }
+
+    fn restored(&self) -> Restored {
+        let mut term_runs: Vec<EntryId> = Vec::new();
+        for entry in &self.entries {
+            if term_runs.last().is_none_or(|run| run.term != entry.id.term) {
+                term_runs.push(entry.id);
+            }
+        }
+        let last = self.entries.last().map_or(EntryId::default(), |entry| entry.id);
+        Restored { hard: self.hard, term_runs, last }
+    }
+}
+
+struct World {
+    now: u64,
+    nodes: BTreeMap<NodeId, Node>,
+    disks: BTreeMap<NodeId, BTreeMap<GroupId, Disk>>,
+    down: BTreeSet<NodeId>,
+    replies: BTreeMap<u64, Answer>,
+    epoch: u64,
+}
+
+fn config() -> ClusterConfig {
+    let voters: Vec<NodeId> = (1..=3).map(NodeId).collect();
+    let mut config = ClusterConfig {
+        num: ConfigNum(1),
+        cluster_id: "c".into(),
+        nodes: voters
+            .iter()
+            .map(|id| (*id, NodeConfig { peer: format!("h:{id}"), resp: format!("h:9{id}") }))
+            .collect(),
+        groups: [
+            (SHARDMASTER, GroupConfig { voters: voters.clone(), weight: 0 }),
+            (G1, GroupConfig { voters: voters.clone(), weight: 1 }),
+        ]
+        .into(),
+        slots: Vec::new(),
+    };
+    config.assign_evenly();
+    config
+}
+
+impl World {
+    fn new() -> World {
+        let mut world = World {
+            now: 0,
+            nodes: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            down: BTreeSet::new(),
+            replies: BTreeMap::new(),
+            epoch: 0,
+        };
+        for id in 1..=3 {
+            world.start(NodeId(id));
+        }
+        world
+    }
+
+    fn start(&mut self, id: NodeId) {
+        self.epoch += 1;
+        let disks = self.disks.entry(id).or_default();
+        let restored = disks.iter().map(|(group, disk)| (*group, disk.restored())).collect();
+        let setup = NodeSetup { id, bootstrap: config(), addresses: config().nodes, seed: 7 };
+        let raft = |group, voters| Config::new(id, group, voters);
+        self.nodes.insert(id, Node::open(setup, restored, &raft, self.now).unwrap());
+        self.down.remove(&id);
+        let state = NodeLiveness::Up { epoch: self.epoch, link: self.epoch };
+        let others: Vec<NodeId> = self.nodes.keys().copied().filter(|n| *n != id).collect();
+        for other in others {
+            self.input(id, Input::Link { node: other, state });
+            self.input(other, Input::Link { node: id, state });
+        }
+    }
+
+    fn input(&mut self, id: NodeId, input: Input) {
+        let mut out = Output::default();
+        let wall = LogTime(self.now / MS);
+        let Some(node) = self.nodes.get_mut(&id).filter(|_| !self.down.contains(&id)) else {
+            return;
+        };
+        node.handle(self.now, wall, input, &mut out);
+        self.carry_out(id, out);
+    }
+
+    fn poll(&mut self, id: NodeId) {
+        let mut out = Output::default();
+        let wall = LogTime(self.now / MS);
+        self.nodes.get_mut(&id).unwrap().poll(self.now, wall, &mut out).unwrap();
+        self.carry_out(id, out);
+    }
+
+    fn carry_out(&mut self, id: NodeId, out: Output) {
+        let mut next = VecDeque::new();
+        let disks = self.disks.get_mut(&id).unwrap();
+        for (group, write) in &out.writes {
+            disks.entry(*group).or_default().write(write);
+            next.push_back((id, Input::Persisted(vec![(*group, write.token)])));
+        }
+        for (group, fetch) in out.fetches {
+            let held = &disks[&group].entries;
+            let from = (fetch.from.0 - 1) as usize;
+            let to = (fetch.to.0 as usize).min(held.len());
+            let result = FetchResult::Entries(held[from..to].to_vec());
+            next.push_back((id, Input::Fetched { group, id: fetch.id, result }));
+        }
+        for (to, envelope) in out.messages {
+            next.push_back((to, Input::Raft { from: id, envelope }));
+        }
+        for peer in out.wake {
+            while let Some(envelope) =
+                self.nodes.get_mut(&id).unwrap().next_append(self.now, peer, 1 << 18)
+            {
+                next.push_back((peer, Input::Raft { from: id, envelope }));
+            }
+        }
+        for Reply { id, answer } in out.replies.into_values().flatten() {
+            assert!(self.replies.insert(id, answer).is_none(), "request {id} answered twice");
+        }
+        while let Some((to, input)) = next.pop_front() {
+            self.input(to, input);
+        }
+    }
+
+    /// Lets `ms` pass in steps of one millisecond.
+    fn run(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.now += MS;
+            for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+                if !self.down.contains(&id) {
+                    self.poll(id);
+                }
+            }
+        }
+    }
+
+    fn leader(&self, group: GroupId) -> NodeId {
+        let leaders: Vec<NodeId> = self
+            .nodes
+            .iter()
+            .filter(|(id, _)| !self.down.contains(id))
+            .filter(|(_, node)| node.status().replicas[&group].role == "leader")
+            .map(|(id, _)| *id)
+            .collect();
+        assert_eq!(leaders.len(), 1, "leaders of group {group}: {leaders:?}");
+        leaders[0]
+    }
+
+    fn ask(&mut self, node: NodeId, group: GroupId, id: u64, body: RequestBody) {
+        let batch = RequestBatch { group, requests: vec![Request { id, body }] };
+        self.input(node, Input::Requests { origin: Origin(1), batch });
+    }
+}
+
+fn lane(seq: u64, op: Op) -> RequestBody {
+    RequestBody::Lane(LaneRequest {
+        session: SessionId(9),
+        deadline: LogTime(300_000),
+        slot: hash_slot(b"k"),
+        seq: Seq(seq),
+        acked: Seq(seq.saturating_sub(1)),
+        op,
+    })
+}
+
+fn append(seq: u64, value: &'static [u8]) -> RequestBody {
+    lane(seq, Op::Append { key: b"k"[..].into(), value: value.into() })
+}
+
+fn outcome(answer: &Answer) -> &Outcome {
+    match answer {
+        Answer::Done { outcome, .. } => outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn e01_c10_a_fresh_cluster_elects_assigns_and_answers_after_apply() {
+    let mut world = World::new();
+    world.run(2500);
+    let leader = world.leader(G1);
+    world.ask(leader, G1, 1, append(1, b"ab"));
+    assert!(world.replies.is_empty(), "answered before it was proposed");
+    world.run(2);
+    assert_eq!(outcome(&world.replies[&1]), &Outcome::Integer(2));
+    world.ask(leader, G1, 2, RequestBody::Group(GroupQuery::KeyCount));
+    world.run(2);
+    let count = GroupAnswer::KeyCount { keys: 1, expires: 0 };
+    assert_eq!(world.replies[&2], Answer::Group(count));
+    assert_eq!(world.nodes[&leader].view().config.num, ConfigNum(1));
+    world.run(300);
+    let digests: BTreeSet<_> =
+        world.nodes.values().map(|node| format!("{:?}", node.digests())).collect();
+    assert_eq!(digests.len(), 1, "replicas differ");
+}
+
+#[test]
+fn r19_a_follower_refuses_with_the_leader_as_hint() {
+    let mut world = World::new();
+    world.run(2500);
+    let leader = world.leader(G1);
+    let follower = NodeId(leader.0 % 3 + 1);
+    world.ask(follower, G1, 1, append(1, b"ab"));
+    assert_eq!(world.replies[&1], Answer::NotLeader { hint: Some(leader) });
+    world.ask(follower, GroupId(8), 2, append(1, b"ab"));
+    assert_eq!(world.replies[&2], Answer::NotLeader { hint: None });
+}
+
+#[test]
+fn e19_x02_a_deposed_leader_answers_lost_and_the_retry_is_executed_once() {
+    let mut world = World::new();
+    world.run(2500);
+    let leader = world.leader(G1);
+    world.ask(leader, G1, 1, append(1, b"ab"));
+    world.run(2);
+    // The others are gone: what is proposed now cannot be committed here.
+    let others: Vec<NodeId> = (1..=3).map(NodeId).filter(|id| *id != leader).collect();
+    world.down.extend(others.iter().copied());
+    world.ask(leader, G1, 2, append(2, b"cd"));
+    world.run(3000);
+    assert_eq!(world.replies[&2], Answer::Lost);
+    world.ask(leader, G1, 3, append(2, b"cd"));
+    assert_eq!(world.replies[&3], Answer::NotLeader { hint: None });
+    for other in others {
+        world.start(other);
+    }
+    world.run(3000);
+    let leader = world.leader(G1);
+    world.ask(leader, G1, 4, append(2, b"cd"));
+    world.run(5);
+    assert_eq!(outcome(&world.replies[&4]), &Outcome::Integer(4));
+}
+
+#[test]
+fn p19_a_restart_of_all_replays_the_log_and_keeps_lanes() {
+    let mut world = World::new();
+    world.run(2500);
+    let leader = world.leader(G1);
+    for seq in 1..=20 {
+        world.ask(leader, G1, seq, append(seq, b"x"));
+    }
+    world.run(300);
+    let before = world.nodes[&leader].digests()[&G1];
+    for id in 1..=3 {
+        world.start(NodeId(id));
+    }
+    world.run(2500);
+    let leader = world.leader(G1);
+    world.ask(leader, G1, 100, append(20, b"x"));
+    world.run(5);
+    assert_eq!(outcome(&world.replies[&100]), &Outcome::Integer(20), "executed again");
+    assert_ne!(before, 0);
+    world.ask(leader, G1, 101, lane(21, Op::Get { key: b"k"[..].into() }));
+    world.run(5);
+    assert_eq!(outcome(&world.replies[&101]), &Outcome::Value(vec![b'x'; 20].into()));
+}
+
+#[test]
+fn t03_log_time_never_goes_back_when_the_next_leaders_clock_is_behind() {
+    let mut world = World::new();
+    world.run(2500);
+    let leader = world.leader(G1);
+    world.ask(leader, G1, 1, RequestBody::LogTime);
+    let Answer::LogTime(early) = world.replies[&1] else { panic!() };
+    let mut out = Output::default();
+    let far = LogTime(early.0 + 60_000);
+    let batch =
+        RequestBatch { group: G1, requests: vec![Request { id: 2, body: append(1, b"a") }] };
+    let node = world.nodes.get_mut(&leader).unwrap();
+    node.handle(world.now, far, Input::Requests { origin: Origin(1), batch }, &mut out);
+    node.poll(world.now, far, &mut out).unwrap();
+    world.carry_out(leader, out);
+    world.run(5);
+    world.ask(leader, G1, 3, RequestBody::LogTime);
+    let Answer::LogTime(late) = world.replies[&3] else { panic!() };
+    assert!(late >= far, "{late} after {far}");
+}

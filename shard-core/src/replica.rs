@@ -1,0 +1,501 @@
+//! One Raft replica with its state machine and the clients that wait on its log.
+//!
+//! The early checks here save a round trip; the checks when an entry is applied are the ones that
+//! count. A client is answered only after its entry was applied on this node, and only if the entry
+//! applied at that index has the term it was proposed in (scenarios C7, C10).
+
+use crate::cluster_config::{ClusterConfig, ConfigNum, SHARDMASTER};
+use crate::codec::{self, EntryBatch, EntryItem};
+use crate::session::LogTime;
+use crate::shard_store::ShardStore;
+use crate::shardmaster::Shardmaster;
+use crate::wire::{Answer, LeaderView, ReplicaStatus, Reply, Request, RequestBody};
+use raft_core::effects::{Effects, Envelope, FetchResult, Refused, Role, RoleChange, Write};
+use raft_core::message::Message;
+use raft_core::raft::{Config, OpenError, Raft, Restored};
+use raft_core::types::{Entry, EntryKind, FetchId, GroupId, Index, NodeId, Now, Term, WriteToken};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Where a request came from; names one router's link, or the router in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin(pub u64);
+
+/// Items put into one entry at most; what arrives in one turn beyond it makes further entries.
+pub const ENTRY_ITEMS_MAX: usize = 1024;
+/// An entry is closed once its items reach this many payload bytes; one item may be larger.
+pub const ENTRY_BYTES_SOFT_MAX: usize = 256 << 10;
+/// Requests that may wait for one group's log; beyond it they are answered `Busy`.
+pub const WAITING_MAX: usize = 64 << 10;
+/// Rounds of "apply what is committed, then look again" in one poll; the rest waits for the next
+/// turn, so that a long replay holds up no heartbeat.
+const ROUNDS_PER_POLL_MAX: usize = 4;
+
+/// The state machine behind the log.
+#[derive(Debug)]
+enum Machine {
+    Shard(ShardStore),
+    Master(Shardmaster),
+}
+
+/// A client that waits for an item of an entry.
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    origin: Origin,
+    id: u64,
+}
+
+/// The clients of one proposed entry. `None`: an item of our own.
+#[derive(Debug)]
+struct Waiting {
+    term: Term,
+    clients: Vec<Option<Client>>,
+}
+
+/// What this replica owes since the last poll; the node merges those of all its replicas.
+#[derive(Debug, Default)]
+pub struct ReplicaOutput {
+    /// To disk, in order.
+    pub writes: Vec<Write>,
+    /// To peers, now.
+    pub messages: Vec<Envelope>,
+    /// Peers that should pull.
+    pub appendable: Vec<NodeId>,
+    /// Entries to be read from the log.
+    pub fetches: Vec<raft_core::effects::Fetch>,
+    /// To clients.
+    pub replies: Vec<(Origin, Reply)>,
+    /// The newest role change, if there was one.
+    pub role: Option<RoleChange>,
+    /// The configuration this node shows has changed.
+    pub config_changed: bool,
+}
+
+/// Why a replica stopped. Its node stops with it: going on could lose what was promised.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicaError {
+    /// A committed entry cannot be read by this program.
+    #[error("group {group}: committed entry {index} cannot be applied: {source}")]
+    Entry {
+        /// The group.
+        group: GroupId,
+        /// The entry.
+        index: Index,
+        /// What is wrong with it.
+        source: codec::CodecError,
+    },
+}
+
+/// One group's member on this node.
+#[derive(Debug)]
+pub struct Replica {
+    group: GroupId,
+    raft: Raft,
+    machine: Machine,
+    /// What the first leader of the group proposes; see [`EntryItem::Assign`].
+    bootstrap: ClusterConfig,
+    bootstrap_proposed: bool,
+    role: RoleChange,
+    /// This replica leads and has applied an entry of its own term: its state is current enough for
+    /// early refusals.
+    settled: bool,
+    /// The last stamp given as leader.
+    last_stamp: LogTime,
+    batch: Batch,
+    waiting: BTreeMap<Index, Waiting>,
+    waiting_count: usize,
+    held: VecDeque<(WriteToken, Envelope)>,
+    effects: Effects,
+    applied: Index,
+}
+
+/// Items that arrived since the last poll.
+#[derive(Debug, Default)]
+struct Batch {
+    items: Vec<EntryItem>,
+    clients: Vec<Option<Client>>,
+    bytes: Vec<usize>,
+}
+
+impl Replica {
+    /// Opens the replica on what the log kept. `bootstrap` is the configuration that the cluster
+    /// starts with; it matters only until the group's first leader has put it into the log.
+    pub fn open(
+        config: Config,
+        restored: Restored,
+        bootstrap: ClusterConfig,
+        seed: u64,
+        now: Now,
+    ) -> Result<Replica, OpenError> {
+        let group = config.group;
+        let raft = Raft::open(config, restored, seed, now)?;
+        let status = raft.status();
+        let machine = if group == SHARDMASTER {
+            Machine::Master(Shardmaster::new())
+        } else {
+            Machine::Shard(ShardStore::new(group))
+        };
+        Ok(Replica {
+            group,
+            raft,
+            machine,
+            bootstrap,
+            bootstrap_proposed: false,
+            role: RoleChange { role: status.role, term: status.hard.term, leader: status.leader },
+            settled: false,
+            last_stamp: LogTime(0),
+            batch: Batch::default(),
+            waiting: BTreeMap::new(),
+            waiting_count: 0,
+            held: VecDeque::new(),
+            effects: Effects::default(),
+            applied: Index(0),
+        })
+    }
+
+    /// A message from a peer's replica. What is malformed is dropped; the caller counts it.
+    pub fn step(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        message: Message,
+    ) -> Result<(), raft_core::effects::Reject> {
+        self.raft.step(now, from, message)
+    }
+
+    /// A request from a router: refused at once, or proposed with the next poll.
+    pub fn request(
+        &mut self,
+        wall: LogTime,
+        origin: Origin,
+        request: Request,
+        out: &mut ReplicaOutput,
+    ) {
+        let client = Client { origin, id: request.id };
+        if self.role.role != Role::Leader {
+            let answer = Answer::NotLeader { hint: self.role.leader };
+            return out.replies.push((origin, Reply { id: request.id, answer }));
+        }
+        match self.admit(wall, request.body) {
+            Ok((item, bytes)) => self.batch.push(item, Some(client), bytes),
+            Err(answer) => out.replies.push((origin, Reply { id: request.id, answer })),
+        }
+    }
+
+    /// Turns a request into an item of an entry, or into the answer that needs no entry.
+    fn admit(&self, wall: LogTime, body: RequestBody) -> Result<(EntryItem, usize), Answer> {
+        let Machine::Shard(store) = &self.machine else { return Err(Answer::Invalid) };
+        if self.waiting_count + self.batch.items.len() >= WAITING_MAX {
+            return Err(Answer::Busy);
+        }
+        match body {
+            RequestBody::LogTime => Err(Answer::LogTime(self.stamp(wall))),
+            RequestBody::Group(query) => Ok((EntryItem::Group(query), 16)),
+            RequestBody::Lane(lane) if self.settled && !store.owns(lane.slot) => {
+                Err(Answer::Elsewhere)
+            }
+            RequestBody::Lane(lane) => {
+                let bytes = 64 + lane.op.bytes();
+                Ok((EntryItem::Lane(lane), bytes))
+            }
+        }
+    }
+
+    /// The stamp for an entry proposed now: the wall clock, but log time never goes back.
+    fn stamp(&self, wall: LogTime) -> LogTime {
+        let applied = match &self.machine {
+            Machine::Shard(store) => store.log_time(),
+            Machine::Master(master) => master.log_time(),
+        };
+        wall.max(applied).max(self.last_stamp)
+    }
+
+    /// The writes up to `token` are on disk.
+    pub fn persisted(&mut self, now: Now, token: WriteToken, out: &mut ReplicaOutput) {
+        self.raft.persisted(now, token);
+        while self.held.front().is_some_and(|(needs, _)| *needs <= token) {
+            out.messages.extend(self.held.pop_front().map(|(_, envelope)| envelope));
+        }
+    }
+
+    /// Entries asked for have been read.
+    pub fn fetched(&mut self, now: Now, id: FetchId, result: FetchResult) {
+        self.raft.fetched(now, id, result);
+    }
+
+    /// The link to a peer's node came or went.
+    pub fn liveness(&mut self, now: Now, peer: NodeId, state: raft_core::effects::NodeLiveness) {
+        self.raft.liveness(now, peer, state);
+    }
+
+    /// Lets due timers act.
+    pub fn tick(&mut self, now: Now) {
+        self.raft.tick(now);
+    }
+
+    /// When `tick` should be called next.
+    pub fn deadline(&self) -> Option<Now> {
+        self.raft.deadline()
+    }
+
+    /// AppendEntries for a peer whose link can take bytes; one entry larger than `room` goes alone.
+    pub fn next_append(&mut self, now: Now, peer: NodeId, room: u64) -> Option<Message> {
+        use raft_core::effects::Pull;
+        match self.raft.next_append(now, peer, room) {
+            Pull::Ready(message) => Some(message),
+            Pull::Nothing => None,
+            Pull::Needs(bytes) => match self.raft.next_append(now, peer, bytes) {
+                Pull::Ready(message) => Some(message),
+                Pull::Needs(_) | Pull::Nothing => None,
+            },
+        }
+    }
+
+    /// Proposes what arrived, applies what is committed and collects what is owed. Returns whether
+    /// there is more to do at once.
+    pub fn poll(
+        &mut self,
+        now: Now,
+        wall: LogTime,
+        out: &mut ReplicaOutput,
+    ) -> Result<bool, ReplicaError> {
+        self.propose_batch(now, wall, out);
+        for _ in 0..ROUNDS_PER_POLL_MAX {
+            let mut effects = std::mem::take(&mut self.effects);
+            let owed = self.raft.poll(now, &mut effects);
+            let result = if owed { self.carry_out(now, wall, &mut effects, out) } else { Ok(()) };
+            self.effects = effects;
+            result?;
+            if !owed {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn carry_out(
+        &mut self,
+        now: Now,
+        wall: LogTime,
+        effects: &mut Effects,
+        out: &mut ReplicaOutput,
+    ) -> Result<(), ReplicaError> {
+        out.writes.extend(effects.write.take());
+        out.messages.append(&mut effects.send);
+        self.held.extend(effects.send_after.drain(..));
+        out.appendable.extend(effects.appendable.iter());
+        out.fetches.append(&mut effects.fetch);
+        if let Some(change) = effects.role.take() {
+            self.on_role(change, out);
+        }
+        for entry in effects.commit.drain(..) {
+            self.apply(&entry, out)?;
+            self.raft.applied(now, entry.id.index, entry.frame.len() as u64);
+        }
+        self.propose_bootstrap(now, wall, out);
+        Ok(())
+    }
+
+    /// A leader that lost its place cannot tell what becomes of its entries: their clients ask the
+    /// next leader, and the lane tells (E19).
+    fn on_role(&mut self, change: RoleChange, out: &mut ReplicaOutput) {
+        if change.role != Role::Leader || change.term != self.role.term {
+            self.settled = false;
+            self.bootstrap_proposed = false;
+            for (_, waiting) in std::mem::take(&mut self.waiting) {
+                answer_all(&waiting.clients, &Answer::Lost, out);
+            }
+            self.waiting_count = 0;
+        }
+        self.role = change;
+        out.role = Some(change);
+    }
+
+    fn apply(&mut self, entry: &Entry, out: &mut ReplicaOutput) -> Result<(), ReplicaError> {
+        let index = entry.id.index;
+        self.applied = index;
+        if self.role.role == Role::Leader && entry.id.term == self.role.term {
+            self.settled = true;
+        }
+        let waiting = self.waiting.remove(&index);
+        self.waiting_count -= waiting.as_ref().map_or(0, |waiting| waiting.clients.len());
+        let answers = match entry.kind {
+            EntryKind::Empty => Vec::new(),
+            EntryKind::Command => {
+                let batch = codec::decode_batch(&entry.payload())
+                    .map_err(|source| ReplicaError::Entry { group: self.group, index, source })?;
+                self.run(batch, out)
+            }
+        };
+        let Some(waiting) = waiting else { return Ok(()) };
+        if waiting.term != entry.id.term {
+            answer_all(&waiting.clients, &Answer::Lost, out);
+            return Ok(());
+        }
+        for (client, answer) in waiting.clients.iter().zip(answers) {
+            if let Some(Client { origin, id }) = *client {
+                out.replies.push((origin, Reply { id, answer }));
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, batch: EntryBatch, out: &mut ReplicaOutput) -> Vec<Answer> {
+        match &mut self.machine {
+            Machine::Shard(store) => store.apply(batch),
+            Machine::Master(master) => {
+                let before = master.config(None).num;
+                let answers = master.apply(batch);
+                out.config_changed |= master.config(None).num != before;
+                answers
+            }
+        }
+    }
+
+    /// The first leader of a group puts the bootstrap configuration into its log: from then on the
+    /// log alone says what the group owns.
+    fn propose_bootstrap(&mut self, now: Now, wall: LogTime, out: &mut ReplicaOutput) {
+        if !self.settled || self.bootstrap_proposed {
+            return;
+        }
+        let item = match &self.machine {
+            Machine::Master(master) => (master.config(None).num == ConfigNum(0))
+                .then(|| EntryItem::Bootstrap(self.bootstrap.clone())),
+            Machine::Shard(store) => {
+                let ranges: Vec<_> =
+                    self.bootstrap.ranges_of(self.group).map(|r| (r.first, r.last)).collect();
+                (!store.is_assigned() && !ranges.is_empty())
+                    .then_some(EntryItem::Assign { config: self.bootstrap.num, ranges })
+            }
+        };
+        self.bootstrap_proposed = true;
+        if let Some(item) = item {
+            self.batch.push(item, None, 1024);
+            self.propose_batch(now, wall, out);
+        }
+    }
+
+    /// One entry carries what arrived in one turn, within the bounds of an entry.
+    fn propose_batch(&mut self, now: Now, wall: LogTime, out: &mut ReplicaOutput) {
+        if self.batch.items.is_empty() {
+            return;
+        }
+        let stamp = self.stamp(wall);
+        let (payloads, mut clients) = self.batch.take_entries(stamp);
+        let proposed = self.raft.propose(now, &mut payloads.into_iter());
+        let rest = clients.split_off((proposed.count as usize).min(clients.len()));
+        if proposed.count > 0 {
+            self.last_stamp = stamp;
+        }
+        for (clients, offset) in clients.into_iter().zip(0..) {
+            let index = Index(proposed.first.index.0 + offset);
+            self.waiting_count += clients.len();
+            self.waiting.insert(index, Waiting { term: proposed.first.term, clients });
+        }
+        let Some(refused) = proposed.refused else { return };
+        let answer = match refused {
+            Refused::NotLeader { hint } => Answer::NotLeader { hint },
+            Refused::Busy => Answer::Busy,
+            Refused::TooBig { .. } => Answer::Invalid,
+        };
+        for (nth, clients) in rest.into_iter().enumerate() {
+            // Only the entry that was refused is too big; what stood behind it was not looked at.
+            let answer = if nth > 0 && answer == Answer::Invalid { &Answer::Busy } else { &answer };
+            self.bootstrap_proposed &= !clients.iter().any(Option::is_none);
+            answer_all(&clients, answer, out);
+        }
+    }
+
+    /// The newest configuration, if this is the shardmaster's replica and it has applied one.
+    pub fn config(&self) -> Option<&ClusterConfig> {
+        match &self.machine {
+            Machine::Master(master) => {
+                Some(master.config(None)).filter(|config| config.num > ConfigNum(0))
+            }
+            Machine::Shard(_) => None,
+        }
+    }
+
+    /// The leader it believes in.
+    pub fn leader(&self) -> LeaderView {
+        LeaderView { leader: self.role.leader, term: self.role.term }
+    }
+
+    /// Whether nothing waits to be answered here.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.batch.items.is_empty()
+    }
+
+    /// For INFO.
+    pub fn status(&self) -> ReplicaStatus {
+        let raft = self.raft.status();
+        let mut status = ReplicaStatus {
+            role: match raft.role {
+                Role::Leader => "leader",
+                Role::Follower => "follower",
+                Role::Candidate => "candidate",
+                Role::PreCandidate => "pre-candidate",
+            },
+            term: raft.hard.term,
+            leader: raft.leader,
+            last: raft.last.index,
+            commit: raft.commit,
+            applied: self.applied,
+            matched: raft.matched.into_iter().collect(),
+            ..ReplicaStatus::default()
+        };
+        if let Machine::Shard(store) = &self.machine {
+            let stats = store.stats();
+            status.keys = stats.keys;
+            status.expires = stats.expires;
+            status.data_bytes = stats.data_bytes;
+            status.lanes = stats.lanes;
+            status.lane_bytes = stats.lane_bytes;
+        }
+        status
+    }
+
+    /// A digest of the applied state: equal on replicas that applied the same index (I4).
+    pub fn digest(&self) -> u64 {
+        match &self.machine {
+            Machine::Shard(store) => store.digest(),
+            Machine::Master(master) => master.digest(),
+        }
+    }
+}
+
+impl Batch {
+    fn push(&mut self, item: EntryItem, client: Option<Client>, bytes: usize) {
+        self.items.push(item);
+        self.clients.push(client);
+        self.bytes.push(bytes);
+    }
+
+    /// Encodes the items as entries' payloads, each with the clients of its items.
+    fn take_entries(&mut self, stamp: LogTime) -> (Vec<bytes::Bytes>, Vec<Vec<Option<Client>>>) {
+        let mut payloads = Vec::new();
+        let mut clients = Vec::new();
+        let mut items = std::mem::take(&mut self.items).into_iter();
+        let mut owners = std::mem::take(&mut self.clients).into_iter();
+        let mut sizes = std::mem::take(&mut self.bytes).into_iter().peekable();
+        while sizes.peek().is_some() {
+            let mut count = 0;
+            let mut total = 0usize;
+            while let Some(bytes) = sizes.next_if(|bytes| {
+                count < ENTRY_ITEMS_MAX && (count == 0 || total + bytes <= ENTRY_BYTES_SOFT_MAX)
+            }) {
+                count += 1;
+                total += bytes;
+            }
+            let batch = EntryBatch { stamp, items: items.by_ref().take(count).collect() };
+            payloads.push(codec::encode_batch(&batch).into());
+            clients.push(owners.by_ref().take(count).collect());
+        }
+        (payloads, clients)
+    }
+}
+
+fn answer_all(clients: &[Option<Client>], answer: &Answer, out: &mut ReplicaOutput) {
+    for Client { origin, id } in clients.iter().flatten().copied() {
+        out.replies.push((origin, Reply { id, answer: answer.clone() }));
+    }
+}
