@@ -1,0 +1,203 @@
+//! Three replicas of one Raft group in one loop, without a network, a disk or a clock: what a host
+//! does for `raft-core`, and nothing else. Run it with `cargo run -p examples --example raft_by_hand`.
+//!
+//! A host's turn is always the same: pass inputs in, `poll`, then carry out what is owed, in its
+//! order: the write first, then what may be sent once it is durable, then what is committed.
+
+use bytes::Bytes;
+use raft_core::effects::{Effects, Fetch, FetchResult, Pull, Role, Write};
+use raft_core::message::Message;
+use raft_core::types::{Entry, EntryId, EntryKind, GroupId, HardState, NodeId, Now};
+use raft_core::{Config, Raft, Restored};
+use std::collections::{BTreeMap, VecDeque};
+
+const VOTERS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
+/// Bytes that a link takes at once.
+const LINK_ROOM: u64 = 1 << 20;
+
+/// What a node would find on its disk after a crash.
+#[derive(Default)]
+struct Disk {
+    hard: HardState,
+    log: Vec<Entry>,
+}
+
+impl Disk {
+    /// All of it or nothing: here a `Vec` in memory, in the program one redb commit with an fsync.
+    fn store(&mut self, write: &Write) {
+        if let Some(hard) = write.hard {
+            self.hard = hard;
+        }
+        if let Some(from) = write.truncate_from {
+            self.log.retain(|entry| entry.id.index < from);
+        }
+        self.log.extend(write.entries.iter().cloned());
+    }
+
+    /// Entries that the replica does not hold in memory any more: after a restart, all of them.
+    fn read(&self, fetch: &Fetch) -> FetchResult {
+        let wanted = |entry: &&Entry| (fetch.from..=fetch.to).contains(&entry.id.index);
+        let entries: Vec<Entry> = self.log.iter().filter(wanted).cloned().collect();
+        if entries.is_empty() { FetchResult::Gone } else { FetchResult::Entries(entries) }
+    }
+
+    /// What `Raft::open` wants to know of it: term and vote, and where each run of terms begins.
+    fn restored(&self) -> Restored {
+        let mut term_runs: Vec<EntryId> = Vec::new();
+        for entry in &self.log {
+            if term_runs.last().is_none_or(|run| run.term != entry.id.term) {
+                term_runs.push(entry.id);
+            }
+        }
+        let last = self.log.last().map_or(EntryId::default(), |entry| entry.id);
+        Restored { hard: self.hard, term_runs, last }
+    }
+}
+
+struct Node {
+    id: NodeId,
+    raft: Raft,
+    disk: Disk,
+    /// The state machine of this example: the committed commands in order.
+    applied: Vec<Bytes>,
+}
+
+impl Node {
+    fn open(id: NodeId, disk: Disk, now: Now) -> Node {
+        let config = Config::new(id, GroupId(1), VOTERS.to_vec());
+        let raft = Raft::open(config, disk.restored(), id.0, now).expect("a sound configuration");
+        Node { id, raft, disk, applied: Vec::new() }
+    }
+
+    /// One turn: carries out everything that is owed and returns the messages to send.
+    fn turn(&mut self, now: Now) -> Vec<(NodeId, Message)> {
+        let mut effects = Effects::default();
+        let mut sent = Vec::new();
+        while self.raft.poll(now, &mut effects) {
+            if let Some(role) = effects.role {
+                println!("{:>6} ms  n{}@{} {:?}", now / 1_000_000, self.id, role.term, role.role);
+            }
+            sent.extend(effects.send.drain(..).map(|envelope| (envelope.to, envelope.message)));
+            if let Some(write) = &effects.write {
+                self.disk.store(write);
+                self.raft.persisted(now, write.token);
+            }
+            // Votes and acknowledgements are promises: they leave when the write is durable.
+            let held = effects.send_after.drain(..);
+            sent.extend(held.map(|(_, envelope)| (envelope.to, envelope.message)));
+            self.apply(now, &effects.commit);
+            for fetch in &effects.fetch {
+                self.raft.fetched(now, fetch.id, self.disk.read(fetch));
+            }
+            for peer in &effects.appendable {
+                while let Pull::Ready(message) = self.raft.next_append(now, *peer, LINK_ROOM) {
+                    sent.push((*peer, message));
+                }
+            }
+        }
+        sent
+    }
+
+    fn apply(&mut self, now: Now, entries: &[Entry]) {
+        for entry in entries {
+            if entry.kind == EntryKind::Command {
+                self.applied.push(entry.payload());
+            }
+            self.raft.applied(now, entry.id.index, entry.frame.len() as u64);
+        }
+    }
+}
+
+/// All nodes that are up, the messages under way, and the time, which passes only when nothing else
+/// is left to do.
+#[derive(Default)]
+struct World {
+    nodes: BTreeMap<NodeId, Node>,
+    network: VecDeque<(NodeId, NodeId, Message)>,
+    now: Now,
+}
+
+impl World {
+    /// Lets everything happen that can happen without time passing.
+    fn settle(&mut self) {
+        loop {
+            for (id, node) in &mut self.nodes {
+                let sent = node.turn(self.now);
+                self.network.extend(sent.into_iter().map(|(to, message)| (*id, to, message)));
+            }
+            let Some((from, to, message)) = self.network.pop_front() else { return };
+            // A message to a node that is down is lost, which Raft expects of a network.
+            if let Some(node) = self.nodes.get_mut(&to) {
+                node.raft.step(self.now, from, message).expect("peers speak the protocol");
+            }
+        }
+    }
+
+    /// Jumps to the next instant at which some replica wants to be woken.
+    fn sleep(&mut self) {
+        let next = self.nodes.values().filter_map(|node| node.raft.deadline()).min();
+        self.now = next.expect("every replica has a deadline").max(self.now);
+        for node in self.nodes.values_mut() {
+            node.raft.tick(self.now);
+        }
+        self.settle();
+    }
+
+    /// Waits for a leader that everybody up follows.
+    fn leader(&mut self) -> NodeId {
+        loop {
+            let leads = |node: &&Node| node.raft.status().role == Role::Leader;
+            let leader = self.nodes.values().find(leads).map(|node| node.id);
+            let follows = |node: &Node| leader.is_some() && node.raft.status().leader == leader;
+            if let Some(leader) = leader
+                && self.nodes.values().all(follows)
+            {
+                return leader;
+            }
+            self.sleep();
+        }
+    }
+
+    /// Proposes one command at the leader and waits until every node that is up has applied it.
+    fn write(&mut self, command: &'static str) {
+        let leader = self.leader();
+        let node = self.nodes.get_mut(&leader).expect("the leader is up");
+        let mut batch = std::iter::once(Bytes::from_static(command.as_bytes()));
+        let proposed = node.raft.propose(self.now, &mut batch);
+        assert_eq!(proposed.count, 1, "a leader with a quorum takes it");
+        self.settle();
+        while self.nodes.values().any(|node| node.applied.last() != Some(&Bytes::from(command))) {
+            self.sleep();
+        }
+        println!("{:>6} ms  {command} stands at {}", self.now / 1_000_000, proposed.first);
+    }
+}
+
+fn main() {
+    let mut world = World::default();
+    for id in VOTERS {
+        world.nodes.insert(id, Node::open(id, Disk::default(), world.now));
+    }
+    world.write("SET k 1");
+    world.write("APPEND k 2");
+
+    let lost = world.leader();
+    let disk = world.nodes.remove(&lost).expect("it is up").disk;
+    println!("{:>6} ms  n{lost}, the leader, loses power", world.now / 1_000_000);
+    world.write("APPEND k 3");
+
+    println!("{:>6} ms  n{lost} starts again from its disk", world.now / 1_000_000);
+    world.nodes.insert(lost, Node::open(lost, disk, world.now));
+    world.write("APPEND k 4");
+
+    let expected = ["SET k 1", "APPEND k 2", "APPEND k 3", "APPEND k 4"];
+    for node in world.nodes.values() {
+        assert_eq!(node.applied, expected, "n{}", node.id);
+    }
+    println!("all three applied {expected:?}");
+}
+
+#[test]
+fn three_replicas_agree_over_the_leaders_death() {
+    main();
+}
