@@ -244,3 +244,155 @@ fn is_address(address: &str) -> bool {
     let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     host_fits && digits && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three nodes that vote in the shardmaster and in groups 1 and 2.
+    fn config() -> ClusterConfig {
+        let seats = |weight| GroupConfig { voters: vec![NodeId(1), NodeId(2), NodeId(3)], weight };
+        let node = |id| {
+            let (peer, resp) = (format!("n{id}:7000"), format!("n{id}:6379"));
+            (NodeId(id), NodeConfig { peer, resp })
+        };
+        let mut config = ClusterConfig {
+            num: ConfigNum(1),
+            cluster_id: "test".to_owned(),
+            nodes: (1..=3).map(node).collect(),
+            groups: (0..=2).map(|group| (GroupId(group), seats(1))).collect(),
+            slots: Vec::new(),
+        };
+        config.assign_evenly();
+        config
+    }
+
+    /// What `check` says after `change`.
+    fn refusal(change: impl FnOnce(&mut ClusterConfig)) -> String {
+        let mut config = config();
+        assert_eq!(config.check(), Ok(()));
+        change(&mut config);
+        config.check().expect_err("the change makes no sense").to_string()
+    }
+
+    #[test]
+    fn b96_addresses() {
+        for good in ["a:1", "10.0.0.1:65535", "[::1]:6379", &format!("{}:1", "h".repeat(255))] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in [
+            "",
+            "host",
+            ":6379",
+            "host:",
+            "host:0",
+            "host:65536",
+            "host:+1",
+            "host:-1",
+            "host: 1",
+            "ho st:1",
+            "a:b:1",
+            "[::1]",
+            "[]:1",
+            "[g]:1",
+            "::1:6379",
+            &format!("{}:1", "h".repeat(256)),
+        ] {
+            assert!(!is_address(bad), "{bad}");
+        }
+        let refusal = refusal(|c| c.nodes.get_mut(&NodeId(2)).unwrap().resp = "n2:0".to_owned());
+        assert_eq!(
+            refusal,
+            "the resp address \"n2:0\" of node 2 is not host:port with a host of 255 bytes at most \
+             and a port from 1 to 65535"
+        );
+    }
+
+    #[test]
+    fn b96_each_refusal_names_its_culprit() {
+        type Change = fn(&mut ClusterConfig);
+        let range = |first, last, group| SlotRange {
+            first: Slot(first),
+            last: Slot(last),
+            group: GroupId(group),
+        };
+        let cases: [(Change, &str); 9] = [
+            (|c| c.cluster_id.clear(), "the cluster id \"\" is not 1 to 64 printable characters"),
+            (
+                |c| c.cluster_id = "a b".to_owned(),
+                "the cluster id \"a b\" is not 1 to 64 printable characters",
+            ),
+            (
+                |c| {
+                    let node = c.nodes[&NodeId(1)].clone();
+                    c.nodes.insert(NodeId(0), node);
+                },
+                "0 is not a node id",
+            ),
+            (
+                |c| c.nodes.get_mut(&NodeId(2)).unwrap().peer = "n1:6379".to_owned(),
+                "the address \"n1:6379\" is given twice",
+            ),
+            (|c| drop(c.groups.remove(&SHARDMASTER)), "group 0, the shardmaster, is missing"),
+            (|c| c.groups.get_mut(&GroupId(1)).unwrap().voters.clear(), "group 1 has no voters"),
+            (
+                |c| c.groups.get_mut(&GroupId(1)).unwrap().voters[2] = NodeId(4),
+                "voter 4 of group 1 is not a node of the cluster",
+            ),
+            (
+                |c| c.groups.get_mut(&GroupId(2)).unwrap().voters[1] = NodeId(1),
+                "the voters of group 2 are not in order, each once",
+            ),
+            (
+                |c| drop(c.groups.remove(&GroupId(2))),
+                "slots 8192 to 16383 are given to group 2, which is no group for slots",
+            ),
+        ];
+        for (change, sentence) in cases {
+            assert_eq!(refusal(change), sentence);
+        }
+        for (ranges, sentence) in [
+            (vec![range(5, 4, 1)], "slots 5 to 4 are not a range of slots from 0 to 16383"),
+            (vec![range(0, 16384, 1)], "slots 0 to 16384 are not a range of slots from 0 to 16383"),
+            (
+                vec![range(0, 5, 1), range(5, 9, 2)],
+                "the slot ranges are not in order and apart at slot 5",
+            ),
+            (
+                vec![range(5, 9, 1), range(0, 1, 2)],
+                "the slot ranges are not in order and apart at slot 0",
+            ),
+            (
+                vec![range(0, 9, 0)],
+                "slots 0 to 9 are given to group 0, which is no group for slots",
+            ),
+        ] {
+            assert_eq!(refusal(|c| c.slots = ranges), sentence);
+        }
+    }
+
+    /// K2, K10: counts differ by one at most; groups beyond the slots own none.
+    #[test]
+    fn slots_are_shared_out_evenly() {
+        for groups in [1u32, 2, 3, 7, 1000, 20_000] {
+            let mut config = config();
+            let seats = config.groups[&GroupId(1)].clone();
+            config.groups.extend((1..=groups).map(|group| (GroupId(group), seats.clone())));
+            config.groups.retain(|group, _| group.0 <= groups);
+            config.assign_evenly();
+            assert_eq!(config.check(), Ok(()), "{groups} groups");
+            let counts: Vec<u32> = config
+                .shard_groups()
+                .map(|g| config.ranges_of(g).map(|r| u32::from(r.last.0 - r.first.0) + 1).sum())
+                .collect();
+            assert_eq!(counts.iter().sum::<u32>(), u32::from(SLOTS), "{groups} groups");
+            let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+            assert!(most - least <= 1, "{groups} groups own {least} to {most}");
+            for slot in [0, 1, 8191, 8192, 16383] {
+                let group = config.group_of(Slot(slot)).expect("every slot has a group");
+                let mut ranges = config.ranges_of(group);
+                assert!(ranges.any(|r| r.first.0 <= slot && slot <= r.last.0), "slot {slot}");
+            }
+        }
+    }
+}

@@ -291,3 +291,8 @@ impl postcard::ser_flavors::Flavor for Appending<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod tests;

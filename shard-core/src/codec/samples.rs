@@ -1,0 +1,326 @@
+//! Random values of everything that travels, from a seed.
+
+use super::*;
+use crate::cluster_config::{GroupConfig, NodeConfig, SlotRange};
+use crate::op::*;
+use crate::session::{Seq, SessionId};
+use crate::wire::*;
+use raft_core::frame::encode_entry;
+use raft_core::message::*;
+use raft_core::types::*;
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+pub(super) struct Samples(pub(super) u64);
+
+impl Samples {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(super) fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    /// Small, large and extreme numbers alike.
+    fn number(&mut self) -> u64 {
+        let shift = self.below(65) as u32;
+        self.next().checked_shr(shift).unwrap_or(0)
+    }
+
+    fn flag(&mut self) -> bool {
+        self.below(2) == 0
+    }
+
+    pub(super) fn bytes(&mut self) -> Bytes {
+        let len = self.below(24);
+        (0..len).map(|_| self.next() as u8).collect()
+    }
+
+    fn some<T>(&mut self, make: fn(&mut Samples) -> T) -> Option<T> {
+        self.flag().then(|| make(self))
+    }
+
+    fn many<T>(&mut self, make: fn(&mut Samples) -> T) -> Vec<T> {
+        let len = self.below(4);
+        (0..len).map(|_| make(self)).collect()
+    }
+
+    fn text(&mut self) -> String {
+        format!("text-{}", self.number())
+    }
+
+    fn slot(&mut self) -> Slot {
+        Slot(self.next() as u16)
+    }
+
+    fn slots(&mut self) -> (Slot, Slot) {
+        (self.slot(), self.slot())
+    }
+
+    fn expiry_command(&mut self) -> ExpiryCommand {
+        match self.below(7) {
+            0 => ExpiryCommand::Set,
+            1 => ExpiryCommand::SetEx,
+            2 => ExpiryCommand::PSetEx,
+            3 => ExpiryCommand::Expire,
+            4 => ExpiryCommand::PExpire,
+            5 => ExpiryCommand::ExpireAt,
+            _ => ExpiryCommand::PExpireAt,
+        }
+    }
+
+    fn set(&mut self) -> Set {
+        Set {
+            key: self.bytes(),
+            value: self.bytes(),
+            expiry: match self.below(4) {
+                0 => SetExpiry::Clear,
+                1 => SetExpiry::Keep,
+                2 => SetExpiry::AfterMs(self.number() as i64),
+                _ => SetExpiry::AtMs(self.number() as i64),
+            },
+            condition: match self.below(3) {
+                0 => None,
+                1 => Some(SetCondition::IfAbsent),
+                _ => Some(SetCondition::IfPresent),
+            },
+            get: self.flag(),
+            command: self.expiry_command(),
+        }
+    }
+
+    fn expire(&mut self) -> Expire {
+        Expire {
+            key: self.bytes(),
+            at: match self.flag() {
+                true => ExpireAt::AfterMs(self.number() as i64),
+                false => ExpireAt::AtMs(self.number() as i64),
+            },
+            nx: self.flag(),
+            xx: self.flag(),
+            gt: self.flag(),
+            lt: self.flag(),
+            command: self.expiry_command(),
+        }
+    }
+
+    fn op(&mut self) -> Op {
+        match self.below(16) {
+            0 => Op::Get { key: self.bytes() },
+            1 => Op::Set(self.set()),
+            2 => Op::Append { key: self.bytes(), value: self.bytes() },
+            3 => Op::IncrBy { key: self.bytes(), by: self.number() as i64 },
+            4 => Op::MGet { keys: self.many(Samples::bytes) },
+            5 => Op::Del { keys: self.many(Samples::bytes) },
+            6 => Op::Exists { keys: self.many(Samples::bytes) },
+            7 => Op::Strlen { key: self.bytes() },
+            8 => Op::Ttl { key: self.bytes(), unit: TimeUnit::Seconds },
+            9 => Op::Expire(self.expire()),
+            10 => Op::Persist { key: self.bytes() },
+            11 => Op::Type { key: self.bytes() },
+            12 => Op::FlushSlot,
+            13 => Op::CountKeys,
+            14 => Op::ListKeys { count: self.number() as u32 },
+            _ => Op::GetDel { key: self.bytes() },
+        }
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        match self.below(8) {
+            0 => Outcome::Ok,
+            1 => Outcome::Nil,
+            2 => Outcome::Integer(self.number() as i64),
+            3 => Outcome::Value(self.bytes()),
+            4 => Outcome::Values(self.many(|samples| samples.some(Samples::bytes))),
+            5 => Outcome::Keys(self.many(Samples::bytes)),
+            6 => Outcome::Word(Word::String),
+            _ => Outcome::Error(OpError::InvalidExpireTime(self.expiry_command())),
+        }
+    }
+
+    fn lane_request(&mut self) -> LaneRequest {
+        LaneRequest {
+            session: SessionId(u128::from(self.number()) << 64 | u128::from(self.number())),
+            deadline: LogTime(self.number()),
+            slot: self.slot(),
+            seq: Seq(self.number()),
+            acked: Seq(self.number()),
+            op: self.op(),
+        }
+    }
+
+    fn query(&mut self) -> GroupQuery {
+        match self.flag() {
+            true => GroupQuery::KeyCount,
+            false => GroupQuery::OccupiedSlots,
+        }
+    }
+
+    fn config(&mut self) -> ClusterConfig {
+        ClusterConfig {
+            num: ConfigNum(self.number()),
+            cluster_id: self.text(),
+            nodes: self
+                .many(|s| (NodeId(s.number()), NodeConfig { peer: s.text(), resp: s.text() }))
+                .into_iter()
+                .collect(),
+            groups: self
+                .many(|s| {
+                    let voters = s.many(|s| NodeId(s.number()));
+                    (GroupId(s.next() as u32), GroupConfig { voters, weight: s.next() as u32 })
+                })
+                .into_iter()
+                .collect(),
+            slots: self.many(|s| SlotRange {
+                first: s.slot(),
+                last: s.slot(),
+                group: GroupId(s.next() as u32),
+            }),
+        }
+    }
+
+    fn item(&mut self) -> EntryItem {
+        match self.below(4) {
+            0 => EntryItem::Lane(self.lane_request()),
+            1 => EntryItem::Group(self.query()),
+            2 => EntryItem::Assign {
+                config: ConfigNum(self.number()),
+                ranges: self.many(Samples::slots),
+            },
+            _ => EntryItem::Bootstrap(self.config()),
+        }
+    }
+
+    pub(super) fn batch(&mut self) -> EntryBatch {
+        EntryBatch { stamp: LogTime(self.number()), items: self.many(Samples::item) }
+    }
+
+    fn request(&mut self) -> Request {
+        let body = match self.below(3) {
+            0 => RequestBody::Lane(self.lane_request()),
+            1 => RequestBody::Group(self.query()),
+            _ => RequestBody::LogTime,
+        };
+        Request { id: self.number(), body }
+    }
+
+    fn node_message(&mut self) -> ToNode {
+        match self.below(3) {
+            0 => ToNode::Requests(RequestBatch {
+                group: GroupId(self.next() as u32),
+                requests: self.many(Samples::request),
+            }),
+            1 => ToNode::View,
+            _ => ToNode::Ping,
+        }
+    }
+
+    fn answer(&mut self) -> Answer {
+        let log_time = LogTime(self.number());
+        match self.below(16) {
+            0 => Answer::Done { outcome: self.outcome(), log_time },
+            1 => Answer::Group(GroupAnswer::KeyCount { keys: self.number(), expires: 0 }),
+            2 => Answer::Group(GroupAnswer::OccupiedSlots {
+                owned: self.many(Samples::slots),
+                occupied: self.many(Samples::slots),
+            }),
+            3 => Answer::LogTime(log_time),
+            4 => Answer::NotLeader { hint: self.some(|s| NodeId(s.number())) },
+            5 => Answer::Busy,
+            6 => Answer::Lost,
+            7 => Answer::Elsewhere,
+            8 => Answer::Expired { log_time },
+            9 => Answer::DeadlineTooFar { log_time },
+            10 => Answer::Old,
+            11 => Answer::Gap { last: Seq(self.number()) },
+            12 => Answer::Window,
+            13 => Answer::ReplyGone,
+            14 => Answer::Invalid,
+            _ => Answer::LanesFull,
+        }
+    }
+
+    fn router_message(&mut self) -> ToRouter {
+        match self.below(3) {
+            0 => ToRouter::Replies(self.many(|s| Reply { id: s.number(), answer: s.answer() })),
+            1 => ToRouter::View(ClusterView {
+                config: self.config(),
+                leaders: self
+                    .many(|s| {
+                        let leader = s.some(|s| NodeId(s.number()));
+                        let term = Term(s.number());
+                        (GroupId(s.next() as u32), LeaderView { leader, term })
+                    })
+                    .into_iter()
+                    .collect(),
+            }),
+            _ => ToRouter::Pong,
+        }
+    }
+
+    fn id(&mut self) -> EntryId {
+        EntryId { index: Index(self.number()), term: Term(self.number()) }
+    }
+
+    /// Entries as a leader could have them: contiguous, terms that rise up to its own.
+    fn append_entries(&mut self, group: GroupId) -> AppendEntries {
+        let prev = EntryId { index: Index(self.number() >> 1), term: Term(self.number() >> 2) };
+        let mut id = prev;
+        let count = self.below(4);
+        let entries = (0..count)
+            .map(|_| {
+                let term = Term(id.term.0 + self.next() % 2);
+                id = EntryId { index: id.index.next(), term };
+                match self.flag() {
+                    true => encode_entry(group, id, EntryKind::Empty, &[]),
+                    false => encode_entry(group, id, EntryKind::Command, &self.bytes()),
+                }
+            })
+            .collect();
+        AppendEntries {
+            term: Term(id.term.0 + self.next() % 2),
+            prev,
+            commit: Index(self.number()),
+            stamp: self.number(),
+            entries,
+        }
+    }
+
+    fn envelope(&mut self) -> RaftEnvelope {
+        let group = GroupId(self.next() as u32);
+        let term = Term(self.number());
+        let (last, granted) = (self.id(), self.flag());
+        let message = match self.below(7) {
+            0 => Message::PreVote(PreVote { term, round: self.number(), last }),
+            1 => Message::PreVoteReply(PreVoteReply { term, round: self.number(), granted }),
+            2 => Message::RequestVote(RequestVote { term, last }),
+            3 => Message::RequestVoteReply(RequestVoteReply { term, granted }),
+            4 => Message::AppendEntriesReply(AppendEntriesReply {
+                term,
+                stamp: self.number(),
+                commit: Index(self.number()),
+                outcome: match granted {
+                    true => AppendOutcome::Accepted {
+                        matched: Index(self.number()),
+                        received: Index(self.number()),
+                    },
+                    false => AppendOutcome::Rejected { prev: Index(self.number()), hint: last },
+                },
+            }),
+            _ => Message::AppendEntries(self.append_entries(group)),
+        };
+        RaftEnvelope { group, message }
+    }
+
+    pub(super) fn frame(&mut self) -> WireFrame {
+        match self.below(3) {
+            0 => WireFrame::Raft(self.envelope()),
+            1 => WireFrame::ToNode(self.node_message()),
+            _ => WireFrame::ToRouter(self.router_message()),
+        }
+    }
+}
