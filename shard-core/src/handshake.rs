@@ -504,9 +504,9 @@ mod tests {
         let control = Purpose::Control;
         assert_eq!(listener, Peer { node: Some(N2), epoch: 22, purpose: control, version: 1 });
         assert_eq!(dialer, Peer { node: Some(N1), epoch: 11, purpose: control, version: 1 });
-        let router =
+        let front_end =
             Run { node: None, purpose: Purpose::Router, expected: None, ..Run::good() }.run();
-        assert_eq!(router.unwrap().1.node, None);
+        assert_eq!(front_end.unwrap().1.node, None);
     }
 
     #[test]
