@@ -1,2 +1,3 @@
 //! The front end: RESP in, requests to groups out.
 pub mod backend;
+pub mod dial;
