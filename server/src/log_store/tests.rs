@@ -4,6 +4,8 @@ use raft_core::types::{Entry, EntryKind, Index, Mark, NodeId, Term};
 use redb::backends::FileBackend;
 use std::sync::mpsc::{Receiver, channel};
 
+type Wal<'t> = redb::Table<'t, u64, &'static [u8]>;
+
 const G1: GroupId = GroupId(1);
 const G2: GroupId = GroupId(2);
 
@@ -184,9 +186,7 @@ fn a_writer_that_contradicts_itself_ends_with_a_sentence() {
 #[test]
 fn rows_that_are_not_what_was_written_stop_the_start() {
     let directory = tempfile::tempdir().unwrap();
-    let check = |name: &str,
-                 damage: &dyn Fn(&mut redb::Table<'_, u64, &'static [u8]>),
-                 want: &str| {
+    let check = |name: &str, damage: &dyn Fn(&mut Wal<'_>), want: &str| {
         let path = directory.path().join(name);
         let log = open(&path);
         log.store.submit(vec![(G1, write(1, vec![entry(G1, 1, 1, &[1; 40_000])]))]);
@@ -201,7 +201,7 @@ fn rows_that_are_not_what_was_written_stop_the_start() {
         let error = try_open(&path, LogStoreConfig::default()).err().unwrap().to_string();
         assert!(error.contains(name) && error.contains(want), "{error}");
     };
-    let flip = |table: &mut redb::Table<'_, u64, &'static [u8]>, seq: u64, at: usize| {
+    let flip = |table: &mut Wal<'_>, seq: u64, at: usize| {
         let mut value = table.remove(seq).unwrap().unwrap().value().to_vec();
         value[at] ^= 1;
         table.insert(seq, &value[..]).unwrap();

@@ -1,0 +1,428 @@
+//! Links to peers: this node's words to each of them, over connections that it dials.
+//!
+//! A link is two connections: *control* for heartbeats, votes, acknowledgements and small appends,
+//! *bulk* for appends too big to go between heartbeats. They stand and fall together: had only one
+//! broken, the core would go on waiting for what was in it (rule R11). What peers say comes in over
+//! connections that they dial ([`crate::listener`]).
+//!
+//! **Invariants.**
+//! - Nothing here waits for anything but its own link: `send` and `wake` never do.
+//! - What a link cannot take is dropped and counted. Raft asks again.
+//! - Appends are pulled, when the socket can take them: they do not queue here.
+//! - One write per wake-up, of at most about [`WRITE_BYTES_MAX`].
+
+use crate::listener::{Inbound, LocalIdentity};
+use crate::random;
+use bytes::BytesMut;
+use raft_core::frame::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
+use raft_core::message::Message;
+use router::dial::{DialError, dial};
+use shard_core::codec::{WireFrame, encode_frame};
+use shard_core::handshake::{Credentials, Purpose};
+use shard_core::wire::RaftEnvelope;
+use shard_core::{GroupId, NodeId};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// A write takes no further message once it has this many bytes, and a bigger append goes over the
+/// bulk connection: what is written is what a heartbeat has to wait for (rule R27).
+pub const WRITE_BYTES_MAX: usize = 256 << 10;
+/// Messages that wait for one link. They are small; the core sends each again when it matters.
+const QUEUE_MAX: usize = 8192;
+/// Appends that wait for one bulk connection: at most one big one, and what has to stay behind it.
+const BULK_QUEUE_MAX: usize = 1024;
+/// Room for the largest entry there is.
+const BULK_ROOM: usize = PAYLOAD_BYTES_MAX + HEADER_BYTES;
+/// Pauses between attempts to reach a peer: from the first to the second, doubling.
+const RETRY_MIN: Duration = Duration::from_millis(10);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// A link that stood this long was good: the pauses begin anew.
+const GOOD_LINK: Duration = Duration::from_secs(1);
+
+/// Where appends come from: the worker's groups.
+pub trait AppendSource {
+    /// An append for `peer` of at most `room` frame bytes; called when its link is writable, never
+    /// from inside `send` or `wake`.
+    fn next_append(&self, peer: NodeId, room: usize) -> Option<RaftEnvelope>;
+}
+
+/// Counters since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransportStats {
+    /// Messages written to a socket.
+    pub sent: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Messages dropped: no link, or its queue was full.
+    pub dropped: u64,
+    /// Links that came to stand.
+    pub links: u64,
+}
+
+/// All links of a node. Dropping it ends them.
+pub struct Transport {
+    shared: Rc<Shared>,
+    peers: RefCell<BTreeMap<NodeId, Peer>>,
+}
+
+struct Shared {
+    node: NodeId,
+    credentials: Credentials,
+    source: Rc<dyn AppendSource>,
+    inbox: mpsc::Sender<Inbound>,
+    next_link: Cell<u64>,
+    sent: Cell<u64>,
+    sent_bytes: Cell<u64>,
+    dropped: Cell<u64>,
+}
+
+struct Peer {
+    link: Rc<Link>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Peer {
+    /// Lets the link's task end by itself: it has a `LinkDown` to tell.
+    fn end(&mut self) -> Option<JoinHandle<()>> {
+        self.link.ended.cancel();
+        self.task.take()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What the worker's calls and the link's task share.
+struct Link {
+    node: NodeId,
+    address: String,
+    ended: CancellationToken,
+    up: Cell<bool>,
+    queue: RefCell<VecDeque<RaftEnvelope>>,
+    /// The core may have something to append.
+    appendable: Cell<bool>,
+    work: Notify,
+    bulk: RefCell<VecDeque<RaftEnvelope>>,
+    bulk_work: Notify,
+    /// Groups with appends on their way through the bulk connection: their next ones go the same
+    /// way, for an append that overtakes another is refused and sent again.
+    bulk_groups: RefCell<BTreeMap<GroupId, usize>>,
+}
+
+impl Transport {
+    /// Begins to dial every peer (`host:port`). Must be called inside a `LocalSet`.
+    pub fn start(
+        local: LocalIdentity,
+        peers: BTreeMap<NodeId, String>,
+        source: Rc<dyn AppendSource>,
+        inbox: mpsc::Sender<Inbound>,
+    ) -> Rc<Transport> {
+        let shared = Shared {
+            node: local.node,
+            credentials: local.credentials(),
+            source,
+            inbox,
+            next_link: Cell::new(1),
+            sent: Cell::new(0),
+            sent_bytes: Cell::new(0),
+            dropped: Cell::new(0),
+        };
+        let transport = Transport { shared: Rc::new(shared), peers: RefCell::default() };
+        transport.set_peers(peers);
+        Rc::new(transport)
+    }
+
+    /// Queues a message. Dropped and counted if there is no link or too much waits.
+    pub fn send(&self, to: NodeId, envelope: RaftEnvelope) {
+        let peers = self.peers.borrow();
+        let link = peers.get(&to).map(|peer| &peer.link).filter(|link| link.up.get());
+        let Some(link) = link.filter(|link| link.queue.borrow().len() < QUEUE_MAX) else {
+            return count(&self.shared.dropped, 1);
+        };
+        link.queue.borrow_mut().push_back(envelope);
+        link.work.notify_one();
+    }
+
+    /// Says that `next_append` may yield something for the peer.
+    pub fn wake(&self, peer: NodeId) {
+        if let Some(peer) = self.peers.borrow().get(&peer) {
+            peer.link.appendable.set(true);
+            peer.link.work.notify_one();
+        }
+    }
+
+    /// Dials new peers and new addresses, and ends the links to those that are gone.
+    pub fn set_peers(&self, peers: BTreeMap<NodeId, String>) {
+        let mut before = std::mem::take(&mut *self.peers.borrow_mut());
+        let mut after = BTreeMap::new();
+        for (node, address) in peers {
+            if node == self.shared.node {
+                continue;
+            }
+            let peer = match before.remove(&node) {
+                Some(peer) if peer.link.address == address => peer,
+                replaced => self.begin(node, address, replaced),
+            };
+            after.insert(node, peer);
+        }
+        *self.peers.borrow_mut() = after;
+    }
+
+    /// Begins a link. One that it replaces ends first, so its `LinkDown` comes before our `LinkUp`.
+    fn begin(&self, node: NodeId, address: String, replaced: Option<Peer>) -> Peer {
+        let link = Rc::new(Link::new(node, address));
+        let (shared, running) = (self.shared.clone(), link.clone());
+        let task = spawn_local(async move {
+            if let Some(mut replaced) = replaced
+                && let Some(task) = replaced.end()
+            {
+                let _ = task.await;
+            }
+            run(&shared, &running).await;
+        });
+        Peer { link, task: Some(task) }
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> TransportStats {
+        TransportStats {
+            sent: self.shared.sent.get(),
+            sent_bytes: self.shared.sent_bytes.get(),
+            dropped: self.shared.dropped.get(),
+            links: self.shared.next_link.get() - 1,
+        }
+    }
+}
+
+impl Link {
+    fn new(node: NodeId, address: String) -> Link {
+        Link {
+            node,
+            address,
+            ended: CancellationToken::new(),
+            up: Cell::new(false),
+            queue: RefCell::default(),
+            appendable: Cell::new(false),
+            work: Notify::new(),
+            bulk: RefCell::default(),
+            bulk_work: Notify::new(),
+            bulk_groups: RefCell::default(),
+        }
+    }
+
+    /// Forgets what waited for a link that is gone: it may be old news on the next one.
+    fn reset(&self) {
+        self.up.set(false);
+        self.queue.borrow_mut().clear();
+        self.bulk.borrow_mut().clear();
+        self.bulk_groups.borrow_mut().clear();
+    }
+
+    /// The next bytes for the control connection, appended to `buffer`: first what waits, then
+    /// appends while there is room.
+    fn fill(&self, shared: &Shared, buffer: &mut BytesMut) {
+        while buffer.len() < WRITE_BYTES_MAX {
+            let Some(envelope) = self.queue.borrow_mut().pop_front() else { break };
+            encode(shared, envelope, buffer);
+        }
+        while self.appendable.get() && buffer.len() < WRITE_BYTES_MAX {
+            match shared.source.next_append(self.node, WRITE_BYTES_MAX - buffer.len()) {
+                Some(envelope) if self.goes_behind_bulk(&envelope) => self.push_bulk(envelope),
+                Some(envelope) => encode(shared, envelope, buffer),
+                // Perhaps there was something that did not fit behind the rest.
+                None if !buffer.is_empty() => break,
+                None => self.pull_bulk(shared),
+            }
+        }
+    }
+
+    /// With a whole write's room nothing came: what is left is too big for this connection, or
+    /// nothing. While the bulk connection is busy it is not asked; it asks when it is done.
+    fn pull_bulk(&self, shared: &Shared) {
+        let idle = self.bulk_groups.borrow().is_empty();
+        match idle.then(|| shared.source.next_append(self.node, BULK_ROOM)).flatten() {
+            Some(envelope) => self.push_bulk(envelope),
+            None => self.appendable.set(false),
+        }
+    }
+
+    fn goes_behind_bulk(&self, envelope: &RaftEnvelope) -> bool {
+        let Message::AppendEntries(request) = &envelope.message else { return false };
+        !request.entries.is_empty()
+            && self.bulk_groups.borrow().contains_key(&envelope.group)
+            && self.bulk.borrow().len() < BULK_QUEUE_MAX
+    }
+
+    fn push_bulk(&self, envelope: RaftEnvelope) {
+        *self.bulk_groups.borrow_mut().entry(envelope.group).or_default() += 1;
+        self.bulk.borrow_mut().push_back(envelope);
+        self.bulk_work.notify_one();
+    }
+
+    /// One message of the group has gone through the bulk connection.
+    fn bulk_done(&self, group: GroupId) {
+        let mut groups = self.bulk_groups.borrow_mut();
+        if let Some(left) = groups.get_mut(&group) {
+            *left -= 1;
+            if *left == 0 {
+                groups.remove(&group);
+            }
+        }
+        if groups.is_empty() {
+            self.appendable.set(true);
+            self.work.notify_one();
+        }
+    }
+}
+
+fn count(counter: &Cell<u64>, more: u64) {
+    counter.set(counter.get() + more);
+}
+
+fn encode(shared: &Shared, envelope: RaftEnvelope, buffer: &mut BytesMut) {
+    let before = buffer.len();
+    encode_frame(&WireFrame::Raft(envelope), buffer);
+    count(&shared.sent, 1);
+    count(&shared.sent_bytes, (buffer.len() - before) as u64);
+}
+
+/// Keeps a link to one peer until it is ended.
+async fn run(shared: &Shared, link: &Link) {
+    let mut pause = RETRY_MIN;
+    let mut complaint = String::new();
+    loop {
+        let dialed = tokio::select! {
+            () = link.ended.cancelled() => return,
+            dialed = dial_both(shared, link) => dialed,
+        };
+        match dialed {
+            Ok(streams) => {
+                let began = Instant::now();
+                complaint.clear();
+                if !stand(shared, link, streams).await {
+                    return;
+                }
+                if began.elapsed() >= GOOD_LINK {
+                    pause = RETRY_MIN;
+                }
+            }
+            Err(error) => {
+                // A peer that is away is tried for ever; one line tells it.
+                let text = error.to_string();
+                if text != complaint {
+                    warn!(peer = %link.node, address = link.address, error = text, "no link");
+                    complaint = text;
+                }
+            }
+        }
+        tokio::select! {
+            () = link.ended.cancelled() => return,
+            () = sleep(jittered(pause)) => {}
+        }
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+/// Half of the pause to all of it, so that peers that lost each other do not meet in step.
+fn jittered(pause: Duration) -> Duration {
+    let draw = random::number().unwrap_or_default();
+    pause / 2 + (pause / 2).mul_f64(draw as f64 / u64::MAX as f64)
+}
+
+struct Streams {
+    control: TcpStream,
+    bulk: TcpStream,
+    epoch: u64,
+}
+
+async fn dial_both(shared: &Shared, link: &Link) -> Result<Streams, DialError> {
+    let one = async |purpose| {
+        let (node, expected) = (Some(shared.node), Some(link.node));
+        let nonce = random::bytes()?;
+        dial(&link.address, &shared.credentials, node, purpose, expected, nonce).await
+    };
+    let ((control, first), (bulk, second)) =
+        tokio::try_join!(one(Purpose::Control), one(Purpose::Bulk))?;
+    if first.epoch != second.epoch {
+        return Err(io::Error::other("the peer restarted meanwhile").into());
+    }
+    Ok(Streams { control, bulk, epoch: first.epoch })
+}
+
+/// A link from its handshake to its end. False: it is not to be tried again.
+async fn stand(shared: &Shared, link: &Link, streams: Streams) -> bool {
+    let number = shared.next_link.replace(shared.next_link.get() + 1);
+    let (node, epoch) = (link.node, streams.epoch);
+    let (mut control_read, mut control) = streams.control.into_split();
+    let (mut bulk_read, mut bulk) = streams.bulk.into_split();
+    link.up.set(true);
+    if shared.inbox.send(Inbound::LinkUp { node, epoch, link: number }).await.is_err() {
+        return false;
+    }
+    let ended = tokio::select! {
+        () = link.ended.cancelled() => None,
+        error = write_control(shared, link, &mut control) => Some(error),
+        error = write_bulk(shared, link, &mut bulk) => Some(error),
+        error = until_closed(&mut control_read) => Some(error),
+        error = until_closed(&mut bulk_read) => Some(error),
+    };
+    link.reset();
+    if let Some(error) = &ended {
+        debug!(peer = %node, link = number, %error, "link broke");
+    }
+    shared.inbox.send(Inbound::LinkDown { node }).await.is_ok() && ended.is_some()
+}
+
+async fn write_control(shared: &Shared, link: &Link, to: &mut OwnedWriteHalf) -> io::Error {
+    let mut buffer = BytesMut::with_capacity(WRITE_BYTES_MAX);
+    loop {
+        link.fill(shared, &mut buffer);
+        if buffer.is_empty() {
+            link.work.notified().await;
+        } else if let Err(error) = to.write_all(&buffer).await {
+            return error;
+        }
+        buffer.clear();
+    }
+}
+
+async fn write_bulk(shared: &Shared, link: &Link, to: &mut OwnedWriteHalf) -> io::Error {
+    loop {
+        let Some(envelope) = link.bulk.borrow_mut().pop_front() else {
+            link.bulk_work.notified().await;
+            continue;
+        };
+        let group = envelope.group;
+        // Not kept: such a buffer is as big as the entry.
+        let mut buffer = BytesMut::new();
+        encode(shared, envelope, &mut buffer);
+        if let Err(error) = to.write_all(&buffer).await {
+            return error;
+        }
+        link.bulk_done(group);
+    }
+}
+
+/// A peer says nothing on a connection that we dialed: whatever comes is its end.
+async fn until_closed(from: &mut OwnedReadHalf) -> io::Error {
+    let mut byte = [0; 1];
+    match from.read(&mut byte).await {
+        Ok(0) => io::Error::from(io::ErrorKind::UnexpectedEof),
+        Ok(_) => io::Error::other("the peer answered where it should not"),
+        Err(error) => error,
+    }
+}
