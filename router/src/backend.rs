@@ -78,6 +78,8 @@ pub struct DispatchStats {
     pub retries: u64,
     /// Answers of attempts that no longer mattered.
     pub late: u64,
+    /// Attempts that a node called nonsense: a fault of this router or of that node.
+    pub invalid: u64,
     /// Views asked for.
     pub refreshes: u64,
     /// Sessions opened.

@@ -1,3 +1,4 @@
 //! The front end: RESP in, requests to groups out.
 pub mod backend;
 pub mod dial;
+pub mod dispatch;

@@ -1,0 +1,197 @@
+//! One lane: the ops of one slot in one session, in the order of their seqs.
+//!
+//! Go-back-N: `next` is the first op to send (again); nothing after it is in flight. Whatever goes
+//! wrong moves `next` back, never forward, so that a seq leaves only behind all lower ones.
+
+use super::book::{Attempt, Book, Ticket};
+use crate::backend::{Answered, Refusal};
+use shard_core::op::Op;
+use shard_core::session::{LogTime, Seq, SessionId};
+use shard_core::slot::Slot;
+use shard_core::{GroupId, NodeId};
+use std::collections::VecDeque;
+
+/// How many earlier attempts of an op are still recognised when their answers come late. What falls
+/// out is as good as lost on the way.
+const ATTEMPTS_KEPT_MAX: usize = 4;
+
+/// Where an op with a seq stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// To be sent, or sent again.
+    Waiting,
+    /// The attempt of this id is with this node.
+    InFlight(u64, NodeId),
+    /// The lane has answered.
+    Answered,
+    /// Surely not executed in this lane, now or later: goes on in a new one, as if never sent.
+    Rerun,
+}
+
+/// An op that is not answered yet.
+#[derive(Clone, Debug)]
+pub(super) struct PendingOp {
+    /// What to do. A void once nobody waits and the op may be given up.
+    pub(super) op: Op,
+    /// Whether the op as submitted can change state.
+    pub(super) write: bool,
+    /// Who waits. None: answered already, or the client went.
+    pub(super) ticket: Option<Ticket>,
+    /// When it was submitted.
+    pub(super) submitted: u64,
+    /// When it is answered at the latest; of a given-up one, when it is looked at next.
+    pub(super) deadline: u64,
+    /// The group in whose bounds it counts.
+    pub(super) group: GroupId,
+    /// What it weighs in the bounds.
+    pub(super) bytes: usize,
+    /// Where it stands.
+    pub(super) fate: Fate,
+    /// When the latest attempt left.
+    pub(super) sent_at: u64,
+    /// Frames that ever left for its seq.
+    pub(super) frames: u32,
+    /// Of those, the ones that may have had, or have yet, an effect: no answer says otherwise.
+    pub(super) open: u32,
+    /// Earlier attempts whose answers would still tell something, oldest first.
+    pub(super) older: Vec<u64>,
+}
+
+impl PendingOp {
+    /// What to tell the client when the group's answer is not to be had.
+    pub(super) fn refusal(&self, now: u64, sure: Refusal) -> Refusal {
+        if self.write && self.open > 0 {
+            Refusal::Unknown { waited_ms: now.saturating_sub(self.submitted) / 1_000_000 }
+        } else {
+            sure
+        }
+    }
+
+    /// Fills the seq without effect if it has had none so far: the lane needs every seq filled.
+    /// Only for an op whose client was answered.
+    pub(super) fn make_void(&mut self) {
+        self.op = Op::Exists { keys: Vec::new() };
+    }
+}
+
+/// The ops of one slot in one session.
+#[derive(Clone, Debug)]
+pub(super) struct Lane {
+    /// The session.
+    pub(super) session: SessionId,
+    /// Its D.
+    pub(super) deadline: LogTime,
+    /// Every seq up to this one is answered; `ops[0]` has the next.
+    pub(super) acked: Seq,
+    /// Ops with a seq, those that were answered before a lower one among them.
+    pub(super) ops: VecDeque<PendingOp>,
+    /// Index of the first op that may have to be sent.
+    pub(super) next: usize,
+    /// The session is over or refused: no new op joins, and what is left is answered, or goes on in
+    /// a new session's lane once nothing in this one waits any more.
+    pub(super) closing: bool,
+}
+
+impl Lane {
+    /// An empty one.
+    pub(super) fn new(session: SessionId, deadline: LogTime) -> Lane {
+        Lane { session, deadline, acked: Seq(0), ops: VecDeque::new(), next: 0, closing: false }
+    }
+
+    /// The seq of the op at an index.
+    pub(super) fn seq_at(&self, index: usize) -> Seq {
+        Seq(self.acked.0 + 1 + index as u64)
+    }
+
+    /// Where a seq stands in `ops`.
+    pub(super) fn index_of(&self, seq: Seq) -> Option<usize> {
+        let index = usize::try_from(seq.0.checked_sub(self.acked.0 + 1)?).ok()?;
+        (index < self.ops.len()).then_some(index)
+    }
+
+    /// Index of the next op to send again, if any.
+    pub(super) fn resend(&mut self) -> Option<usize> {
+        while self.next < self.ops.len() {
+            if self.ops[self.next].fate == Fate::Waiting {
+                return Some(self.next);
+            }
+            self.next += 1;
+        }
+        None
+    }
+
+    /// Sends everything from `from` on again. What is in flight there is not waited for any more; an
+    /// answer that says "executed" still counts when it comes.
+    pub(super) fn rewind(&mut self, from: usize, book: &mut Book) {
+        for op in self.ops.range_mut(from.min(self.ops.len())..) {
+            if let Fate::InFlight(id, node) = op.fate {
+                book.release(node, op.bytes);
+                op.fate = Fate::Waiting;
+                op.older.push(id);
+                if op.older.len() > ATTEMPTS_KEPT_MAX {
+                    book.attempts.remove(&op.older.remove(0));
+                }
+            }
+        }
+        self.next = self.next.min(from);
+    }
+
+    /// Notes an attempt for the op at `index`, which is the one `resend` gave or the newest.
+    pub(super) fn sent(
+        &mut self,
+        index: usize,
+        slot: Slot,
+        node: NodeId,
+        now: u64,
+        book: &mut Book,
+    ) -> u64 {
+        let seq = self.seq_at(index);
+        let id = book.attempt(Attempt::Op { slot, seq });
+        let op = &mut self.ops[index];
+        op.fate = Fate::InFlight(id, node);
+        op.sent_at = now;
+        op.frames += 1;
+        op.open += 1;
+        if op.frames > 1 {
+            book.stats.retries += 1;
+        }
+        book.charge(node, op.bytes);
+        self.next = index + 1;
+        id
+    }
+
+    /// Answers the op at `index` for good: its client, if one waits, and the lane's book.
+    pub(super) fn settle(&mut self, index: usize, answer: Answered, book: &mut Book) {
+        let op = &mut self.ops[index];
+        if let Fate::InFlight(id, node) = op.fate {
+            book.release(node, op.bytes);
+            book.attempts.remove(&id);
+        }
+        for id in op.older.drain(..) {
+            book.attempts.remove(&id);
+        }
+        op.fate = Fate::Answered;
+        book.answer(&mut op.ticket, answer);
+        book.forget(op.group, op.deadline, op.bytes);
+    }
+
+    /// Takes answered ops off the front; what they were can be acknowledged to the group.
+    pub(super) fn acknowledge(&mut self) {
+        while self.ops.front().is_some_and(|op| op.fate == Fate::Answered) {
+            self.ops.pop_front();
+            self.acked.0 += 1;
+            self.next = self.next.saturating_sub(1);
+        }
+    }
+
+    /// Whether the group says it remembers less than it once answered: it forgot the lane.
+    pub(super) fn is_lost(&self, last: Seq) -> bool {
+        let answered = self.ops.iter().rposition(|op| op.fate == Fate::Answered);
+        last < answered.map_or(self.acked, |index| self.seq_at(index))
+    }
+
+    /// Whether everything in a closing lane is answered or may go on elsewhere.
+    pub(super) fn is_left(&self) -> bool {
+        self.closing && self.ops.iter().all(|op| matches!(op.fate, Fate::Answered | Fate::Rerun))
+    }
+}
