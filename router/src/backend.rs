@@ -1,15 +1,23 @@
 //! Where requests go: to the node in this process, or over a link. The shell around `dispatch`.
 
+mod driver;
+mod sink;
+
+pub use self::sink::ReplySink;
+
+use self::driver::Inner;
+use crate::dispatch::Bounds;
+
 use shard_core::cluster_config::ClusterConfig;
+use shard_core::handshake::Credentials;
 use shard_core::op::{Op, Outcome};
 use shard_core::slot::Slot;
 use shard_core::wire::{ClusterView, GroupAnswer, GroupQuery, NodeStatus, ToNode, ToRouter};
 use shard_core::{GroupId, NodeId};
-use std::cell::{Cell, OnceCell, RefCell};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 /// Whom a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,107 +115,57 @@ pub struct LocalNode {
 pub struct BackendConfig {
     /// How long a request may take. Default 5 s.
     pub request_timeout: Duration,
+    /// Proves to nodes that this router belongs to their cluster.
+    pub credentials: Credentials,
     /// Where nodes are until one of them has told more.
     pub bootstrap: ClusterConfig,
+    /// How much may wait.
+    pub bounds: Bounds,
     /// From the operating system's random source: session ids and jitter come from it.
     pub seed: [u64; 2],
 }
 
-/// Takes the answers of one client connection, in any order, each with the tag it was asked under.
-/// Dropping it abandons what waits: nothing of it is kept but what was already sent.
-#[derive(Debug, Default)]
-pub struct ReplySink {
-    ready: RefCell<Vec<(u64, Answered)>>,
-    arrived: Notify,
-    closed: Cell<bool>,
-    backend: OnceCell<Weak<Inner>>,
-}
-
-impl ReplySink {
-    /// An empty one; put it into an `Rc` to submit with it.
-    pub fn new() -> ReplySink {
-        ReplySink::default()
-    }
-
-    /// Moves the answers that are there to the end of `into`.
-    pub fn take(&self, into: &mut Vec<(u64, Answered)>) {
-        into.append(&mut self.ready.borrow_mut());
-    }
-
-    /// Waits until there may be an answer to take. May return without one.
-    pub async fn notified(&self) {
-        if self.ready.borrow().is_empty() {
-            self.arrived.notified().await;
-        }
-    }
-
-    /// Abandons what waits: no answer arrives any more. A seq already given out is driven on.
-    pub fn close(&self) {
-        self.closed.set(true);
-        self.ready.borrow_mut().clear();
-    }
-
-    fn push(&self, tag: u64, answer: Answered) {
-        if !self.closed.get() {
-            self.ready.borrow_mut().push((tag, answer));
-            self.arrived.notify_one();
-        }
-    }
-}
-
 /// Carries requests to groups and answers back. Lives on one `current_thread` runtime, inside a
-/// `LocalSet`; clones share the same state.
+/// `LocalSet`, until that is dropped; clones share the same state.
 #[derive(Clone, Debug)]
 pub struct Backend(Rc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    view: RefCell<Rc<ClusterView>>,
-    stats: Cell<DispatchStats>,
-    node: Option<NodeId>,
-    status: Option<watch::Receiver<Arc<NodeStatus>>>,
-}
 
 impl Backend {
     /// Starts the driver on the current `LocalSet`.
     pub fn start(config: BackendConfig, local: Option<LocalNode>) -> Backend {
-        let view = ClusterView { config: config.bootstrap, ..ClusterView::default() };
-        Backend(Rc::new(Inner {
-            view: RefCell::new(Rc::new(view)),
-            stats: Cell::default(),
-            node: local.as_ref().map(|local| local.node),
-            status: local.map(|local| local.status),
-        }))
+        Backend(driver::start(config, local))
     }
 
     /// Takes a request. Never blocks; `sink` gets exactly one answer under `tag`, unless it is
     /// closed before. Requests to one slot take effect in the order of the calls.
-    pub fn submit(&self, sink: &Rc<ReplySink>, tag: u64, _target: Target, _work: Work) {
-        sink.backend.get_or_init(|| Rc::downgrade(&self.0));
-        sink.push(tag, Answered::Refused(Refusal::ClusterDown));
+    pub fn submit(&self, sink: &Rc<ReplySink>, tag: u64, target: Target, work: Work) {
+        self.0.submit(sink, tag, target, work);
     }
 
     /// What is known of the cluster: the newest configuration, and of each group the leader with the
     /// highest term.
     pub fn view(&self) -> Rc<ClusterView> {
-        self.0.view.borrow().clone()
+        self.0.view()
     }
 
     /// The node in this process as it described itself last.
     pub fn status(&self) -> Option<Arc<NodeStatus>> {
-        self.0.status.as_ref().map(|status| status.borrow().clone())
+        self.0.status()
     }
 
     /// The node in this process.
     pub fn node(&self) -> Option<NodeId> {
-        self.0.node
+        self.0.node()
     }
 
     /// Counters.
     pub fn stats(&self) -> DispatchStats {
-        self.0.stats.get()
+        self.0.stats()
     }
 
     /// Waits until every request taken has its answer, `within` at most.
-    pub async fn drain(&self, _within: Duration) {}
+    pub async fn drain(&self, within: Duration) {
+        // Whatever has no answer by then gets none: the caller closes its connections.
+        let _ = tokio::time::timeout(within, self.0.idle()).await;
+    }
 }

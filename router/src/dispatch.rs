@@ -174,7 +174,7 @@ impl Dispatch {
         deadline: Now,
     ) -> Result<(), Refusal> {
         let group = self.view.config.group_of(slot).ok_or(Refusal::SlotNotServed)?;
-        let bytes = op_bytes(&op);
+        let bytes = op.bytes().saturating_add(OP_BYTES);
         self.check_room(group, bytes)?;
         let state = self.slots.entry(slot).or_insert_with(|| SlotQueue::new(group));
         if state.unsent.len() >= self.bounds.lane_unsent_max {
@@ -224,6 +224,11 @@ impl Dispatch {
         let fits = self.book.load.has_room(bytes, self.bounds.all)
             && group_load.has_room(bytes, self.bounds.group);
         if fits { Ok(()) } else { Err(Refusal::Overloaded) }
+    }
+
+    /// Whether a node has requests it has not answered.
+    pub fn owes(&self, node: NodeId) -> bool {
+        self.book.links.get(&node).is_some_and(|link| link.load.requests > 0)
     }
 
     /// Whoever waits for these tickets went: they get no answer. What was not sent is dropped. Walks
@@ -747,25 +752,4 @@ fn had_no_effect(answer: &Answer) -> bool {
         | Answer::Old
         | Answer::ReplyGone => false,
     }
-}
-
-/// What an op weighs in the bounds: its keys and values, and something for itself.
-fn op_bytes(op: &Op) -> usize {
-    let own = match op {
-        Op::Get { key }
-        | Op::IncrBy { key, .. }
-        | Op::Strlen { key }
-        | Op::Ttl { key, .. }
-        | Op::Persist { key }
-        | Op::Type { key }
-        | Op::GetDel { key } => key.len(),
-        Op::Set(set) => set.key.len() + set.value.len(),
-        Op::Append { key, value } => key.len() + value.len(),
-        Op::Expire(expire) => expire.key.len(),
-        Op::MGet { keys } | Op::Del { keys } | Op::Exists { keys } => {
-            keys.iter().map(|key| key.len() + size_of::<bytes::Bytes>()).sum()
-        }
-        Op::FlushSlot | Op::CountKeys | Op::ListKeys { .. } => 0,
-    };
-    own + OP_BYTES
 }

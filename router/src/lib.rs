@@ -2,3 +2,4 @@
 pub mod backend;
 pub mod dial;
 pub mod dispatch;
+mod link;

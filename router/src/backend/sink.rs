@@ -1,0 +1,76 @@
+//! Where the answers of one client connection arrive.
+
+use super::Answered;
+use super::driver::Inner;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Weak;
+use tokio::sync::Notify;
+
+/// Takes the answers of one client connection, in any order, each with the tag it was asked under.
+/// Dropping it abandons what waits: nothing of it is kept but what was already sent.
+#[derive(Debug, Default)]
+pub struct ReplySink {
+    ready: RefCell<Vec<(u64, Answered)>>,
+    arrived: Notify,
+    closed: Cell<bool>,
+    waiting: Cell<usize>,
+    backend: OnceCell<Weak<Inner>>,
+}
+
+impl ReplySink {
+    /// An empty one; put it into an `Rc` to submit with it.
+    pub fn new() -> ReplySink {
+        ReplySink::default()
+    }
+
+    /// Moves the answers that are there to the end of `into`.
+    pub fn take(&self, into: &mut Vec<(u64, Answered)>) {
+        into.append(&mut self.ready.borrow_mut());
+    }
+
+    /// Waits until there may be an answer to take. May return without one.
+    pub async fn notified(&self) {
+        if self.ready.borrow().is_empty() {
+            self.arrived.notified().await;
+        }
+    }
+
+    /// Abandons what waits: no answer arrives any more. A seq already given out is driven on.
+    pub fn close(&self) {
+        if self.closed.replace(true) {
+            return;
+        }
+        self.ready.borrow_mut().clear();
+        if self.waiting.get() > 0
+            && let Some(inner) = self.backend.get().and_then(Weak::upgrade)
+        {
+            inner.sink_gone();
+        }
+    }
+
+    /// Whether nobody takes answers any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// A request is on its way through `backend`.
+    pub(super) fn expect(&self, backend: impl FnOnce() -> Weak<Inner>) {
+        self.backend.get_or_init(backend);
+        self.waiting.set(self.waiting.get() + 1);
+    }
+
+    /// Its answer is there.
+    pub(super) fn push(&self, tag: u64, answer: Answered) {
+        self.waiting.set(self.waiting.get().saturating_sub(1));
+        if !self.closed.get() {
+            self.ready.borrow_mut().push((tag, answer));
+            self.arrived.notify_one();
+        }
+    }
+}
+
+impl Drop for ReplySink {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
