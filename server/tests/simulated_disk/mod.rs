@@ -1,0 +1,193 @@
+//! A disk in memory that remembers every write and sync, so that a test can ask what would be left
+//! of it had the power gone at any moment; and one that fails when it is told to.
+
+use redb::StorageBackend;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
+
+/// What happened, in order.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Write(u64, Vec<u8>),
+    SetLen(u64),
+    Sync,
+    /// The test's own note.
+    Mark(u64),
+}
+
+/// A generator for test decisions (splitmix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    pub fn within(&mut self, range: Range<usize>) -> usize {
+        range.start + self.below((range.end - range.start) as u64) as usize
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: Vec<u8>,
+    steps: Vec<Step>,
+    calls: u64,
+    /// From this write, growth or sync on every one fails.
+    fail_at: Option<u64>,
+    calls_after_failure: u64,
+}
+
+/// Clones are the same disk.
+#[derive(Clone, Debug, Default)]
+pub struct Disk(Arc<Mutex<State>>);
+
+impl Disk {
+    pub fn with(image: Vec<u8>) -> Disk {
+        Disk(Arc::new(Mutex::new(State { bytes: image, ..State::default() })))
+    }
+
+    /// The `n`-th write, growth or sync from the beginning fails, and every later one.
+    pub fn failing_at(image: Vec<u8>, n: u64) -> Disk {
+        let state = State { bytes: image, fail_at: Some(n), ..State::default() };
+        Disk(Arc::new(Mutex::new(state)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    pub fn mark(&self, number: u64) {
+        self.state().steps.push(Step::Mark(number));
+    }
+
+    pub fn steps(&self) -> Vec<Step> {
+        self.state().steps.clone()
+    }
+
+    pub fn image(&self) -> Vec<u8> {
+        self.state().bytes.clone()
+    }
+
+    pub fn calls(&self) -> u64 {
+        self.state().calls
+    }
+
+    pub fn calls_after_failure(&self) -> u64 {
+        self.state().calls_after_failure
+    }
+
+    fn change(&self, step: Step) -> io::Result<()> {
+        let mut state = self.state();
+        let call = state.calls;
+        state.calls += 1;
+        match state.fail_at {
+            Some(at) if call > at => state.calls_after_failure += 1,
+            _ => {}
+        }
+        if state.fail_at.is_some_and(|at| call >= at) {
+            return Err(io::Error::other("the simulated disk is broken"));
+        }
+        apply(&mut state.bytes, &step);
+        state.steps.push(step);
+        Ok(())
+    }
+}
+
+fn apply(bytes: &mut Vec<u8>, step: &Step) {
+    match step {
+        Step::Write(offset, data) => {
+            let (start, end) = (*offset as usize, *offset as usize + data.len());
+            if bytes.len() < end {
+                bytes.resize(end, 0);
+            }
+            bytes[start..end].copy_from_slice(data);
+        }
+        Step::SetLen(len) => bytes.resize(*len as usize, 0),
+        Step::Sync | Step::Mark(_) => {}
+    }
+}
+
+/// What is left if the power goes after `steps`: all that was synced, and of the rest each sector
+/// or not, in any order.
+pub fn crash(before: &[u8], steps: &[Step], random: &mut Random) -> Vec<u8> {
+    let synced = steps.iter().rposition(|step| matches!(step, Step::Sync)).map_or(0, |at| at + 1);
+    let mut image = before.to_vec();
+    for step in &steps[..synced] {
+        apply(&mut image, step);
+    }
+    // Of the unsynced writes to be lost: none, all, or a part.
+    let lost_percent = [0, 100, 50, 10, 90][random.below(5) as usize];
+    let mut kept = Vec::new();
+    for step in &steps[synced..] {
+        match step {
+            Step::Write(offset, data) => {
+                for (at, sector) in sectors(*offset, data) {
+                    if random.below(100) >= lost_percent {
+                        kept.push(Step::Write(at, sector.to_vec()));
+                    }
+                }
+            }
+            Step::SetLen(len) if random.below(100) >= lost_percent => {
+                kept.push(Step::SetLen((*len).max(image.len() as u64)));
+            }
+            Step::SetLen(_) | Step::Sync | Step::Mark(_) => {}
+        }
+    }
+    // A later write to the same sector may reach the disk before an earlier one is written over it
+    // only if the earlier one is lost, so what is kept may be applied in order.
+    for step in &kept {
+        apply(&mut image, step);
+    }
+    image
+}
+
+fn sectors(offset: u64, data: &[u8]) -> Vec<(u64, &[u8])> {
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    while at < data.len() {
+        let position = offset as usize + at;
+        let end = (at + SECTOR_BYTES - position % SECTOR_BYTES).min(data.len());
+        pieces.push((position as u64, &data[at..end]));
+        at = end;
+    }
+    pieces
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state().bytes.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let state = self.state();
+        let start = offset as usize;
+        let from = state.bytes.get(start..start + out.len());
+        out.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.change(Step::SetLen(len))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.change(Step::Sync)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.change(Step::Write(offset, data.to_vec()))
+    }
+}
