@@ -263,7 +263,7 @@ fn rot_is_found_or_does_not_matter() {
     let expected = workload.states.last().unwrap();
     let mut random = Random(3);
     let mut found = 0;
-    for _ in 0..200 {
+    for _ in 0..1500 {
         let mut rotten = image.clone();
         let at = random.within(0..rotten.len());
         rotten[at] ^= 1 << random.below(8);
