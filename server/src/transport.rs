@@ -14,8 +14,8 @@
 use crate::listener::{Inbound, LocalIdentity};
 use crate::random;
 use bytes::BytesMut;
-use raft_core::frame::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use raft_core::message::Message;
+use raft_core::types::{EntryId, Term};
 use router::dial::{DialError, dial};
 use shard_core::codec::{WireFrame, encode_frame};
 use shard_core::handshake::{Credentials, Purpose};
@@ -40,10 +40,9 @@ use tracing::{debug, warn};
 pub const WRITE_BYTES_MAX: usize = 256 << 10;
 /// Messages that wait for one link. They are small; the core sends each again when it matters.
 const QUEUE_MAX: usize = 8192;
-/// Appends that wait for one bulk connection: at most one big one, and what has to stay behind it.
+/// Appends that wait for one bulk connection; at this bound none are pulled. Each group's are
+/// bounded in bytes by the core's window, and they share their frames with its log.
 const BULK_QUEUE_MAX: usize = 1024;
-/// Room for the largest entry there is.
-const BULK_ROOM: usize = PAYLOAD_BYTES_MAX + HEADER_BYTES;
 /// Pauses between attempts to reach a peer: from the first to the second, doubling.
 const RETRY_MIN: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -52,8 +51,8 @@ const GOOD_LINK: Duration = Duration::from_secs(1);
 
 /// Where appends come from: the worker's groups.
 pub trait AppendSource {
-    /// An append for `peer` of at most `room` frame bytes; called when its link is writable, never
-    /// from inside `send` or `wake`.
+    /// An append for `peer` of at most `room` frame bytes, or a single entry that is larger. Called
+    /// when its link is writable, never from inside `send` or `wake`.
     fn next_append(&self, peer: NodeId, room: usize) -> Option<RaftEnvelope>;
 }
 
@@ -106,6 +105,16 @@ impl Drop for Peer {
     }
 }
 
+/// The entries of one append.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Range {
+    group: GroupId,
+    /// The leader's: what an earlier term sent may be refused.
+    term: Term,
+    first: EntryId,
+    last: EntryId,
+}
+
 /// What the worker's calls and the link's task share.
 struct Link {
     node: NodeId,
@@ -118,9 +127,8 @@ struct Link {
     work: Notify,
     bulk: RefCell<VecDeque<RaftEnvelope>>,
     bulk_work: Notify,
-    /// Groups with appends on their way through the bulk connection: their next ones go the same
-    /// way, for an append that overtakes another is refused and sent again.
-    bulk_groups: RefCell<BTreeMap<GroupId, usize>>,
+    /// What is on its way through the bulk connection, in order.
+    under_way: RefCell<VecDeque<Range>>,
 }
 
 impl Transport {
@@ -220,7 +228,7 @@ impl Link {
             work: Notify::new(),
             bulk: RefCell::default(),
             bulk_work: Notify::new(),
-            bulk_groups: RefCell::default(),
+            under_way: RefCell::default(),
         }
     }
 
@@ -229,7 +237,7 @@ impl Link {
         self.up.set(false);
         self.queue.borrow_mut().clear();
         self.bulk.borrow_mut().clear();
-        self.bulk_groups.borrow_mut().clear();
+        self.under_way.borrow_mut().clear();
     }
 
     /// The next bytes for the control connection, appended to `buffer`: first what waits, then
@@ -239,54 +247,52 @@ impl Link {
             let Some(envelope) = self.queue.borrow_mut().pop_front() else { break };
             encode(shared, envelope, buffer);
         }
-        while self.appendable.get() && buffer.len() < WRITE_BYTES_MAX {
+        while self.appendable.get()
+            && buffer.len() < WRITE_BYTES_MAX
+            && self.under_way.borrow().len() < BULK_QUEUE_MAX
+        {
             match shared.source.next_append(self.node, WRITE_BYTES_MAX - buffer.len()) {
-                Some(envelope) if self.goes_behind_bulk(&envelope) => self.push_bulk(envelope),
-                Some(envelope) => encode(shared, envelope, buffer),
-                // Perhaps there was something that did not fit behind the rest.
-                None if !buffer.is_empty() => break,
-                None => self.pull_bulk(shared),
+                Some(envelope) => self.route(shared, envelope, buffer),
+                None => self.appendable.set(false),
             }
         }
     }
 
-    /// With a whole write's room nothing came: what is left is too big for this connection, or
-    /// nothing. While the bulk connection is busy it is not asked; it asks when it is done.
-    fn pull_bulk(&self, shared: &Shared) {
-        let idle = self.bulk_groups.borrow().is_empty();
-        match idle.then(|| shared.source.next_append(self.node, BULK_ROOM)).flatten() {
-            Some(envelope) => self.push_bulk(envelope),
-            None => self.appendable.set(false),
+    /// Big appends go through the bulk connection, and so do those behind them in their group: one
+    /// that overtakes another is refused and sent again. So may a big one be while it is under way
+    /// (a heartbeat is refused since it names an entry that is not there yet): on this link that
+    /// copy is of no use.
+    fn route(&self, shared: &Shared, envelope: RaftEnvelope, buffer: &mut BytesMut) {
+        let Some((range, bytes)) = entries_of(&envelope) else {
+            return encode(shared, envelope, buffer);
+        };
+        let mut under_way = self.under_way.borrow_mut();
+        if under_way.contains(&range) {
+            count(&shared.dropped, 1);
+        } else if bytes > WRITE_BYTES_MAX || under_way.iter().any(|at| at.group == range.group) {
+            under_way.push_back(range);
+            self.bulk.borrow_mut().push_back(envelope);
+            self.bulk_work.notify_one();
+        } else {
+            encode(shared, envelope, buffer);
         }
     }
 
-    fn goes_behind_bulk(&self, envelope: &RaftEnvelope) -> bool {
-        let Message::AppendEntries(request) = &envelope.message else { return false };
-        !request.entries.is_empty()
-            && self.bulk_groups.borrow().contains_key(&envelope.group)
-            && self.bulk.borrow().len() < BULK_QUEUE_MAX
+    /// The first append under way is through.
+    fn bulk_done(&self) {
+        self.under_way.borrow_mut().pop_front();
+        // Pulling may have stopped for it.
+        self.appendable.set(true);
+        self.work.notify_one();
     }
+}
 
-    fn push_bulk(&self, envelope: RaftEnvelope) {
-        *self.bulk_groups.borrow_mut().entry(envelope.group).or_default() += 1;
-        self.bulk.borrow_mut().push_back(envelope);
-        self.bulk_work.notify_one();
-    }
-
-    /// One message of the group has gone through the bulk connection.
-    fn bulk_done(&self, group: GroupId) {
-        let mut groups = self.bulk_groups.borrow_mut();
-        if let Some(left) = groups.get_mut(&group) {
-            *left -= 1;
-            if *left == 0 {
-                groups.remove(&group);
-            }
-        }
-        if groups.is_empty() {
-            self.appendable.set(true);
-            self.work.notify_one();
-        }
-    }
+/// What an append brings, with its frame bytes; `None` for any other message.
+fn entries_of(envelope: &RaftEnvelope) -> Option<(Range, usize)> {
+    let Message::AppendEntries(request) = &envelope.message else { return None };
+    let (first, last) = (request.entries.first()?.id, request.entries.last()?.id);
+    let bytes = request.entries.iter().map(|entry| entry.frame.len()).sum();
+    Some((Range { group: envelope.group, term: request.term, first, last }, bytes))
 }
 
 fn count(counter: &Cell<u64>, more: u64) {
@@ -406,14 +412,13 @@ async fn write_bulk(shared: &Shared, link: &Link, to: &mut OwnedWriteHalf) -> io
             link.bulk_work.notified().await;
             continue;
         };
-        let group = envelope.group;
         // Not kept: such a buffer is as big as the entry.
         let mut buffer = BytesMut::new();
         encode(shared, envelope, &mut buffer);
         if let Err(error) = to.write_all(&buffer).await {
             return error;
         }
-        link.bulk_done(group);
+        link.bulk_done();
     }
 }
 
