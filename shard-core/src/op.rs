@@ -267,3 +267,24 @@ impl Op {
         }
     }
 }
+
+/// What an element of an answer counts as besides its bytes.
+pub const ELEMENT_BYTES: usize = 16;
+
+impl Outcome {
+    /// Bytes of keys and values in it: what bounds count, and more than a frame needs for it.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Outcome::Ok
+            | Outcome::Nil
+            | Outcome::Integer(_)
+            | Outcome::Word(_)
+            | Outcome::Error(_) => ELEMENT_BYTES,
+            Outcome::Value(value) => ELEMENT_BYTES + value.len(),
+            Outcome::Values(values) => {
+                values.iter().map(|v| ELEMENT_BYTES + v.as_ref().map_or(0, Bytes::len)).sum()
+            }
+            Outcome::Keys(keys) => keys.iter().map(|key| ELEMENT_BYTES + key.len()).sum(),
+        }
+    }
+}

@@ -3,7 +3,6 @@
 use crate::codec::bytes_of;
 use crate::digest::Digest;
 use crate::op::Outcome;
-use bytes::Bytes;
 use raft_core::id_type;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -46,8 +45,8 @@ pub const GROUP_REPLY_BYTES_MAX: u64 = 64 << 20;
 pub const GROUP_LANES_MAX: u64 = (256 << 20) / LANE_RECORD_BYTES;
 /// What a lane is counted as in memory, without its replies: record, map and index entries.
 pub const LANE_RECORD_BYTES: u64 = 160;
-/// What a remembered reply is counted as, without the bytes it answers.
-pub const REPLY_RECORD_BYTES: u64 = 64;
+/// What a remembered reply is counted as, besides the bytes it answers.
+pub const REPLY_RECORD_BYTES: u64 = 48;
 /// Records dropped by one entry. All lanes of a session share D, so one entry may find 16384 due;
 /// a record that outlives D does no harm, since log time is compared with D first.
 pub const LANES_DROPPED_PER_ENTRY_MAX: usize = 64;
@@ -188,15 +187,5 @@ impl Lane {
 
 /// What a reply counts as in the budgets.
 fn remembered_bytes(outcome: &Outcome) -> u64 {
-    let bytes = match outcome {
-        Outcome::Ok | Outcome::Nil | Outcome::Integer(_) | Outcome::Word(_) | Outcome::Error(_) => {
-            0
-        }
-        Outcome::Value(value) => value.len(),
-        Outcome::Values(values) => {
-            values.iter().map(|v| size_of::<Bytes>() + v.as_ref().map_or(0, Bytes::len)).sum()
-        }
-        Outcome::Keys(keys) => keys.iter().map(|key| size_of::<Bytes>() + key.len()).sum(),
-    };
-    REPLY_RECORD_BYTES + bytes as u64
+    REPLY_RECORD_BYTES + outcome.bytes() as u64
 }

@@ -3,7 +3,7 @@
 //! Enums here are append-only: variants and fields keep their order for ever (postcard).
 
 use crate::cluster_config::ClusterConfig;
-use crate::op::{Op, Outcome};
+use crate::op::{ELEMENT_BYTES, Op, Outcome};
 use crate::session::{LogTime, Seq, SessionId};
 use crate::slot::Slot;
 use raft_core::message::Message;
@@ -117,6 +117,28 @@ pub enum ToRouter {
     Pong,
 }
 
+/// Bytes of outcomes that are put into one message, if it has more than one reply.
+pub const REPLIES_BYTES_MAX: usize = 1 << 20;
+
+impl ToRouter {
+    /// Replies in as few messages as their frames have room for: the largest reply alone nearly
+    /// fills one, so two of that size in one message would end the link.
+    pub fn replies(replies: Vec<Reply>) -> impl Iterator<Item = ToRouter> {
+        let mut rest = replies.into_iter().peekable();
+        std::iter::from_fn(move || {
+            let mut batch = vec![rest.next()?];
+            let mut bytes = batch[0].answer.bytes();
+            while let Some(next) = rest.next_if(|next| {
+                bytes += next.answer.bytes();
+                bytes <= REPLIES_BYTES_MAX
+            }) {
+                batch.push(next);
+            }
+            Some(ToRouter::Replies(batch))
+        })
+    }
+}
+
 /// The answer to one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
@@ -178,6 +200,32 @@ pub enum Answer {
     Invalid,
     /// The lanes' memory budget is spent and the lane is new: nothing changed.
     LanesFull,
+}
+
+impl Answer {
+    /// Bytes of what was answered; the slots of a group are at most 16384 ranges twice.
+    fn bytes(&self) -> usize {
+        match self {
+            Answer::Done { outcome, .. } => outcome.bytes(),
+            Answer::Group(GroupAnswer::OccupiedSlots { owned, occupied }) => {
+                (owned.len() + occupied.len()) * ELEMENT_BYTES
+            }
+            Answer::Group(GroupAnswer::KeyCount { .. })
+            | Answer::LogTime(_)
+            | Answer::NotLeader { .. }
+            | Answer::Busy
+            | Answer::Lost
+            | Answer::Elsewhere
+            | Answer::Expired { .. }
+            | Answer::DeadlineTooFar { .. }
+            | Answer::Old
+            | Answer::Gap { .. }
+            | Answer::Window
+            | Answer::ReplyGone
+            | Answer::Invalid
+            | Answer::LanesFull => ELEMENT_BYTES,
+        }
+    }
 }
 
 /// What a node knows of the cluster.
@@ -244,4 +292,29 @@ pub struct ReplicaStatus {
     pub lanes: u64,
     /// Bytes of lanes and remembered replies.
     pub lane_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn replies_share_a_message_while_they_are_small() {
+        let reply = |id, len| {
+            let outcome = Outcome::Value(Bytes::from(vec![b'x'; len]));
+            Reply { id, answer: Answer::Done { outcome, log_time: LogTime(1) } }
+        };
+        let big = REPLIES_BYTES_MAX;
+        let sizes = [1, 1, big, big, 1, big / 2, big / 2 - 1000, 2000, 1];
+        let replies = sizes.iter().zip(1..).map(|(len, id)| reply(id, *len)).collect();
+        let messages: Vec<Vec<u64>> = ToRouter::replies(replies)
+            .map(|message| match message {
+                ToRouter::Replies(replies) => replies.iter().map(|reply| reply.id).collect(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(messages, [vec![1, 2], vec![3], vec![4], vec![5, 6, 7], vec![8, 9]]);
+        assert_eq!(ToRouter::replies(Vec::new()).count(), 0);
+    }
 }

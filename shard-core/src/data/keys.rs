@@ -1,7 +1,7 @@
 //! What concerns keys whatever they hold (Redis db.c).
 
-use super::{REPLY_BYTES_MAX, SlotData};
-use crate::op::{Outcome, Word};
+use super::{OUTCOME_BYTES_MAX, SlotData};
+use crate::op::{ELEMENT_BYTES, Outcome, Word};
 use crate::session::LogTime;
 use bytes::Bytes;
 
@@ -32,8 +32,8 @@ pub(super) fn count(data: &SlotData, now: LogTime) -> Outcome {
 
 /// As many as fit a frame, if that is less.
 pub(super) fn list(data: &SlotData, count: u32, now: LogTime) -> Outcome {
-    let mut room = REPLY_BYTES_MAX;
-    let fits = |key: &&Bytes| match room.checked_sub(key.len() + size_of::<Bytes>()) {
+    let mut room = OUTCOME_BYTES_MAX;
+    let fits = |key: &&Bytes| match room.checked_sub(key.len() + ELEMENT_BYTES) {
         Some(left) => {
             room = left;
             true

@@ -15,8 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The largest value: Redis' `proto-max-bulk-len`, which is 64 MiB here, so that one value with its
 /// key fits an entry and a frame whatever command answers it.
 pub const VALUE_BYTES_MAX: usize = 64 << 20;
-/// The most bytes of values or keys that one op answers, so that its reply fits a frame.
-pub const REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX;
+/// The most that one op answers, as [`Outcome::bytes`] counts it, so that its reply fits a frame
+/// whatever else that has.
+const OUTCOME_BYTES_MAX: usize = VALUE_BYTES_MAX + (512 << 10);
 
 /// One key's value and expiry.
 #[derive(Clone, Debug)]

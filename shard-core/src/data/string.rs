@@ -1,6 +1,6 @@
 //! GET, SET and their family (Redis t_string.c).
 
-use super::{Item, REPLY_BYTES_MAX, SlotData, VALUE_BYTES_MAX, expiry};
+use super::{Item, OUTCOME_BYTES_MAX, SlotData, VALUE_BYTES_MAX, expiry};
 use crate::op::{OpError, Outcome, Set, SetCondition, SetExpiry};
 use crate::session::LogTime;
 use bytes::{Bytes, BytesMut};
@@ -11,12 +11,12 @@ pub(super) fn get(data: &SlotData, key: &[u8], now: LogTime) -> Outcome {
 
 /// Redis never refuses an MGET for its size; here the values have to fit one frame.
 pub(super) fn mget(data: &SlotData, keys: &[Bytes], now: LogTime) -> Outcome {
-    let values: Vec<Option<Bytes>> =
-        keys.iter().map(|key| data.get(key, now).map(|item| item.value.clone())).collect();
-    if values.iter().flatten().map(Bytes::len).sum::<usize>() > REPLY_BYTES_MAX {
-        return Outcome::Error(OpError::StringTooLong);
+    let value = |key: &Bytes| data.get(key, now).map(|item| item.value.clone());
+    let values = Outcome::Values(keys.iter().map(value).collect());
+    match values.bytes() {
+        0..=OUTCOME_BYTES_MAX => values,
+        _ => Outcome::Error(OpError::StringTooLong),
     }
-    Outcome::Values(values)
 }
 
 pub(super) fn strlen(data: &SlotData, key: &[u8], now: LogTime) -> Outcome {
