@@ -21,6 +21,8 @@ mod backoff;
 mod book;
 mod group;
 mod lane;
+#[cfg(test)]
+mod model;
 mod outbox;
 mod slot_queue;
 
