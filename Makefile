@@ -4,7 +4,7 @@
 run: ; cargo build --release --locked && ./target/release/flotilla dev
 test: clients ; tests/run.sh
 lint: ; tests/lint.sh
-sim: ; FLOTILLA_SIM_SEED=$(SEED) cargo test --release --locked -p tests --test sim -- --nocapture
+sim: ; FLOTILLA_SIM_SEED=$(SEED) cargo test --locked -p tests --test sim -- --nocapture
 cluster: ; cargo build --release --locked && examples/cluster.sh
 bench: ; cargo build --release --locked && python3 bench/bench.py
 clients: ; tests/clients/install.sh
