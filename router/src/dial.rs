@@ -26,7 +26,7 @@ pub enum DialError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The other end did not answer in time.
-    #[error("no answer within {HANDSHAKE_TIMEOUT_MS} ms")]
+    #[error("no answer in time")]
     TimedOut,
     /// The two ends do not belong together.
     #[error(transparent)]

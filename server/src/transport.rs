@@ -31,7 +31,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, spawn_local};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -46,6 +46,9 @@ const BULK_QUEUE_MAX: usize = 1024;
 /// Pauses between attempts to reach a peer: from the first to the second, doubling.
 const RETRY_MIN: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// An attempt that takes longer is given up: the next one has a new route to try, and a host that
+/// comes back is found sooner than by the kernel's resends.
+const DIAL_MAX: Duration = Duration::from_secs(2);
 /// A link that stood this long was good: the pauses begin anew.
 const GOOD_LINK: Duration = Duration::from_secs(1);
 
@@ -361,8 +364,9 @@ async fn dial_both(shared: &Shared, link: &Link) -> Result<Streams, DialError> {
         let nonce = random::bytes()?;
         dial(&link.address, &shared.credentials, node, purpose, expected, nonce).await
     };
+    let both = async { tokio::try_join!(one(Purpose::Control), one(Purpose::Bulk)) };
     let ((control, first), (bulk, second)) =
-        tokio::try_join!(one(Purpose::Control), one(Purpose::Bulk))?;
+        timeout(DIAL_MAX, both).await.map_err(|_| DialError::TimedOut)??;
     if first.epoch != second.epoch {
         return Err(io::Error::other("the peer restarted meanwhile").into());
     }

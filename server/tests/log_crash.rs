@@ -275,3 +275,39 @@ fn rot_is_found_or_does_not_matter() {
     }
     assert!(found > 20, "only {found} were found");
 }
+
+#[test]
+fn a_file_that_was_cut_or_overwritten_is_found_or_does_not_matter() {
+    let workload = Workload::new(8, 30);
+    let image = played(&workload).image();
+    let expected = workload.states.last().unwrap();
+    let mut random = Random(4);
+    let mut found = 0;
+    for round in 0..100 {
+        let mut rotten = image.clone();
+        let at = random.within(1..rotten.len());
+        let what = match round % 3 {
+            0 => {
+                rotten.truncate(at);
+                "cut"
+            }
+            1 => {
+                let end = (at + 4096).min(rotten.len());
+                rotten[at..end].fill(0);
+                "zeroed"
+            }
+            _ => {
+                let page = 4096.min(rotten.len() - at);
+                let from = random.within(0..rotten.len() - page);
+                rotten.copy_within(from..from + page, at);
+                "overwritten"
+            }
+        };
+        let opened = catch_unwind(AssertUnwindSafe(|| open(&Disk::with(rotten))));
+        match opened.unwrap_or_else(|_| panic!("{what} at byte {at}: a panic")) {
+            Ok(log) => assert_eq!(contents(&log), *expected, "{what} at byte {at}"),
+            Err(_) => found += 1,
+        }
+    }
+    assert!(found > 40, "only {found} were found");
+}
