@@ -458,6 +458,14 @@ mod tests {
         assert!(below.starts_with("cannot ") && below.contains("log.redb/x"), "{below}");
     }
 
+    /// Where even the superuser may make nothing.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_place_that_cannot_be_written_is_named() {
+        let sentence = DataDir::open(Path::new("/proc/flotilla"), &identity("c", 1)).unwrap_err();
+        assert!(sentence.to_string().starts_with("cannot create /proc/flotilla: "), "{sentence}");
+    }
+
     #[test]
     fn an_identity_that_says_nothing_is_named() {
         let temporary = tempfile::tempdir().unwrap();

@@ -8,7 +8,9 @@ use router::dial::{DialError, dial};
 use server::listener::{ConnId, Inbound, LocalIdentity, listen};
 use server::transport::{AppendSource, Transport};
 use shard_core::codec::{WireFrame, decode_frame, encode_frame};
-use shard_core::handshake::{Credentials, HandshakeError, Purpose, RefuseReason, Secret};
+use shard_core::handshake::{
+    Credentials, HANDSHAKE_TIMEOUT_MS, HandshakeError, Purpose, RefuseReason, Secret,
+};
 use shard_core::wire::{RaftEnvelope, ToNode, ToRouter};
 use shard_core::{GroupId, NodeId};
 use std::cell::RefCell;
@@ -119,6 +121,16 @@ fn dialing(peers: &[(NodeId, &str)]) -> Dialing {
 
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
+
+/// With a clock that jumps to the next timer whenever nothing else is to be done.
+fn run_without_waiting(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
     LocalSet::new().block_on(&runtime, test);
 }
 
@@ -276,6 +288,20 @@ fn strangers_are_closed_without_an_answer() {
             assert_closed(&mut stream).await;
         }
         assert!(port.inbox.try_recv().is_err());
+    });
+}
+
+#[test]
+fn whoever_stops_in_the_handshake_is_closed_when_its_time_is_over() {
+    run_without_waiting(async {
+        let port = port(identity(N2, 22)).await;
+        for start in [&b""[..], &[0], &[0, 66, 1, b'F']] {
+            let began = tokio::time::Instant::now();
+            let mut stream = TcpStream::connect(&port.address).await.unwrap();
+            stream.write_all(start).await.unwrap();
+            assert_closed(&mut stream).await;
+            assert!(began.elapsed() >= Duration::from_millis(HANDSHAKE_TIMEOUT_MS));
+        }
     });
 }
 

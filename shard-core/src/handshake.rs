@@ -629,6 +629,32 @@ mod tests {
     }
 
     #[test]
+    fn no_bytes_make_either_end_panic() {
+        let good = credentials("c", "s", 1);
+        let mut state = 1u64;
+        let mut byte = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as u8
+        };
+        for round in 0..20_000 {
+            let kind = [HELLO, CHALLENGE, PROOF, WELCOME, REFUSED][round % 5];
+            let length = usize::from(byte());
+            let mut noise: Vec<u8> =
+                std::iter::once(kind).chain((0..length).map(|_| byte())).collect();
+            if kind == HELLO && length > 4 {
+                noise[1..5].copy_from_slice(&MAGIC);
+            }
+            let (mut dialer, hello) = Dialer::new(&good, None, Purpose::Router, None, [1; 32]);
+            assert!(dialer.on_challenge(&noise).is_err());
+            assert!(dialer.on_welcome(&noise).is_err());
+            let mut listener = Listener::new(&good, N2, [2; 32]);
+            assert!(listener.on_hello(&noise).is_err());
+            listener.on_hello(body(&hello)).unwrap();
+            assert!(listener.on_proof(&noise).is_err());
+        }
+    }
+
+    #[test]
     fn a_refusal_reaches_the_dialer_in_either_step() {
         let good = credentials("c", "s", 1);
         for reason in [
