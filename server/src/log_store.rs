@@ -17,6 +17,9 @@
 //!   write submitted before it, and is read by a thread of its own.
 //!
 //! Nothing is ever removed from the log: there are no checkpoints that could replace its beginning.
+//! So the file, the time of a start (everything is read once) and the index in memory (some 40 bytes
+//! for each 16 KiB of the file and for each bigger entry, more if many groups interleave) grow with
+//! what was ever written.
 //!
 //! Format: [`wal`]; where entries stand: [`index`].
 

@@ -186,6 +186,66 @@ fn check_image(workload: &Workload, image: Vec<u8>, durable: usize, what: &str) 
 }
 
 #[test]
+fn what_arrives_during_a_sync_is_the_next_commit() {
+    let workload = Workload::new(6, 100);
+    let disk = Disk::default();
+    let log = open(&disk).unwrap();
+    disk.hold_syncs();
+    log.store.submit(workload.submissions[0].clone());
+    disk.await_held_sync();
+    for writes in &workload.submissions[1..] {
+        log.store.submit(writes.clone());
+    }
+    assert!(log.events.try_recv().is_err(), "reported before it was durable");
+    disk.release();
+    let mut reports = Vec::new();
+    while reports.last() != Some(&100) {
+        let LogEvent::Persisted(tokens) = log.events.recv().unwrap() else { panic!("no report") };
+        reports.push(tokens.iter().map(|(_, token)| token.0).max().unwrap());
+    }
+    assert_eq!(reports, [1, 100]);
+    assert_eq!(log.store.stats().commits, 2);
+    log.store.close();
+}
+
+#[test]
+fn fetches_agree_with_what_was_submitted_before_them() {
+    let workload = Workload::new(10, 300);
+    let disk = Disk::default();
+    let log = open(&disk).unwrap();
+    let mut random = Random(5);
+    for (writes, state) in workload.submissions.iter().zip(&workload.states[1..]) {
+        log.store.submit(writes.clone());
+        for (group, (_, entries)) in state {
+            let last = entries.len() as u64;
+            let from = random.below(last + 2) + 1;
+            let to = from + random.below(40);
+            let bytes_max = random.below(4000) + 1;
+            let (id, first) = (FetchId(from), Index(from));
+            log.store.fetch(*group, Fetch { id, from: first, to: Index(to), bytes_max });
+            let result = loop {
+                match log.events.recv().unwrap() {
+                    LogEvent::Fetched { result, .. } => break result.unwrap(),
+                    LogEvent::Persisted(_) => {}
+                    LogEvent::Failed(sentence) => panic!("{sentence}"),
+                }
+            };
+            let FetchResult::Entries(found) = result else {
+                assert!(from > last, "{group}: {from} is gone");
+                continue;
+            };
+            let rest = &entries[from as usize - 1..to.min(last) as usize];
+            assert_eq!(found, rest[..found.len()], "{group}: {from} to {to}");
+            let bytes = |entries: &[Entry]| entries.iter().map(|e| e.frame.len() as u64).sum();
+            let (got, before): (u64, u64) = (bytes(&found), bytes(&found[..found.len() - 1]));
+            assert!(before < bytes_max, "{group}: too much");
+            assert!(got >= bytes_max || found.len() == rest.len(), "{group}: too little");
+        }
+    }
+    log.store.close();
+}
+
+#[test]
 fn whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
     let mut random = Random(1);
     let mut lost_some = 0;

@@ -4,7 +4,7 @@
 use redb::StorageBackend;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// What a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -48,25 +48,45 @@ struct State {
     /// From this write, growth or sync on every one fails.
     fail_at: Option<u64>,
     calls_after_failure: u64,
+    held: bool,
+    waiting: bool,
 }
 
 /// Clones are the same disk.
 #[derive(Clone, Debug, Default)]
-pub struct Disk(Arc<Mutex<State>>);
+pub struct Disk(Arc<(Mutex<State>, Condvar)>);
 
 impl Disk {
     pub fn with(image: Vec<u8>) -> Disk {
-        Disk(Arc::new(Mutex::new(State { bytes: image, ..State::default() })))
+        Disk::from(State { bytes: image, ..State::default() })
     }
 
     /// The `n`-th write, growth or sync from the beginning fails, and every later one.
     pub fn failing_at(image: Vec<u8>, n: u64) -> Disk {
-        let state = State { bytes: image, fail_at: Some(n), ..State::default() };
-        Disk(Arc::new(Mutex::new(state)))
+        Disk::from(State { bytes: image, fail_at: Some(n), ..State::default() })
+    }
+
+    fn from(state: State) -> Disk {
+        Disk(Arc::new((Mutex::new(state), Condvar::new())))
+    }
+
+    /// From now on a sync lasts until `release`.
+    pub fn hold_syncs(&self) {
+        self.state().held = true;
+    }
+
+    /// Returns once a sync waits for `release`.
+    pub fn await_held_sync(&self) {
+        drop(self.0.1.wait_while(self.state(), |state| !state.waiting).unwrap());
+    }
+
+    pub fn release(&self) {
+        self.state().held = false;
+        self.0.1.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.0.0.lock().unwrap()
     }
 
     pub fn mark(&self, number: u64) {
@@ -184,6 +204,10 @@ impl StorageBackend for Disk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.waiting = state.held;
+        self.0.1.notify_all();
+        drop(self.0.1.wait_while(state, |state| state.held).unwrap());
         self.change(Step::Sync)
     }
 
