@@ -122,6 +122,11 @@ impl Lane {
         self.deadline
     }
 
+    /// The newest op executed.
+    pub fn last(&self) -> Seq {
+        self.last
+    }
+
     /// Bytes of remembered replies, as the budgets count them.
     pub fn reply_bytes(&self) -> u64 {
         self.reply_bytes
