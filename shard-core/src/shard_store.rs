@@ -8,7 +8,7 @@
 
 use crate::cluster_config::ConfigNum;
 use crate::codec::{EntryBatch, EntryItem};
-use crate::data::{self, SlotData, Tally};
+use crate::data::{self, Flushed, SlotData, Tally};
 use crate::digest::Digest;
 use crate::op::{Op, Outcome};
 use crate::session::{
@@ -24,7 +24,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Expired keys that one entry collects. More wait for the next; to reads they are absent already.
 pub const KEYS_EXPIRED_PER_ENTRY_MAX: usize = 256;
 
-/// How much a store holds.
+/// Flushed keys that one entry frees: as many as its ops can make, so that no flush after another
+/// can let them grow.
+pub const KEYS_FREED_PER_ENTRY_MAX: usize = 1024;
+
+/// How much a store holds. What was flushed counts no more, though freeing it may take a while.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
     /// Keys, with those that are expired but not collected yet.
@@ -56,6 +60,8 @@ pub struct ShardStore {
     /// Over all slots; in step with them after each item.
     tally: Tally,
     reply_bytes: u64,
+    /// No part of the state: nothing can tell whether it is there.
+    flushed: Vec<Flushed>,
 }
 
 /// What the group keeps of one slot it owns. All of it goes where the slot goes.
@@ -86,6 +92,7 @@ impl ShardStore {
             lane_ends: BTreeSet::new(),
             tally: Tally::default(),
             reply_bytes: 0,
+            flushed: Vec::new(),
         }
     }
 
@@ -95,6 +102,7 @@ impl ShardStore {
         self.log_time = self.log_time.max(batch.stamp);
         self.drop_ended_lanes();
         self.collect_expired();
+        self.free_flushed();
         batch
             .items
             .into_iter()
@@ -182,7 +190,8 @@ impl ShardStore {
             // A read that nothing of its lane came after may as well see the state of now: its answer
             // never arrived. Were it not the last, it could see a later write of its own connection.
             Verdict::ReplyGone if request.seq == lane.last() && !request.op.is_write() => {
-                let outcome = data::execute(&mut slot.data, request.op, log_time);
+                let outcome =
+                    data::execute(&mut slot.data, request.op, log_time, &mut self.flushed);
                 Answer::Done { outcome, log_time }
             }
             Verdict::ReplyGone => Answer::ReplyGone,
@@ -205,7 +214,7 @@ impl ShardStore {
 
         let held = slot.data.tally();
         let first_expiry = slot.data.first_expiry();
-        let outcome = data::execute(&mut slot.data, op, log_time);
+        let outcome = data::execute(&mut slot.data, op, log_time, &mut self.flushed);
         self.tally = self.tally.moved(held, slot.data.tally());
         reschedule(&mut self.expiry_due, number, first_expiry, slot.data.first_expiry());
 
@@ -290,6 +299,16 @@ impl ShardStore {
             }
         }
     }
+
+    fn free_flushed(&mut self) {
+        for _ in 0..KEYS_FREED_PER_ENTRY_MAX {
+            match self.flushed.last_mut().map(Flushed::free_one) {
+                Some(true) => {}
+                Some(false) => drop(self.flushed.pop()),
+                None => return,
+            }
+        }
+    }
 }
 
 /// Notes that the first key of `slot` expires at another time than before.
@@ -344,4 +363,47 @@ fn as_ranges(slots: impl Iterator<Item = Slot>) -> Vec<(Slot, Slot)> {
         }
     }
     ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::SESSION_LIFE_MS;
+
+    /// `count` appends to keys of slot 15891, each a key of its own.
+    fn keys(session: u128, count: u64) -> EntryBatch {
+        let append = |n: u64| LaneRequest {
+            session: SessionId(session),
+            deadline: LogTime(SESSION_LIFE_MS),
+            slot: Slot(15891),
+            seq: Seq(n),
+            acked: Seq(n - 1),
+            op: Op::Append { key: format!("{{t}}{n}").into(), value: Bytes::from_static(b"v") },
+        };
+        let items = (1..=count).map(|n| EntryItem::Lane(append(n))).collect();
+        EntryBatch { stamp: LogTime(1), items }
+    }
+
+    #[test]
+    fn a_flushed_slot_is_freed_in_bounded_steps() {
+        let mut store = ShardStore::new(GroupId(1));
+        let ranges = vec![(Slot(0), Slot(SLOTS - 1))];
+        let assign = EntryItem::Assign { config: ConfigNum(1), ranges };
+        store.apply(EntryBatch { stamp: LogTime(1), items: vec![assign] });
+        store.apply(keys(1, 3000));
+        assert_eq!(store.stats().keys, 3000);
+
+        let flush = match &keys(2, 1).items[0] {
+            EntryItem::Lane(request) => LaneRequest { op: Op::FlushSlot, ..request.clone() },
+            item => panic!("{item:?}"),
+        };
+        store.apply(EntryBatch { stamp: LogTime(1), items: vec![EntryItem::Lane(flush)] });
+        assert_eq!((store.stats().keys, store.stats().data_bytes), (0, 0));
+        let mut entries = 0;
+        while !store.flushed.is_empty() {
+            store.apply(EntryBatch { stamp: LogTime(1), items: Vec::new() });
+            entries += 1;
+        }
+        assert_eq!(entries, 3, "3000 keys, 1024 an entry");
+    }
 }

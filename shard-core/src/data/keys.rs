@@ -1,6 +1,6 @@
 //! What concerns keys whatever they hold (Redis db.c).
 
-use super::{OUTCOME_BYTES_MAX, SlotData};
+use super::{Flushed, OUTCOME_BYTES_MAX, SlotData};
 use crate::op::{ELEMENT_BYTES, Outcome, Word};
 use crate::session::LogTime;
 use bytes::Bytes;
@@ -20,9 +20,11 @@ pub(super) fn kind(data: &SlotData, key: &[u8], now: LogTime) -> Outcome {
 }
 
 /// The version counter stays and is raised: a key made afterwards is not the one from before.
-pub(super) fn flush(data: &mut SlotData) -> Outcome {
-    let version = data.version + u64::from(!data.items.is_empty());
-    *data = SlotData { version, ..SlotData::default() };
+pub(super) fn flush(data: &mut SlotData, flushed: &mut Vec<Flushed>) -> Outcome {
+    if !data.items.is_empty() {
+        let empty = SlotData { version: data.version + 1, ..SlotData::default() };
+        flushed.push(Flushed(std::mem::replace(data, empty)));
+    }
     Outcome::Ok
 }
 

@@ -40,6 +40,19 @@ pub(crate) struct SlotData {
     version: u64,
 }
 
+/// What a flushed slot held: out of sight at once, freed in steps, since a million keys take longer
+/// than a group's entries may wait.
+#[derive(Debug)]
+pub(crate) struct Flushed(SlotData);
+
+impl Flushed {
+    /// Frees the next key; says whether there was one.
+    pub(crate) fn free_one(&mut self) -> bool {
+        self.0.expiries.pop_first();
+        self.0.items.pop_first().is_some()
+    }
+}
+
 /// What a slot holds, expired keys that were not collected yet included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -59,8 +72,13 @@ impl Tally {
     }
 }
 
-/// Carries out an op whose turn it is.
-pub(crate) fn execute(data: &mut SlotData, op: Op, now: LogTime) -> Outcome {
+/// Carries out an op whose turn it is. What a flush leaves behind goes to `flushed`.
+pub(crate) fn execute(
+    data: &mut SlotData,
+    op: Op,
+    now: LogTime,
+    flushed: &mut Vec<Flushed>,
+) -> Outcome {
     match op {
         Op::Get { key } => string::get(data, &key, now),
         Op::Set(set) => string::set(data, set, now),
@@ -74,7 +92,7 @@ pub(crate) fn execute(data: &mut SlotData, op: Op, now: LogTime) -> Outcome {
         Op::Expire(expire) => expiry::expire(data, &expire, now),
         Op::Persist { key } => expiry::persist(data, &key, now),
         Op::Type { key } => keys::kind(data, &key, now),
-        Op::FlushSlot => keys::flush(data),
+        Op::FlushSlot => keys::flush(data, flushed),
         Op::CountKeys => keys::count(data, now),
         Op::ListKeys { count } => keys::list(data, count, now),
         Op::GetDel { key } => string::get_del(data, &key, now),
