@@ -25,6 +25,8 @@ mod lane;
 mod model;
 mod outbox;
 mod slot_queue;
+#[cfg(test)]
+mod tests;
 
 pub use self::book::{Load, Ticket};
 pub use self::outbox::{BATCH_BYTES_MAX, BATCH_REQUESTS_MAX};
