@@ -1,5 +1,225 @@
 //! The front end: RESP in, requests to groups out.
+//!
+//! Invariants: a connection's replies leave in the order of its commands, each in the protocol of its
+//! place; memory of a connection is bounded by named constants and by what it sent; nothing a client
+//! sends can panic. There is no lock and no thread here: a front end lives on one `current_thread`
+//! runtime, inside a `LocalSet`.
+pub mod commands;
+pub mod resp;
+
 pub mod backend;
+mod barrier;
+mod clients;
+mod connection;
 pub mod dial;
 pub mod dispatch;
+mod glob;
+mod info;
 mod link;
+mod local;
+pub mod node_name;
+mod pipeline;
+pub mod reply;
+mod topology;
+
+use crate::backend::Backend;
+use crate::clients::{ClientGuard, Clients};
+use crate::topology::Topology;
+use shard_core::wire::{ClusterView, NodeStatus};
+use socket2::{SockRef, TcpKeepalive};
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+/// After how long the kernel asks whether a silent client is still there.
+pub const TCP_KEEPALIVE: Duration = Duration::from_secs(300);
+/// How long accepting pauses when the process is out of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long connections have, after a shutdown began, to answer what they took: a request's own
+/// deadline and a little more.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(7);
+
+/// The settings of a front end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServeConfig {
+    /// The most connections at once; one more is told so and closed.
+    pub clients_max: usize,
+    /// A connection without a command for so long is closed. `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// A connection whose replies wait in more bytes than this is closed.
+    pub output_bytes_max: usize,
+    /// As CONFIG GET and INFO show it.
+    pub bind: String,
+    /// As CONFIG GET and INFO show it.
+    pub port: u16,
+}
+
+impl Default for ServeConfig {
+    fn default() -> ServeConfig {
+        ServeConfig {
+            clients_max: 10_000,
+            idle_timeout: None,
+            output_bytes_max: 256 * 1024 * 1024,
+            bind: "127.0.0.1".into(),
+            port: 6379,
+        }
+    }
+}
+
+/// What a front end has counted since its start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections accepted.
+    pub connections: Cell<u64>,
+    /// Connections refused since there were too many.
+    pub rejected: Cell<u64>,
+    /// Commands taken, refused ones included.
+    pub commands: Cell<u64>,
+    /// Commands refused here.
+    pub errors: Cell<u64>,
+    /// Connections closed for what is not RESP.
+    pub protocol_errors: Cell<u64>,
+    /// Bytes from clients.
+    pub input_bytes: Cell<u64>,
+    /// Bytes to clients.
+    pub output_bytes: Cell<u64>,
+    /// Reads with bytes.
+    pub reads: Cell<u64>,
+    /// Writes.
+    pub writes: Cell<u64>,
+}
+
+/// What all connections to one router share, over any number of listeners. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct FrontEnd(Rc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    backend: Backend,
+    config: ServeConfig,
+    clients: Rc<Clients>,
+    counters: Counters,
+    started: Instant,
+}
+
+impl FrontEnd {
+    /// A front end without connections.
+    pub fn new(backend: Backend, config: ServeConfig) -> FrontEnd {
+        FrontEnd(Rc::new(Shared {
+            backend,
+            config,
+            clients: Rc::default(),
+            counters: Counters::default(),
+            started: Instant::now(),
+        }))
+    }
+
+    pub(crate) fn backend(&self) -> &Backend {
+        &self.0.backend
+    }
+
+    pub(crate) fn config(&self) -> &ServeConfig {
+        &self.0.config
+    }
+
+    pub(crate) fn clients(&self) -> &Rc<Clients> {
+        &self.0.clients
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    pub(crate) fn topology<'a>(
+        &self,
+        view: &'a ClusterView,
+        status: Option<&'a NodeStatus>,
+    ) -> Topology<'a> {
+        Topology { view, node: self.backend().node(), status }
+    }
+
+    /// Accepts connections until `shutdown`, then closes the listener, answers what connections have
+    /// taken, and returns when they are closed, after [`SHUTDOWN_GRACE`] at the latest. Runs inside a
+    /// `LocalSet`; dropping it drops its connections.
+    pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, address)) => {
+                        if let Some(client) = self.admit(&stream, address) {
+                            let (front, shutdown) = (self.clone(), shutdown.clone());
+                            connections.spawn_local(connection::serve(stream, front, client, shutdown));
+                        }
+                    }
+                    Err(error) if is_of_one_client(&error) => debug!(%error, "lost a connection"),
+                    Err(error) => {
+                        warn!(%error, "cannot accept connections");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }
+        drop(listener);
+        info!(connections = connections.len(), "closing client connections");
+        let all = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(SHUTDOWN_GRACE, all).await.is_err() {
+            warn!("closed connections with replies not taken");
+        }
+    }
+
+    /// Enters a new connection among the clients, or tells it why not.
+    fn admit(&self, stream: &TcpStream, address: SocketAddr) -> Option<ClientGuard> {
+        let counters = self.counters();
+        if self.clients().count() >= self.config().clients_max {
+            counters.rejected.set(counters.rejected.get() + 1);
+            // The socket is new, so it takes a line; if not, the client is gone.
+            let _ = SockRef::from(stream).send(b"-ERR max number of clients reached\r\n");
+            return None;
+        }
+        let local = match ready(stream) {
+            Ok(local) => local,
+            Err(error) => {
+                debug!(%address, %error, "lost a connection");
+                return None;
+            }
+        };
+        counters.connections.set(counters.connections.get() + 1);
+        Some(self.clients().enter(address, local))
+    }
+}
+
+/// Accepts connections on one listener with a front end of its own: see [`FrontEnd::serve`].
+pub async fn serve(
+    listener: TcpListener,
+    backend: Backend,
+    config: ServeConfig,
+    shutdown: CancellationToken,
+) {
+    FrontEnd::new(backend, config).serve(listener, shutdown).await;
+}
+
+fn ready(stream: &TcpStream) -> io::Result<SocketAddr> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))?;
+    stream.local_addr()
+}
+
+/// Errors of accept that say nothing of the next connection.
+fn is_of_one_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}

@@ -1,0 +1,308 @@
+//! Commands about the server as a whole.
+
+use super::{
+    Arguments, Barrier, COMMANDS, Call, CommandSpec, ErrorText, Kind, Local, SYNTAX_ERROR, answer,
+    docs, integer, lookup, lookup_subcommand, quote,
+};
+use crate::glob::glob_match;
+use crate::reply::Reply;
+use crate::resp::parse_integer;
+use bytes::Bytes;
+
+/// INFO
+pub fn info(arguments: &mut Arguments) -> Result<Call, ErrorText> {
+    Ok(Call::Local(Local::Info(arguments.drain(1..).collect())))
+}
+
+/// TIME
+pub fn time(_: &mut Arguments) -> Result<Call, ErrorText> {
+    Ok(Call::Local(Local::Time))
+}
+
+/// ROLE
+pub fn role(_: &mut Arguments) -> Result<Call, ErrorText> {
+    Ok(Call::Local(Local::Role))
+}
+
+/// WAIT
+pub fn wait(arguments: &mut Arguments) -> Result<Call, ErrorText> {
+    integer(arguments, 1)?;
+    match parse_integer(&arguments[2]) {
+        None => Err("ERR timeout is not an integer or out of range".into()),
+        Some(..0) => Err("ERR timeout is negative".into()),
+        Some(_) => Ok(Call::Local(Local::Wait)),
+    }
+}
+
+/// DBSIZE
+pub fn dbsize(_: &mut Arguments) -> Result<Call, ErrorText> {
+    Ok(Call::Barrier(Barrier::DbSize))
+}
+
+/// FLUSHALL and FLUSHDB: both ways of freeing are one here.
+pub fn flushall(arguments: &mut Arguments) -> Result<Call, ErrorText> {
+    let is = |name: &[u8]| arguments[1].eq_ignore_ascii_case(name);
+    match arguments.len() {
+        1 => Ok(Call::Barrier(Barrier::FlushAll)),
+        2 if is(b"sync") || is(b"async") => Ok(Call::Barrier(Barrier::FlushAll)),
+        _ => Err(SYNTAX_ERROR),
+    }
+}
+
+/// CONFIG GET
+pub fn config_get(arguments: &mut Arguments) -> Result<Call, ErrorText> {
+    Ok(Call::Local(Local::ConfigGet(arguments.drain(2..).collect())))
+}
+
+/// CONFIG SET: settings come from the command line and the cluster file.
+pub fn config_set(arguments: &mut Arguments) -> Result<Call, ErrorText> {
+    let name = quote(&arguments[2], 128);
+    if !crate::info::SETTINGS.contains(&name.to_ascii_lowercase().as_str()) {
+        return Err(
+            format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'").into()
+        );
+    }
+    Err(format!(
+        "ERR CONFIG SET failed (possibly related to argument '{name}') - can't set immutable \
+         config"
+    )
+    .into())
+}
+
+/// CONFIG HELP
+pub fn config_help(_: &mut Arguments) -> Result<Call, ErrorText> {
+    answer(help("CONFIG", &[("GET <pattern> ...", "Settings whose names match a pattern.")]))
+}
+
+/// A HELP reply in Redis' manner: lines of syntax, each with a line of meaning.
+pub fn help(container: &str, lines: &[(&'static str, &'static str)]) -> Reply {
+    let text = |text: String| Reply::Line(text);
+    let mut reply =
+        vec![text(format!("{container} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"))];
+    for (syntax, meaning) in lines.iter().chain(&[("HELP", "Print this help.")]) {
+        reply.push(Reply::Simple(syntax));
+        reply.push(text(format!("    {meaning}")));
+    }
+    Reply::Array(reply)
+}
+
+/// COMMAND
+pub fn command(_: &mut Arguments) -> Result<Call, ErrorText> {
+    answer(Reply::Array(COMMANDS.iter().map(describe).collect()))
+}
+
+/// COMMAND COUNT
+pub fn command_count(_: &mut Arguments) -> Result<Call, ErrorText> {
+    answer(Reply::Integer(COMMANDS.len() as i64))
+}
+
+/// The row that `get` or `client|id` names.
+fn lookup_full(name: &[u8]) -> Option<&'static CommandSpec> {
+    match name.iter().position(|byte| *byte == b'|') {
+        None => lookup(name),
+        Some(at) => lookup(&name[..at]).and_then(|spec| lookup_subcommand(spec, &name[at + 1..])),
+    }
+}
+
+/// COMMAND INFO
+pub fn command_info(arguments: &mut Arguments) -> Result<Call, ErrorText> {
+    if arguments.len() == 2 {
+        return command(arguments);
+    }
+    let row = |name: &Bytes| lookup_full(name).map_or(Reply::NilArray, describe);
+    answer(Reply::Array(arguments[2..].iter().map(row).collect()))
+}
+
+/// COMMAND DOCS
+pub fn command_docs(arguments: &mut Arguments) -> Result<Call, ErrorText> {
+    let row = |spec: &'static CommandSpec| (Reply::text(spec.name), document(spec));
+    if arguments.len() == 2 {
+        return answer(Reply::Map(COMMANDS.iter().map(row).collect()));
+    }
+    let named = arguments[2..].iter().filter_map(|name| lookup_full(name));
+    answer(Reply::Map(named.map(row).collect()))
+}
+
+/// COMMAND LIST
+pub fn command_list(arguments: &mut Arguments) -> Result<Call, ErrorText> {
+    let names = |matches: &dyn Fn(&CommandSpec) -> bool| {
+        let matching = COMMANDS.iter().filter(|spec| matches(spec));
+        answer(Reply::Array(matching.map(|spec| Reply::text(spec.name)).collect()))
+    };
+    if arguments.len() == 2 {
+        return names(&|_| true);
+    }
+    if arguments.len() != 5 || !arguments[2].eq_ignore_ascii_case(b"filterby") {
+        return Err(SYNTAX_ERROR);
+    }
+    let wanted = &arguments[4];
+    if arguments[3].eq_ignore_ascii_case(b"pattern") {
+        names(&|spec| glob_match(wanted, spec.name.as_bytes()))
+    } else if arguments[3].eq_ignore_ascii_case(b"aclcat") {
+        names(&|spec| {
+            categories(spec).iter().any(|name| wanted.eq_ignore_ascii_case(&name.as_bytes()[1..]))
+        })
+    } else if arguments[3].eq_ignore_ascii_case(b"module") {
+        names(&|_| false)
+    } else {
+        Err(SYNTAX_ERROR)
+    }
+}
+
+/// COMMAND GETKEYS
+pub fn command_getkeys(arguments: &mut Arguments) -> Result<Call, ErrorText> {
+    let request = &arguments[2..];
+    let Ok(spec) = super::resolve(request) else {
+        return Err(match lookup(&request[0]) {
+            None => "ERR Invalid command specified".into(),
+            Some(_) => "ERR Invalid number of arguments specified for command".into(),
+        });
+    };
+    if spec.keys.step == 0 {
+        return Err("ERR The command has no key arguments".into());
+    }
+    let last = match spec.keys.last {
+        last if last < 0 => request.len() as i64 + last,
+        last => last,
+    };
+    let keys = (spec.keys.first..=last).step_by(spec.keys.step as usize);
+    answer(Reply::Array(keys.map(|at| Reply::Bulk(request[at as usize].clone())).collect()))
+}
+
+/// COMMAND HELP
+pub fn command_help(_: &mut Arguments) -> Result<Call, ErrorText> {
+    answer(help(
+        "COMMAND",
+        &[
+            ("(no subcommand)", "Every command with its arity, flags and key positions."),
+            ("COUNT", "How many commands there are."),
+            ("DOCS [<command-name> ...]", "What commands are for."),
+            ("GETKEYS <full-command>", "The keys of a command."),
+            ("INFO [<command-name> ...]", "As without a subcommand, for these commands."),
+            ("LIST [FILTERBY (ACLCAT|MODULE|PATTERN) <value>]", "Names of commands."),
+        ],
+    ))
+}
+
+/// A row as COMMAND shows it: ten elements, as of Redis 7.
+fn describe(spec: &'static CommandSpec) -> Reply {
+    let words =
+        |words: Vec<&'static str>| Reply::Set(words.into_iter().map(Reply::Simple).collect());
+    Reply::Array(vec![
+        Reply::text(spec.name),
+        Reply::Integer(spec.arity),
+        words(flags(spec)),
+        Reply::Integer(spec.keys.first),
+        Reply::Integer(spec.keys.last),
+        Reply::Integer(spec.keys.step),
+        words(categories(spec)),
+        Reply::Set(tips(spec).into_iter().map(Reply::text).collect()),
+        Reply::Set(key_specs(spec)),
+        Reply::Set(spec.subcommands.iter().map(describe).collect()),
+    ])
+}
+
+fn flags(spec: &CommandSpec) -> Vec<&'static str> {
+    let kind: &[&str] = match spec.kind {
+        // The containers' and the readers of a whole slot have no such flag in Redis.
+        Kind::Read if spec.name.starts_with("cluster") => &[],
+        Kind::Read => &["readonly"],
+        Kind::Write => &["write"],
+        Kind::Admin | Kind::Local => &[],
+    };
+    [kind, spec.flags].concat()
+}
+
+/// ACL categories in Redis' order.
+fn categories(spec: &CommandSpec) -> Vec<&'static str> {
+    let has = |flag: &str| spec.flags.contains(&flag);
+    let flags = flags(spec);
+    let group = docs::group(spec.name);
+    let connection = group == "connection" && spec.subcommands.is_empty();
+    let dangerous = has("admin") || matches!(spec.name, "info" | "role" | "flushall" | "flushdb");
+    [
+        (group == "generic" && spec.keys.step != 0 || spec.name == "dbsize", "@keyspace"),
+        (spec.name.starts_with("flush"), "@keyspace"),
+        (flags.contains(&"readonly"), "@read"),
+        (flags.contains(&"write"), "@write"),
+        (group == "string", "@string"),
+        (has("admin") || spec.name == "role", "@admin"),
+        (has("fast"), "@fast"),
+        (!has("fast"), "@slow"),
+        (dangerous, "@dangerous"),
+        (connection, "@connection"),
+    ]
+    .into_iter()
+    .filter_map(|(holds, name)| holds.then_some(name))
+    .collect()
+}
+
+/// Hints for clients that spread a command over nodes.
+fn tips(spec: &CommandSpec) -> Vec<&'static str> {
+    match spec.name {
+        "mget" => vec!["request_policy:multi_shard"],
+        "del" | "unlink" | "exists" | "touch" => {
+            vec!["request_policy:multi_shard", "response_policy:agg_sum"]
+        }
+        "ttl" | "pttl" | "time" => vec!["nondeterministic_output"],
+        _ => Vec::new(),
+    }
+}
+
+/// Key positions in the long form of Redis 7.
+fn key_specs(spec: &CommandSpec) -> Vec<Reply> {
+    if spec.keys.step == 0 {
+        return Vec::new();
+    }
+    let text = Reply::word;
+    let last = match spec.keys.last {
+        last if last > 0 => last - spec.keys.first,
+        last => last,
+    };
+    let access: &[&'static str] = match spec.kind {
+        Kind::Read => &["RO", "access"],
+        _ => &["RW", "access", "update"],
+    };
+    vec![Reply::Map(vec![
+        (text("flags"), Reply::Set(access.iter().copied().map(Reply::Simple).collect())),
+        (
+            text("begin_search"),
+            Reply::Map(vec![
+                (text("type"), text("index")),
+                (text("spec"), Reply::Map(vec![(text("index"), Reply::Integer(spec.keys.first))])),
+            ]),
+        ),
+        (
+            text("find_keys"),
+            Reply::Map(vec![
+                (text("type"), text("range")),
+                (
+                    text("spec"),
+                    Reply::Map(vec![
+                        (text("lastkey"), Reply::Integer(last)),
+                        (text("keystep"), Reply::Integer(spec.keys.step)),
+                        (text("limit"), Reply::Integer(0)),
+                    ]),
+                ),
+            ]),
+        ),
+    ])]
+}
+
+/// A row of COMMAND DOCS.
+fn document(spec: &'static CommandSpec) -> Reply {
+    let row = docs::row(spec.name);
+    let text = Reply::word;
+    let mut pairs = vec![
+        (text("summary"), text(row.summary)),
+        (text("since"), text(row.since)),
+        (text("group"), text(row.group)),
+        (text("complexity"), text(row.complexity)),
+    ];
+    if !spec.subcommands.is_empty() {
+        let subcommands =
+            spec.subcommands.iter().map(|spec| (text(spec.name), document(spec))).collect();
+        pairs.push((text("subcommands"), Reply::Map(subcommands)));
+    }
+    Reply::Map(pairs)
+}

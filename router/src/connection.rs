@@ -1,0 +1,382 @@
+//! One client: read what the socket has, submit every whole command in it, write the replies in order.
+//!
+//! One task per connection. Each turn takes the answers that came, goes through the commands that
+//! came, and writes once. It stops reading while more is under way than its bounds allow; the
+//! client then meets a full socket, nothing else.
+
+use crate::FrontEnd;
+use crate::backend::{Answered, ReplySink, Target, Work};
+use crate::clients::ClientGuard;
+use crate::commands::{self, Call, Local};
+use crate::pipeline::Pipeline;
+use crate::reply::{Protocol, Reply};
+use crate::resp::{ProtocolError, Scanner};
+use bytes::{Buf, BytesMut};
+use std::future::pending;
+use std::io::{self, ErrorKind};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+/// Requests to groups that one connection has under way; past it nothing more is taken.
+pub const WAITING_MAX: usize = 1024;
+/// Commands of one connection without a reply, those that wait only for their turn included.
+pub const PIPELINE_COMMANDS_MAX: usize = 4 * WAITING_MAX;
+/// Bytes of arguments that one connection has under way; past it nothing more is taken.
+pub const ASKED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of answers that may be on their way to one connection, going by the size of the last.
+pub const EXPECTED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// What the size of answers is taken for before the first.
+const ANSWER_BYTES_GUESS: usize = 256 * 1024;
+/// Replies that are encoded ahead of the socket; past it nothing more is taken.
+const OUTPUT_BYTES_AHEAD: usize = 256 * 1024;
+/// The least room to read into.
+const READ_BYTES_MIN: usize = 16 * 1024;
+/// The most that is left in the input before reading stops.
+const READ_BYTES_MAX: usize = 256 * 1024;
+/// How long and how much is read after the last reply of a connection that we close, so that the
+/// reply is not lost to a reset.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What an argument costs beside its bytes.
+const ARGUMENT_BYTES: usize = 64;
+
+/// Serves a connection until it ends. Everything it holds is free when this returns; ops that were
+/// submitted and not answered are driven on by the backend.
+pub async fn serve(
+    mut stream: TcpStream,
+    front: FrontEnd,
+    client: ClientGuard,
+    shutdown: CancellationToken,
+) {
+    let sink = Rc::new(ReplySink::new());
+    let mut connection = Connection {
+        front,
+        client,
+        sink: sink.clone(),
+        scanner: Scanner::new(),
+        pipeline: Pipeline::new(ANSWER_BYTES_GUESS),
+        answers: Vec::new(),
+        input: BytesMut::new(),
+        output: BytesMut::new(),
+        reading: true,
+        scanning: true,
+        kept_input: false,
+    };
+    let ended = connection.run(&mut stream, &shutdown).await;
+    sink.close();
+    drop(connection);
+    if matches!(ended, Ok(End::Closing)) {
+        linger(&mut stream).await;
+    }
+}
+
+/// How a connection came to its end.
+enum End {
+    /// The client went, or has nothing more to hear.
+    Gone,
+    /// We close it after a last reply, and the client may still be sending.
+    Closing,
+}
+
+struct Connection {
+    front: FrontEnd,
+    client: ClientGuard,
+    sink: Rc<ReplySink>,
+    scanner: Scanner,
+    pipeline: Pipeline,
+    answers: Vec<(u64, Answered)>,
+    input: BytesMut,
+    output: BytesMut,
+    /// More bytes are wanted.
+    reading: bool,
+    /// Bytes that came are looked at.
+    scanning: bool,
+    /// `input` may hold whole commands that the bounds kept back.
+    kept_input: bool,
+}
+
+impl Connection {
+    async fn run(
+        &mut self,
+        stream: &mut TcpStream,
+        shutdown: &CancellationToken,
+    ) -> io::Result<End> {
+        let (mut reader, writer) = stream.split();
+        let cancelled = shutdown.cancelled();
+        tokio::pin!(cancelled);
+        loop {
+            self.take_answers();
+            self.turn();
+            if self.is_over_limit() {
+                return Ok(End::Gone);
+            }
+            self.write(&writer)?;
+            if self.has_work() {
+                // Others on this thread come first; the socket took all there was.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            if self.is_finished() {
+                return Ok(if self.scanning { End::Gone } else { End::Closing });
+            }
+            self.keep_account();
+            let room = self.reading && self.input.len() < READ_BYTES_MAX && self.has_room();
+            let idle_until = self.idle_until();
+            tokio::select! {
+                biased;
+                _ = self.sink.notified(), if self.pipeline.waiting() > 0 => {}
+                read = read(&mut reader, &mut self.input), if room => match read? {
+                    0 => self.reading = false,
+                    bytes => self.received(bytes),
+                },
+                writable = writer.writable(), if !self.output.is_empty() => writable?,
+                () = &mut cancelled, if self.reading => self.reading = false,
+                () = until(idle_until) => {
+                    debug!(client = self.client.info.id, "closed after its idle timeout");
+                    return Ok(End::Gone);
+                }
+            }
+        }
+    }
+
+    /// Until when the client may be idle. One that waits for a reply is not.
+    fn idle_until(&self) -> Option<Instant> {
+        let limit = self.front.config().idle_timeout.filter(|_| self.pipeline.is_empty())?;
+        Some(Instant::from_std(self.client.info.active.get() + limit))
+    }
+
+    fn received(&mut self, bytes: usize) {
+        let counters = self.front.counters();
+        counters.input_bytes.set(counters.input_bytes.get() + bytes as u64);
+        counters.reads.set(counters.reads.get() + 1);
+        self.client.info.active.set(std::time::Instant::now());
+        self.kept_input = true;
+    }
+
+    fn take_answers(&mut self) {
+        self.sink.take(&mut self.answers);
+        let mut answers = std::mem::take(&mut self.answers);
+        for (tag, answer) in answers.drain(..) {
+            let asks = self.pipeline.answer(tag, answer);
+            self.submit(asks);
+        }
+        self.answers = answers;
+    }
+
+    fn submit(&self, asks: Vec<(u64, Target, Work)>) {
+        for (tag, target, work) in asks {
+            self.front.backend().submit(&self.sink, tag, target, work);
+        }
+    }
+
+    /// Writes replies and takes commands for as long as one makes way for the other.
+    fn turn(&mut self) {
+        loop {
+            self.pipeline.write_ready(&mut self.output, OUTPUT_BYTES_AHEAD);
+            let config = || self.front.backend().view();
+            if self.pipeline.is_blocked() {
+                let asks = self.pipeline.start_barrier(&config().config);
+                self.submit(asks);
+                // A barrier without anybody to ask is answered already.
+                self.pipeline.write_ready(&mut self.output, OUTPUT_BYTES_AHEAD);
+            }
+            if !self.scanning || !self.kept_input || !self.has_room() {
+                return;
+            }
+            self.scan();
+        }
+    }
+
+    /// Takes commands until there are no more whole ones, or no room.
+    fn scan(&mut self) {
+        while self.has_room() {
+            match self.scanner.next(&mut self.input) {
+                Ok(Some(arguments)) => {
+                    let asked = arguments.iter().map(|a| a.len() + ARGUMENT_BYTES).sum();
+                    let parsed = commands::parse(arguments);
+                    self.execute(parsed, asked);
+                    if !self.scanning {
+                        return;
+                    }
+                }
+                Ok(None) => {
+                    self.kept_input = false;
+                    break;
+                }
+                Err(error) => {
+                    self.fail(error);
+                    return;
+                }
+            }
+        }
+        if self.input.is_empty() {
+            // An idle connection holds no buffer.
+            self.input = BytesMut::new();
+        }
+    }
+
+    fn execute(
+        &mut self,
+        parsed: Result<(&'static commands::CommandSpec, Call), commands::ErrorText>,
+        asked: usize,
+    ) {
+        let info = &self.client.info;
+        let counters = self.front.counters();
+        counters.commands.set(counters.commands.get() + 1);
+        info.commands.set(info.commands.get() + 1);
+        let (spec, call) = match parsed {
+            Ok(parsed) => parsed,
+            Err(text) => {
+                counters.errors.set(counters.errors.get() + 1);
+                self.reply(&Reply::Error(text));
+                return;
+            }
+        };
+        info.command.set(spec.name);
+        let protocol = info.protocol.get();
+        match call {
+            Call::Op { slot, op, shape } => {
+                let tag = self.pipeline.push_one(protocol, shape, asked);
+                let backend = self.front.backend();
+                backend.submit(&self.sink, tag, Target::Slot(slot), Work::Op(op));
+            }
+            Call::Split(split) => {
+                let asks = self.pipeline.push_split(protocol, split, asked);
+                self.submit(asks);
+            }
+            Call::Barrier(barrier) => self.pipeline.push_barrier(protocol, barrier),
+            Call::Local(call) => {
+                let last = call == Local::Quit;
+                let reply = crate::local::answer(&self.front, info, call);
+                self.reply(&reply);
+                if last {
+                    self.stop();
+                }
+            }
+        }
+    }
+
+    /// A reply that is known goes out in the protocol that the connection has now.
+    fn reply(&mut self, reply: &Reply) {
+        let protocol: Protocol = self.client.info.protocol.get();
+        self.pipeline.push_reply(protocol, reply, &mut self.output);
+    }
+
+    /// Nothing more is read or taken; what was taken is answered.
+    fn stop(&mut self) {
+        self.reading = false;
+        self.scanning = false;
+        self.input = BytesMut::new();
+    }
+
+    fn fail(&mut self, error: ProtocolError) {
+        let counters = self.front.counters();
+        counters.protocol_errors.set(counters.protocol_errors.get() + 1);
+        let address = self.client.info.address;
+        if error.is_silent() {
+            warn!(%address, %error, "closed a connection");
+        } else {
+            debug!(%address, %error, "closed a connection");
+            self.reply(&Reply::error(format!("ERR {error}")));
+        }
+        self.stop();
+    }
+
+    fn has_room(&self) -> bool {
+        let pipeline = &self.pipeline;
+        !pipeline.is_blocked()
+            && pipeline.waiting() < WAITING_MAX
+            && pipeline.len() < PIPELINE_COMMANDS_MAX
+            && pipeline.asked_bytes() < ASKED_BYTES_MAX
+            && pipeline.expected_bytes() < EXPECTED_BYTES_MAX
+            && pipeline.ready_bytes() < EXPECTED_BYTES_MAX
+            && self.output.len() < OUTPUT_BYTES_AHEAD
+    }
+
+    fn is_over_limit(&self) -> bool {
+        let held = self.output.len() + self.pipeline.ready_bytes();
+        if held > self.front.config().output_bytes_max {
+            let address = self.client.info.address;
+            info!(%address, held, "closed a connection that does not read its replies");
+            return true;
+        }
+        false
+    }
+
+    /// One write, or more only if the socket took a part and wants the rest.
+    fn write(&mut self, writer: &WriteHalf<'_>) -> io::Result<()> {
+        let counters = self.front.counters();
+        while !self.output.is_empty() {
+            match writer.try_write(&self.output) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(bytes) => {
+                    self.output.advance(bytes);
+                    counters.output_bytes.set(counters.output_bytes.get() + bytes as u64);
+                    counters.writes.set(counters.writes.get() + 1);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        self.output = BytesMut::new();
+        Ok(())
+    }
+
+    /// Whether the next turn would do something without anything new coming.
+    fn has_work(&self) -> bool {
+        self.output.is_empty()
+            && (self.pipeline.front_is_ready()
+                || self.scanning && self.kept_input && self.has_room())
+    }
+
+    fn is_finished(&self) -> bool {
+        !self.reading && self.pipeline.is_empty() && self.output.is_empty()
+    }
+
+    fn keep_account(&self) {
+        let info = &self.client.info;
+        info.query_bytes.set(self.input.len() + self.scanner.held_bytes());
+        info.output_bytes.set(self.output.len() + self.pipeline.ready_bytes());
+        info.waiting.set(self.pipeline.len());
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+async fn read(reader: &mut ReadHalf<'_>, input: &mut BytesMut) -> io::Result<usize> {
+    if input.capacity() - input.len() < READ_BYTES_MIN / 4 {
+        input.reserve(READ_BYTES_MIN);
+    }
+    reader.read_buf(input).await
+}
+
+/// Closes our half and reads what the client still sends: closing a socket with unread bytes resets
+/// it, and the client could lose the last reply.
+async fn linger(stream: &mut TcpStream) {
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let discard = async {
+        let mut left = LINGER_BYTES_MAX;
+        let mut waste = [0; 4096];
+        while left > 0 {
+            match stream.read(&mut waste).await {
+                Ok(bytes) if bytes > 0 => left = left.saturating_sub(bytes),
+                _ => return,
+            }
+        }
+    };
+    // The end of that time is as good an end as the client's.
+    let _ = tokio::time::timeout(LINGER, discard).await;
+}

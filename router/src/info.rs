@@ -1,0 +1,280 @@
+//! INFO and CONFIG GET.
+
+use crate::FrontEnd;
+use crate::glob::glob_match;
+use crate::node_name::node_name;
+use crate::reply::Reply;
+use crate::resp::BULK_BYTES_MAX;
+use bytes::Bytes;
+use shard_core::wire::NodeStatus;
+use std::fmt::{Display, Write};
+
+/// The version of Redis whose replies and commands these are.
+pub const REDIS_VERSION: &str = "7.2.0";
+
+/// The settings that CONFIG GET knows.
+pub const SETTINGS: &[&str] = &[
+    "appendfsync",
+    "appendonly",
+    "bind",
+    "client-query-buffer-limit",
+    "cluster-enabled",
+    "databases",
+    "maxclients",
+    "maxmemory",
+    "maxmemory-policy",
+    "port",
+    "proto-max-bulk-len",
+    "save",
+    "tcp-keepalive",
+    "timeout",
+];
+
+const SECTIONS: &[(&str, fn(&mut Section))] = &[
+    ("server", server),
+    ("clients", clients),
+    ("memory", memory),
+    ("persistence", persistence),
+    ("stats", stats),
+    ("replication", replication),
+    ("cluster", cluster),
+    ("keyspace", keyspace),
+    ("raft", raft),
+];
+
+struct Section<'a> {
+    front: &'a FrontEnd,
+    status: Option<&'a NodeStatus>,
+    text: String,
+}
+
+impl Section<'_> {
+    fn put(&mut self, name: &str, value: impl Display) {
+        // Writing to a string cannot fail.
+        let _ = write!(self.text, "{name}:{value}\r\n");
+    }
+}
+
+/// The text of INFO: the sections named, or all.
+pub fn info(front: &FrontEnd, names: &[Bytes]) -> String {
+    let named =
+        |wanted: &str| names.iter().any(|name| name.eq_ignore_ascii_case(wanted.as_bytes()));
+    let all = names.is_empty() || ["all", "default", "everything"].into_iter().any(named);
+    let status = front.backend().status();
+    let mut section = Section { front, status: status.as_deref(), text: String::new() };
+    for (name, put) in SECTIONS {
+        if all || named(name) {
+            if !section.text.is_empty() {
+                section.text.push_str("\r\n");
+            }
+            let mut title = (*name).to_string();
+            title[..1].make_ascii_uppercase();
+            let _ = write!(section.text, "# {title}\r\n");
+            put(&mut section);
+        }
+    }
+    section.text
+}
+
+fn server(section: &mut Section) {
+    let front = section.front;
+    let node = front.backend().node().unwrap_or_default();
+    let name = node_name(&front.backend().view().config.cluster_id, node);
+    let uptime = front.uptime().as_secs();
+    section.put("redis_version", REDIS_VERSION);
+    section.put("flotilla_version", env!("CARGO_PKG_VERSION"));
+    section.put("redis_git_sha1", "00000000");
+    section.put("redis_git_dirty", 0);
+    section.put("redis_mode", "cluster");
+    section.put("os", std::env::consts::OS);
+    section.put("arch_bits", usize::BITS);
+    section.put("process_id", std::process::id());
+    section.put("run_id", name);
+    section.put("tcp_port", front.config().port);
+    section.put("server_time_usec", unix_micros());
+    section.put("uptime_in_seconds", uptime);
+    section.put("uptime_in_days", uptime / 86_400);
+    section.put("node_id", node);
+}
+
+fn clients(section: &mut Section) {
+    let front = section.front;
+    section.put("connected_clients", front.clients().count());
+    section.put("cluster_connections", 0);
+    section.put("maxclients", front.config().clients_max);
+    section.put("blocked_clients", 0);
+    section.put("tracking_clients", 0);
+}
+
+fn memory(section: &mut Section) {
+    let sum = |of: fn(&shard_core::wire::ReplicaStatus) -> u64| -> u64 {
+        section.status.map_or(0, |status| status.replicas.values().map(of).sum())
+    };
+    let (data, lanes) = (sum(|r| r.data_bytes), sum(|r| r.lane_bytes));
+    let rss = resident_bytes().unwrap_or(0);
+    section.put("used_memory", rss);
+    section.put("used_memory_human", human(rss));
+    section.put("used_memory_rss", rss);
+    section.put("used_memory_rss_human", human(rss));
+    section.put("used_memory_dataset", data);
+    section.put("used_memory_lanes", lanes);
+    section.put("maxmemory", 0);
+    section.put("maxmemory_human", "0B");
+    section.put("maxmemory_policy", "noeviction");
+    section.put("mem_fragmentation_ratio", "1.00");
+}
+
+fn persistence(section: &mut Section) {
+    section.put("loading", 0);
+    section.put("async_loading", 0);
+    section.put("rdb_bgsave_in_progress", 0);
+    section.put("rdb_last_bgsave_status", "ok");
+    section.put("aof_enabled", 1);
+    section.put("aof_rewrite_in_progress", 0);
+    section.put("aof_last_write_status", "ok");
+}
+
+fn stats(section: &mut Section) {
+    let counters = section.front.counters();
+    section.put("total_connections_received", counters.connections.get());
+    section.put("total_commands_processed", counters.commands.get());
+    section.put("total_net_input_bytes", counters.input_bytes.get());
+    section.put("total_net_output_bytes", counters.output_bytes.get());
+    section.put("rejected_connections", counters.rejected.get());
+    section.put("total_error_replies", counters.errors.get());
+    section.put("total_reads_processed", counters.reads.get());
+    section.put("total_writes_processed", counters.writes.get());
+    section.put("protocol_errors", counters.protocol_errors.get());
+    let dispatch = section.front.backend().stats();
+    for (name, value) in [
+        ("dispatch_submitted", dispatch.submitted),
+        ("dispatch_answered", dispatch.answered),
+        ("dispatch_overloaded", dispatch.overloaded),
+        ("dispatch_unknown", dispatch.unknown),
+        ("dispatch_attempts", dispatch.attempts),
+        ("dispatch_retries", dispatch.retries),
+        ("dispatch_late_answers", dispatch.late),
+        ("dispatch_refreshes", dispatch.refreshes),
+        ("dispatch_sessions", dispatch.sessions),
+        ("dispatch_pending", dispatch.pending),
+        ("dispatch_pending_bytes", dispatch.pending_bytes),
+    ] {
+        section.put(name, value);
+    }
+    let status = section.status;
+    for (name, value) in status.iter().flat_map(|status| &status.counters) {
+        section.put(name, value);
+    }
+}
+
+fn replication(section: &mut Section) {
+    let view = section.front.backend().view();
+    let topology = section.front.topology(&view, section.status);
+    let role = topology.role_name();
+    let offset = topology.master_offset();
+    let master = topology.master_address();
+    let followers = topology.followers();
+    section.put("role", role);
+    if let Some((host, port)) = master {
+        section.put("master_host", host);
+        section.put("master_port", port);
+        section.put("master_link_status", "up");
+    }
+    section.put("connected_slaves", followers.len());
+    for (at, (host, port, offset)) in followers.iter().enumerate() {
+        let value = format!("ip={host},port={port},state=online,offset={offset},lag=0");
+        section.put(&format!("slave{at}"), value);
+    }
+    section.put("master_repl_offset", offset);
+}
+
+fn cluster(section: &mut Section) {
+    let view = section.front.backend().view();
+    section.put("cluster_enabled", 1);
+    section.put("cluster_id", &view.config.cluster_id);
+    section.put("cluster_config", view.config.num);
+}
+
+/// Keys of the replicas in this process: as in Redis, a follower counts its copy.
+fn keyspace(section: &mut Section) {
+    let Some(status) = section.status else { return };
+    let keys: u64 = status.replicas.values().map(|replica| replica.keys).sum();
+    let expires: u64 = status.replicas.values().map(|replica| replica.expires).sum();
+    if keys > 0 {
+        section.put("db0", format!("keys={keys},expires={expires},avg_ttl=0"));
+    }
+}
+
+fn raft(section: &mut Section) {
+    let Some(status) = section.status else { return };
+    section.put("raft_groups", status.replicas.len());
+    section.put("raft_peers_up", status.peers_up.len());
+    section.put("raft_log_file_bytes", status.log_file_bytes);
+    section.put("raft_log_commits", status.log_commits);
+    section.put("raft_log_entries", status.log_entries);
+    for (group, replica) in &status.replicas {
+        let leader = replica.leader.map_or_else(|| "none".into(), |leader| leader.to_string());
+        let value = format!(
+            "role={},term={},leader={leader},last={},commit={},applied={},keys={},lanes={},\
+             lane_bytes={}",
+            replica.role,
+            replica.term,
+            replica.last,
+            replica.commit,
+            replica.applied,
+            replica.keys,
+            replica.lanes,
+            replica.lane_bytes,
+        );
+        section.put(&format!("raft_group_{group}"), value);
+    }
+}
+
+/// The reply to CONFIG GET.
+pub fn config_get(front: &FrontEnd, patterns: &[Bytes]) -> Reply {
+    let config = front.config();
+    let value = |name: &str| -> String {
+        match name {
+            "appendfsync" => "always".into(),
+            "appendonly" | "cluster-enabled" => "yes".into(),
+            "bind" => config.bind.clone(),
+            "client-query-buffer-limit" => crate::resp::QUERY_BYTES_MAX.to_string(),
+            "databases" => "1".into(),
+            "maxclients" => config.clients_max.to_string(),
+            "maxmemory" => "0".into(),
+            "maxmemory-policy" => "noeviction".into(),
+            "port" => config.port.to_string(),
+            "proto-max-bulk-len" => BULK_BYTES_MAX.to_string(),
+            "tcp-keepalive" => crate::TCP_KEEPALIVE.as_secs().to_string(),
+            "timeout" => config.idle_timeout.map_or(0, |limit| limit.as_secs()).to_string(),
+            _ => String::new(),
+        }
+    };
+    let matches = |name: &str| {
+        patterns.iter().any(|pattern| glob_match(&pattern.to_ascii_lowercase(), name.as_bytes()))
+    };
+    let matching = SETTINGS.iter().filter(|name| matches(name));
+    Reply::Map(matching.map(|name| (Reply::text(*name), Reply::text(value(name)))).collect())
+}
+
+/// This machine's wall clock.
+pub fn unix_micros() -> u128 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_micros())
+}
+
+/// Memory of the process as Linux counts it, if it tells.
+fn resident_bytes() -> Option<u64> {
+    const PAGE_BYTES: u64 = 4096;
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * PAGE_BYTES)
+}
+
+/// Bytes as Redis prints them for people.
+fn human(bytes: u64) -> String {
+    let units = [("G", 30), ("M", 20), ("K", 10)];
+    match units.into_iter().find(|(_, shift)| bytes >> shift > 0) {
+        Some((unit, shift)) => format!("{:.2}{unit}", bytes as f64 / f64::from(1u32 << shift)),
+        None => format!("{bytes}B"),
+    }
+}

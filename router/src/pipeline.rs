@@ -1,0 +1,310 @@
+//! The commands of one connection that are not answered yet, in the order they came: replies go out
+//! in that order, each in the protocol of its place.
+
+use crate::backend::{Answered, Target, Work};
+use crate::barrier::{Asks, BarrierRun, Refusals};
+use crate::commands::{Barrier, Join, Split};
+use crate::reply::Reply;
+use crate::reply::{
+    Protocol, Shape, UNFIT_ANSWER, answer_bytes, op_error_text, put_answer, put_integer, put_values,
+};
+use bytes::{Bytes, BytesMut};
+use shard_core::cluster_config::ClusterConfig;
+use shard_core::op::Outcome;
+use std::collections::VecDeque;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Pipeline {
+    entries: VecDeque<Entry>,
+    next_tag: u64,
+    /// Submitted and not answered.
+    waiting: usize,
+    /// Bytes of the arguments of entries that are not written.
+    asked_bytes: usize,
+    /// Bytes of answers and replies that are not written.
+    ready_bytes: usize,
+    /// About how large answers have been lately: up at once, down by and by.
+    usual_answer_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Its answers have the tags from this one up to the next entry's.
+    first_tag: u64,
+    protocol: Protocol,
+    asked_bytes: usize,
+    ready_bytes: usize,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Already bytes.
+    Ready(Bytes),
+    /// One op.
+    One { shape: Shape, answer: Option<Answered> },
+    /// Several ops.
+    Joined(Box<Joined>),
+    /// Waits to be the first.
+    Blocked(Barrier),
+    /// Is the first, and the only one.
+    Running(Box<BarrierRun>),
+}
+
+#[derive(Debug)]
+struct Joined {
+    /// Of each part, where its values go; emptied when it is answered.
+    places: Vec<Vec<u32>>,
+    waiting: usize,
+    write: bool,
+    refusals: Refusals,
+    sum: i64,
+    values: Option<Vec<Option<Bytes>>>,
+}
+
+impl Pipeline {
+    /// An empty one. `usual_answer_bytes` is the guess before the first answer.
+    pub fn new(usual_answer_bytes: usize) -> Pipeline {
+        Pipeline { usual_answer_bytes, ..Pipeline::default() }
+    }
+
+    /// Whether nothing waits for its reply.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Commands not answered yet.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Requests to groups that are under way.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Bytes of arguments whose commands are not answered yet.
+    pub fn asked_bytes(&self) -> usize {
+        self.asked_bytes
+    }
+
+    /// Bytes of answers that wait for their turn.
+    pub fn ready_bytes(&self) -> usize {
+        self.ready_bytes
+    }
+
+    /// Bytes of answers to expect for what is under way, going by the last ones.
+    pub fn expected_bytes(&self) -> usize {
+        self.waiting.saturating_mul(self.usual_answer_bytes)
+    }
+
+    /// Whether a command that later ones must wait for is not answered.
+    pub fn is_blocked(&self) -> bool {
+        matches!(
+            self.entries.back(),
+            Some(Entry { state: State::Blocked(_) | State::Running(_), .. })
+        )
+    }
+
+    /// Whether the reply of the first command is known.
+    pub fn front_is_ready(&self) -> bool {
+        self.entries.front().is_some_and(Entry::is_ready)
+    }
+
+    fn push(&mut self, protocol: Protocol, asked_bytes: usize, state: State) {
+        self.asked_bytes += asked_bytes;
+        let first_tag = self.next_tag;
+        self.entries.push_back(Entry { first_tag, protocol, asked_bytes, ready_bytes: 0, state });
+    }
+
+    fn tag(&mut self) -> u64 {
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        self.waiting += 1;
+        tag
+    }
+
+    /// Appends a reply that is known: to `output` at once, if nothing is before it.
+    pub fn push_reply(&mut self, protocol: Protocol, reply: &Reply, output: &mut BytesMut) {
+        if self.entries.is_empty() {
+            reply.encode(protocol, output);
+            return;
+        }
+        let mut bytes = BytesMut::new();
+        reply.encode(protocol, &mut bytes);
+        let ready_bytes = bytes.len();
+        self.push(protocol, 0, State::Ready(bytes.freeze()));
+        self.count_ready(self.entries.len() - 1, ready_bytes);
+    }
+
+    /// Appends a command that is one op; returns the tag to submit it under.
+    pub fn push_one(&mut self, protocol: Protocol, shape: Shape, asked_bytes: usize) -> u64 {
+        self.push(protocol, asked_bytes, State::One { shape, answer: None });
+        self.tag()
+    }
+
+    /// Appends a command of several ops; returns what to submit.
+    pub fn push_split(
+        &mut self,
+        protocol: Protocol,
+        split: Split,
+        asked_bytes: usize,
+    ) -> Vec<(u64, Target, Work)> {
+        let mut places = Vec::with_capacity(split.parts.len());
+        let mut submits = Vec::with_capacity(split.parts.len());
+        let mut write = false;
+        for (slot, op, of_part) in split.parts {
+            write |= op.is_write();
+            places.push(of_part);
+            submits.push((Target::Slot(slot), Work::Op(op)));
+        }
+        let values = match split.join {
+            Join::Values(count) => Some(vec![None; count]),
+            Join::Sum => None,
+        };
+        let joined = Joined {
+            waiting: places.len(),
+            places,
+            write,
+            refusals: Refusals::default(),
+            sum: 0,
+            values,
+        };
+        self.push(protocol, asked_bytes, State::Joined(Box::new(joined)));
+        self.tagged(submits)
+    }
+
+    fn tagged(&mut self, asks: Asks) -> Vec<(u64, Target, Work)> {
+        asks.into_iter().map(|(target, work)| (self.tag(), target, work)).collect()
+    }
+
+    /// Appends a command that starts when all before it are answered.
+    pub fn push_barrier(&mut self, protocol: Protocol, barrier: Barrier) {
+        self.push(protocol, 0, State::Blocked(barrier));
+    }
+
+    /// Starts the barrier command whose turn it is, if any; returns what to submit.
+    pub fn start_barrier(&mut self, config: &ClusterConfig) -> Vec<(u64, Target, Work)> {
+        match self.entries.front_mut() {
+            Some(Entry { state, .. }) if matches!(state, State::Blocked(_)) => {
+                let State::Blocked(barrier) = *state else { return Vec::new() };
+                let (run, asks) = BarrierRun::start(barrier, config);
+                *state = State::Running(Box::new(run));
+                self.tagged(asks)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Takes the answer with this tag; returns what to submit next.
+    pub fn answer(&mut self, tag: u64, answer: Answered) -> Vec<(u64, Target, Work)> {
+        let bytes = answer_bytes(&answer);
+        self.usual_answer_bytes =
+            bytes.max(self.usual_answer_bytes - self.usual_answer_bytes.div_ceil(8));
+        self.waiting = self.waiting.saturating_sub(1);
+        let at = self.entries.partition_point(|entry| entry.first_tag <= tag);
+        let Some(at) = at.checked_sub(1) else { return Vec::new() };
+        self.count_ready(at, bytes);
+        let entry = &mut self.entries[at];
+        match &mut entry.state {
+            State::One { answer: place, .. } => *place = Some(answer),
+            State::Joined(joined) => joined.answer((tag - entry.first_tag) as usize, answer),
+            State::Running(run) => {
+                let asks = run.answer(answer);
+                return self.tagged(asks);
+            }
+            State::Ready(_) | State::Blocked(_) => {}
+        }
+        Vec::new()
+    }
+
+    fn count_ready(&mut self, at: usize, bytes: usize) {
+        self.entries[at].ready_bytes += bytes;
+        self.ready_bytes += bytes;
+    }
+
+    /// Appends the replies whose turn has come to `output`, until it holds `output_bytes_max`.
+    pub fn write_ready(&mut self, output: &mut BytesMut, output_bytes_max: usize) {
+        while output.len() < output_bytes_max
+            && let Some(entry) = self.entries.front()
+        {
+            if !entry.is_ready() {
+                return;
+            }
+            entry.put(output);
+            self.ready_bytes -= entry.ready_bytes;
+            self.asked_bytes -= entry.asked_bytes;
+            self.entries.pop_front();
+        }
+        if self.entries.is_empty() && self.entries.capacity() > ENTRIES_KEPT_MAX {
+            self.entries = VecDeque::new();
+        }
+    }
+}
+
+/// A queue of entries that grew past this gives its memory back when it is empty.
+const ENTRIES_KEPT_MAX: usize = 256;
+
+impl Entry {
+    fn is_ready(&self) -> bool {
+        match &self.state {
+            State::Ready(_) => true,
+            State::One { answer, .. } => answer.is_some(),
+            State::Joined(joined) => joined.waiting == 0,
+            State::Running(run) => run.is_answered(),
+            State::Blocked(_) => false,
+        }
+    }
+
+    /// Appends its reply; it is ready.
+    fn put(&self, output: &mut BytesMut) {
+        match &self.state {
+            State::Ready(bytes) => output.extend_from_slice(bytes),
+            State::One { shape, answer } => {
+                answer.iter().for_each(|answer| put_answer(output, self.protocol, *shape, answer));
+            }
+            State::Joined(joined) => joined.put(self.protocol, output),
+            State::Running(run) => run.reply().encode(self.protocol, output),
+            State::Blocked(_) => {}
+        }
+    }
+}
+
+impl Joined {
+    fn answer(&mut self, part: usize, answer: Answered) {
+        self.waiting = self.waiting.saturating_sub(1);
+        let places = self.places.get_mut(part).map(std::mem::take).unwrap_or_default();
+        match (answer, &mut self.values) {
+            (Answered::Refused(refusal), _) => self.refusals.note(refusal),
+            (Answered::Outcome(Outcome::Error(error)), _) => {
+                self.refusals.note_error(op_error_text(error).into_owned());
+            }
+            (Answered::Outcome(Outcome::Integer(count)), None) => {
+                self.refusals.note_done();
+                self.sum = self.sum.saturating_add(count);
+            }
+            (Answered::Outcome(Outcome::Values(part)), Some(values))
+                if part.len() == places.len() =>
+            {
+                self.refusals.note_done();
+                for (place, value) in places.into_iter().zip(part) {
+                    if let Some(into) = values.get_mut(place as usize) {
+                        *into = value;
+                    }
+                }
+            }
+            (Answered::Outcome(_) | Answered::Group(_), _) => {
+                self.refusals.note_error(UNFIT_ANSWER.into());
+            }
+        }
+    }
+
+    fn put(&self, protocol: Protocol, output: &mut BytesMut) {
+        match (self.refusals.text(self.write), &self.values) {
+            (Some(error), _) => Reply::error(error).encode(protocol, output),
+            (None, Some(values)) => put_values(output, protocol, values),
+            (None, None) => put_integer(output, b':', self.sum),
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! CLUSTER and ROLE: the view of the cluster in Redis' words.
+//!
+//! Redis knows nodes only; here a node may have seats in many groups. A node that leads a group is a
+//! master with the slots of all groups it leads; any other is a replica of the leader of its lowest
+//! group. While a group's leader is not known, its first voter stands for it.
+
+use crate::commands::Cluster;
+use crate::node_name::{node_name, shard_name};
+use crate::reply::Reply;
+use shard_core::cluster_config::{ClusterConfig, GroupConfig, SHARDMASTER, SlotRange};
+use shard_core::slot::SLOTS;
+use shard_core::wire::{ClusterView, NodeStatus, ReplicaStatus};
+use shard_core::{GroupId, NodeId};
+use std::fmt::Write;
+
+/// What the replies are made of.
+pub struct Topology<'a> {
+    /// The newest view.
+    pub view: &'a ClusterView,
+    /// The node in this process; a router alone has none.
+    pub node: Option<NodeId>,
+    /// What that node says of itself.
+    pub status: Option<&'a NodeStatus>,
+}
+
+impl Topology<'_> {
+    /// The reply to a CLUSTER subcommand.
+    pub fn answer(&self, call: &Cluster) -> Reply {
+        match call {
+            Cluster::Info => Reply::Verbatim(self.info()),
+            Cluster::Nodes => Reply::Verbatim(self.nodes()),
+            Cluster::Slots => self.slots(),
+            Cluster::Shards => self.shards(),
+            Cluster::MyId => Reply::text(self.name(self.myself())),
+            Cluster::MyShardId => Reply::text(self.my_shard_name()),
+            Cluster::Replicas(name) => self.replicas_of(name),
+            Cluster::Links => self.links(),
+        }
+    }
+
+    fn config(&self) -> &ClusterConfig {
+        &self.view.config
+    }
+
+    /// A router alone answers as node 0, which no node is.
+    fn myself(&self) -> NodeId {
+        self.node.unwrap_or_default()
+    }
+
+    fn name(&self, node: NodeId) -> String {
+        node_name(&self.config().cluster_id, node)
+    }
+
+    /// The shard groups with their seats.
+    fn groups(&self) -> impl Iterator<Item = (GroupId, &GroupConfig)> {
+        self.config().groups.iter().map(|(id, group)| (*id, group)).filter(|g| g.0 != SHARDMASTER)
+    }
+
+    /// Whether it is known that the group has no leader, or nothing is known of any group.
+    fn is_down(&self, group: GroupId) -> bool {
+        match self.view.leaders.get(&group) {
+            Some(view) => view.leader.is_none(),
+            None => self.view.leaders.is_empty(),
+        }
+    }
+
+    /// Who leads a group, or stands for its leader.
+    fn leader(&self, group: GroupId) -> Option<NodeId> {
+        let known = self.view.leaders.get(&group).and_then(|view| view.leader);
+        known.or_else(|| self.config().groups.get(&group)?.voters.first().copied())
+    }
+
+    fn leads(&self, node: NodeId) -> Vec<GroupId> {
+        let groups = self.groups().map(|(group, _)| group);
+        groups.filter(|group| self.leader(*group) == Some(node)).collect()
+    }
+
+    /// The node whose replica a node is, if it leads nothing and has a seat in a shard group.
+    fn master_of(&self, node: NodeId) -> Option<NodeId> {
+        if !self.leads(node).is_empty() {
+            return None;
+        }
+        let (group, _) = self.groups().find(|(_, group)| group.voters.contains(&node))?;
+        self.leader(group)
+    }
+
+    /// The leader and then the followers, in the order of the configuration.
+    fn seats(&self, group: GroupId, config: &GroupConfig) -> Vec<NodeId> {
+        let leader = self.leader(group);
+        let followers = config.voters.iter().copied().filter(|node| Some(*node) != leader);
+        leader.into_iter().chain(followers).collect()
+    }
+
+    /// Host and port at which a node serves clients.
+    fn resp(&self, node: NodeId) -> (String, u16) {
+        self.config().nodes.get(&node).map_or((String::new(), 0), |node| split_address(&node.resp))
+    }
+
+    /// Whether a link to the node stands; without a node here nothing is known against it.
+    fn is_linked(&self, node: NodeId) -> bool {
+        Some(node) == self.node || self.status.is_none_or(|status| status.peers_up.contains(&node))
+    }
+
+    fn replica(&self, group: GroupId) -> Option<&ReplicaStatus> {
+        self.status?.replicas.get(&group)
+    }
+
+    /// How far the group's log is known to be on a node, seen from here.
+    fn offset(&self, group: GroupId, node: NodeId) -> i64 {
+        let index = self.replica(group).map(|replica| {
+            let matched = replica.matched.get(&node).copied();
+            if Some(node) == self.node { replica.applied } else { matched.unwrap_or_default() }
+        });
+        index.map_or(0, |index| i64::try_from(index.0).unwrap_or(i64::MAX))
+    }
+
+    fn line(&self, node: NodeId) -> String {
+        let (host, port) = self.resp(node);
+        let peer = self.config().nodes.get(&node).map_or(0, |node| split_address(&node.peer).1);
+        let master = self.master_of(node);
+        let myself = if Some(node) == self.node { "myself," } else { "" };
+        let flags = if master.is_some() { "slave" } else { "master" };
+        let master = master.map_or_else(|| "-".into(), |master| self.name(master));
+        let link = if self.is_linked(node) { "connected" } else { "disconnected" };
+        let mut line = format!(
+            "{} {host}:{port}@{peer} {myself}{flags} {master} 0 0 {} {link}",
+            self.name(node),
+            self.config().num,
+        );
+        for range in self.ranges(&self.leads(node)) {
+            // Writing to a string cannot fail.
+            let _ = match range {
+                (first, last) if first == last => write!(line, " {first}"),
+                (first, last) => write!(line, " {first}-{last}"),
+            };
+        }
+        line
+    }
+
+    /// The slots of some groups as ranges, neighbours joined.
+    fn ranges(&self, groups: &[GroupId]) -> Vec<(u16, u16)> {
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        for range in self.config().slots.iter().filter(|range| groups.contains(&range.group)) {
+            match ranges.last_mut() {
+                Some((_, last)) if last.checked_add(1) == Some(range.first.0) => {
+                    *last = range.last.0;
+                }
+                _ => ranges.push((range.first.0, range.last.0)),
+            }
+        }
+        ranges
+    }
+
+    fn nodes(&self) -> String {
+        let mut text = String::new();
+        for node in self.config().nodes.keys() {
+            text.push_str(&self.line(*node));
+            text.push('\n');
+        }
+        text
+    }
+
+    fn slots(&self) -> Reply {
+        let config = self.config();
+        let row = |range: &SlotRange| {
+            let mut row = vec![
+                Reply::Integer(i64::from(range.first.0)),
+                Reply::Integer(i64::from(range.last.0)),
+            ];
+            let group = config.groups.get(&range.group);
+            let seats = group.map(|group| self.seats(range.group, group)).unwrap_or_default();
+            row.extend(seats.into_iter().map(|node| {
+                let (host, port) = self.resp(node);
+                Reply::Array(vec![
+                    Reply::text(host),
+                    Reply::Integer(i64::from(port)),
+                    Reply::text(self.name(node)),
+                    Reply::Map(Vec::new()),
+                ])
+            }));
+            Reply::Array(row)
+        };
+        Reply::Array(config.slots.iter().map(row).collect())
+    }
+
+    fn shards(&self) -> Reply {
+        let shard = |(group, config): (GroupId, &GroupConfig)| {
+            let slots = self.ranges(&[group]).into_iter().flat_map(|(first, last)| [first, last]);
+            let slots = slots.map(|slot| Reply::Integer(i64::from(slot))).collect();
+            let nodes = self.seats(group, config).into_iter();
+            let nodes = nodes.map(|node| self.shard_node(group, node)).collect();
+            Reply::Map(vec![
+                (Reply::text("slots"), Reply::Array(slots)),
+                (Reply::text("nodes"), Reply::Array(nodes)),
+            ])
+        };
+        Reply::Array(self.groups().map(shard).collect())
+    }
+
+    fn shard_node(&self, group: GroupId, node: NodeId) -> Reply {
+        let (host, port) = self.resp(node);
+        let leads = self.leader(group) == Some(node);
+        let online = self.is_linked(node) && !(leads && self.is_down(group));
+        let text = Reply::word;
+        Reply::Map(vec![
+            (text("id"), Reply::text(self.name(node))),
+            (text("port"), Reply::Integer(i64::from(port))),
+            (text("ip"), Reply::text(host.clone())),
+            (text("endpoint"), Reply::text(host)),
+            (text("role"), text(if leads { "master" } else { "replica" })),
+            (text("replication-offset"), Reply::Integer(self.offset(group, node))),
+            (text("health"), text(if online { "online" } else { "fail" })),
+        ])
+    }
+
+    /// The shard of a node is that of the lowest group it leads, else of the lowest it sits in.
+    fn my_shard_name(&self) -> String {
+        let node = self.myself();
+        let seat = || self.groups().find(|(_, group)| group.voters.contains(&node));
+        let group = self.leads(node).first().copied().or_else(|| Some(seat()?.0));
+        shard_name(&self.config().cluster_id, group.unwrap_or_default())
+    }
+
+    fn replicas_of(&self, name: &[u8]) -> Reply {
+        let nodes = &self.config().nodes;
+        let Some(node) = nodes.keys().copied().find(|node| self.name(*node).as_bytes() == name)
+        else {
+            let name = crate::commands::quote(name, 128);
+            return Reply::error(format!("ERR Unknown node {name}"));
+        };
+        if self.master_of(node).is_some() {
+            return Reply::error("ERR The specified node is not a master");
+        }
+        let leads = self.leads(node);
+        let follows = |other: &NodeId| {
+            *other != node
+                && self
+                    .groups()
+                    .any(|(id, group)| leads.contains(&id) && group.voters.contains(other))
+        };
+        let followers = nodes.keys().copied().filter(follows);
+        Reply::Array(followers.map(|node| Reply::text(self.line(node))).collect())
+    }
+
+    fn links(&self) -> Reply {
+        let peers = self.status.map(|status| status.peers_up.as_slice()).unwrap_or_default();
+        let text = Reply::word;
+        let link = |node: &NodeId| {
+            Reply::Map(vec![
+                (text("direction"), text("to")),
+                (text("node"), Reply::text(self.name(*node))),
+                (text("create-time"), Reply::Integer(0)),
+                (text("events"), text("rw")),
+                (text("send-buffer-allocated"), Reply::Integer(0)),
+                (text("send-buffer-used"), Reply::Integer(0)),
+            ])
+        };
+        Reply::Array(peers.iter().map(link).collect())
+    }
+
+    /// Whether every slot is assigned to a group that has a leader, as far as known.
+    fn is_ok(&self, assigned: u32, failed: u32) -> bool {
+        assigned == u32::from(SLOTS) && failed == 0
+    }
+
+    fn info(&self) -> String {
+        let count = |range: &SlotRange| u32::from(range.last.0 - range.first.0) + 1;
+        let slots = &self.config().slots;
+        let assigned: u32 = slots.iter().map(count).sum();
+        let failed: u32 = slots.iter().filter(|range| self.is_down(range.group)).map(count).sum();
+        let state = if self.is_ok(assigned, failed) { "ok" } else { "fail" };
+        let size = self.groups().filter(|(group, _)| self.config().ranges_of(*group).count() > 0);
+        let epoch = self.config().num;
+        let mut text = format!(
+            "cluster_state:{state}\r\ncluster_slots_assigned:{assigned}\r\ncluster_slots_ok:{}\r\n\
+             cluster_slots_pfail:0\r\ncluster_slots_fail:{failed}\r\ncluster_known_nodes:{}\r\n\
+             cluster_size:{}\r\ncluster_current_epoch:{epoch}\r\ncluster_my_epoch:{epoch}\r\n\
+             cluster_stats_messages_sent:0\r\ncluster_stats_messages_received:0\r\n\
+             total_cluster_links_buffer_limit_exceeded:0\r\n",
+            assigned - failed,
+            self.config().nodes.len(),
+            size.count(),
+        );
+        if let Some(replica) = self.replica(SHARDMASTER) {
+            let leader = replica.leader.map_or_else(String::new, |leader| self.name(leader));
+            // Writing to a string cannot fail.
+            let _ = write!(
+                text,
+                "cluster_raft_role:{}\r\ncluster_raft_current_term:{}\r\n\
+                 cluster_raft_commit_index:{}\r\ncluster_raft_last_applied:{}\r\n\
+                 cluster_raft_log_entries:{}\r\ncluster_raft_leader:{leader}\r\n",
+                replica.role, replica.term, replica.commit, replica.applied, replica.last,
+            );
+        }
+        text
+    }
+
+    /// `master` or `slave`, for INFO and HELLO's siblings.
+    pub fn role_name(&self) -> &'static str {
+        match self.master_of(self.myself()) {
+            Some(_) => "slave",
+            None => "master",
+        }
+    }
+
+    /// The followers of the groups this node leads: host, port and how much of the log they have.
+    pub fn followers(&self) -> Vec<(String, u16, i64)> {
+        let mut followers = Vec::new();
+        for group in self.leads(self.myself()) {
+            let Some(config) = self.config().groups.get(&group) else { continue };
+            for node in self.seats(group, config).into_iter().skip(1) {
+                let (host, port) = self.resp(node);
+                followers.push((host, port, self.offset(group, node)));
+            }
+        }
+        followers
+    }
+
+    /// Where the node is whose replica this one is.
+    pub fn master_address(&self) -> Option<(String, u16)> {
+        self.master_of(self.myself()).map(|master| self.resp(master))
+    }
+
+    /// How much of the logs of the groups it leads this node has applied.
+    pub fn master_offset(&self) -> i64 {
+        let groups = self.leads(self.myself());
+        groups.into_iter().map(|group| self.offset(group, self.myself())).max().unwrap_or(0)
+    }
+
+    /// The reply to ROLE.
+    pub fn role(&self) -> Reply {
+        if let Some((host, port)) = self.master_address() {
+            return Reply::Array(vec![
+                Reply::text("slave"),
+                Reply::text(host),
+                Reply::Integer(i64::from(port)),
+                Reply::text("connected"),
+                Reply::Integer(self.master_offset()),
+            ]);
+        }
+        let follower = |(host, port, offset): (String, u16, i64)| {
+            Reply::Array(vec![
+                Reply::text(host),
+                Reply::text(port.to_string()),
+                Reply::text(offset.to_string()),
+            ])
+        };
+        Reply::Array(vec![
+            Reply::text("master"),
+            Reply::Integer(self.master_offset()),
+            Reply::Array(self.followers().into_iter().map(follower).collect()),
+        ])
+    }
+
+    /// How many replicas besides the leader surely have every acknowledged write on their disks: a
+    /// majority has, in every group. The truth for any WAIT, without waiting.
+    pub fn replicas_of_every_write(&self) -> i64 {
+        let behind = self.groups().map(|(_, group)| group.voters.len() / 2).min();
+        behind.map_or(0, |behind| behind as i64)
+    }
+}
+
+/// Host and port of `host:port`; brackets of an IPv6 host are taken off.
+pub fn split_address(address: &str) -> (String, u16) {
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    (host.to_string(), port.parse().unwrap_or(0))
+}
