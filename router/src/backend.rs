@@ -2,6 +2,8 @@
 
 mod driver;
 mod sink;
+#[cfg(test)]
+mod tests;
 
 pub use self::sink::ReplySink;
 
