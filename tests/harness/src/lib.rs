@@ -1,5 +1,8 @@
 //! What the tests share: real processes and a client to talk to them, golden scripts.
 
 pub mod process;
+pub mod raft_checker;
+pub mod raft_sim;
+pub mod raft_world;
 pub mod resp;
 pub mod shard_script;

@@ -1,0 +1,141 @@
+//! What must hold over a whole group at every step, whatever the faults (scenarios I1 to I7), and
+//! that nothing leaves a node before what it promises is on that node's disk (R1, R2, R3, R5).
+
+use crate::raft_world::Disk;
+use raft_core::Raft;
+use raft_core::effects::{Envelope, Role};
+use raft_core::message::{AppendOutcome, Message};
+use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Term};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Everything that was ever true of the group and may never become false.
+#[derive(Default)]
+pub struct Checker {
+    leaders: BTreeMap<Term, NodeId>,
+    /// Each entry that ever stood in a log: the hash of its frame, and the entry before it.
+    entries: BTreeMap<EntryId, (u64, EntryId)>,
+    /// Each committed entry.
+    committed: BTreeMap<Index, EntryId>,
+    /// The state of the state machine after each index.
+    states: BTreeMap<Index, u64>,
+    hard: BTreeMap<NodeId, HardState>,
+    leader_commits: BTreeMap<NodeId, (Term, Index)>,
+}
+
+fn hash_of(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Checker {
+    /// How many entries are known to be committed.
+    pub fn committed(&self) -> Index {
+        self.committed.keys().next_back().copied().unwrap_or_default()
+    }
+
+    /// I1, I3: `id` leads `term`, and its log is `log`.
+    pub fn leads(&mut self, id: NodeId, term: Term, log: &[Entry]) {
+        let known = *self.leaders.entry(term).or_insert(id);
+        assert_eq!(known, id, "I1: two leaders in term {term}");
+        for entry in self.committed.values() {
+            let held = log.get(entry.index.0 as usize - 1).map(|held| held.id);
+            assert_eq!(held, Some(*entry), "I3: n{id}, leader of term {term}, lacks {entry}");
+        }
+    }
+
+    /// I2: `log[from..]` was appended.
+    pub fn appended(&mut self, id: NodeId, log: &[Entry], from: usize) {
+        for at in from..log.len() {
+            let before = if at == 0 { EntryId::default() } else { log[at - 1].id };
+            let fact = (hash_of(&log[at].frame), before);
+            let known = *self.entries.entry(log[at].id).or_insert(fact);
+            assert_eq!(known, fact, "I2: n{id} has another entry or prefix at {}", log[at].id);
+        }
+    }
+
+    /// I4, I5: `id` applies `entry`; `state` is the running hash of its state machine before it.
+    /// Returns the hash after it.
+    pub fn applies(&mut self, id: NodeId, entry: &Entry, state: u64) -> u64 {
+        let known = *self.committed.entry(entry.id.index).or_insert(entry.id);
+        assert_eq!(known, entry.id, "I5: n{id} applies another entry than was committed");
+        let state = hash_of((state, &entry.frame));
+        let known = *self.states.entry(entry.id.index).or_insert(state);
+        assert_eq!(known, state, "I4: n{id} differs after {}", entry.id);
+        state
+    }
+
+    /// I6: what `id` has on disk now.
+    pub fn synced(&mut self, id: NodeId, hard: HardState) {
+        let before = self.hard.insert(id, hard).unwrap_or_default();
+        assert!(hard.term >= before.term, "I6: the term on n{id}'s disk falls");
+        let revoted = hard.term == before.term
+            && before.voted_for.is_some()
+            && before.voted_for != hard.voted_for;
+        assert!(!revoted, "I6: n{id} votes twice in term {}", hard.term);
+    }
+
+    /// I7 and Raft 5.4.2: a leader's commit index has moved only over what a majority has on disk,
+    /// up to an entry of its own term.
+    pub fn leader_commit(&mut self, id: NodeId, raft: &Raft, log: &[Entry], disks: &[&Disk]) {
+        let status = raft.status();
+        if status.role != Role::Leader {
+            self.leader_commits.remove(&id);
+            return;
+        }
+        let now = (status.hard.term, status.commit);
+        let before = self.leader_commits.insert(id, now);
+        let Some((_, before)) = before.filter(|before| *before != now) else { return };
+        if status.commit == before {
+            return;
+        }
+        let entry = log[status.commit.0 as usize - 1].id;
+        assert_eq!(entry.term, status.hard.term, "5.4.2: n{id} commits {entry} by counting");
+        let holders = disks.iter().filter(|disk| disk.holds(entry)).count();
+        assert!(
+            2 * holders > disks.len(),
+            "I7: n{id} commits {entry}, which only {holders} of {} disks hold",
+            disks.len()
+        );
+        for held in &log[before.0 as usize..status.commit.0 as usize] {
+            let known = *self.committed.entry(held.id.index).or_insert(held.id);
+            assert_eq!(known, held.id, "I5: n{id} commits another entry");
+        }
+    }
+
+    /// R1, R2, R3, R5: a message leaves `id`, whose disk is `disk`.
+    pub fn leaves(&self, id: NodeId, envelope: &Envelope, disk: &Disk) {
+        let message = &envelope.message;
+        let term = message.term();
+        if let Message::PreVote(_) | Message::PreVoteReply(_) = message {
+            return;
+        }
+        let durable = disk.hard();
+        assert!(
+            term <= durable.term,
+            "R5: n{id} speaks in term {term}, its disk is at {durable:?}"
+        );
+        if term < durable.term {
+            return; // what it promised in that term was written before the later one
+        }
+        match message {
+            Message::RequestVoteReply(m) if m.granted => {
+                assert_eq!(durable.voted_for, Some(envelope.to), "R1: n{id} could forget its vote");
+            }
+            Message::RequestVote(m) => {
+                assert_eq!(durable.voted_for, Some(id), "R2: n{id} could forget its own vote");
+                assert!(disk.ends_in(m.last), "R2: n{id} names {}, not on its disk", m.last);
+            }
+            Message::AppendEntries(_) => {
+                assert_eq!(durable.voted_for, Some(id), "R2: n{id} leads on a vote not on disk");
+            }
+            Message::AppendEntriesReply(m) => {
+                if let AppendOutcome::Accepted { matched, .. } = m.outcome {
+                    assert!(disk.len() >= matched, "R3: n{id} acks {matched}, not on its disk");
+                }
+            }
+            Message::PreVote(_) | Message::PreVoteReply(_) | Message::RequestVoteReply(_) => {}
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! A group of real cores on simulated disks: what every host does around `Raft`, one call at a
+//! time, so that scripts and the simulator decide when. Each call is checked.
+
+use crate::raft_checker::Checker;
+use bytes::Bytes;
+use raft_core::effects::{Effects, Envelope, Fetch, FetchResult, NodeLiveness, Pull, Role, Write};
+use raft_core::message::Message;
+use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Now, Term, WriteToken};
+use raft_core::{Config, Raft, Restored, invariants};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Something that happened, in the order it did; scripts print it, the simulator hashes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A role, term or leader changed.
+    Role {
+        /// Role and term until now.
+        before: (Role, Term),
+        /// Role and term from now on.
+        after: (Role, Term),
+        /// Who leads, as far as known.
+        leader: Option<NodeId>,
+    },
+    /// A message left.
+    Sent(Envelope),
+    /// A write was handed to the disk.
+    Write(Write),
+    /// Everything up to the token is on disk.
+    Synced(WriteToken),
+    /// An entry reached the state machine.
+    Applied(Entry),
+    /// Old entries were asked for.
+    Fetch(Fetch),
+}
+
+/// A disk that forgets what was not synced.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    hard: HardState,
+    log: Vec<Entry>,
+    unsynced: VecDeque<Write>,
+}
+
+impl Disk {
+    /// A disk on which somebody left this.
+    pub fn with(hard: HardState, log: Vec<Entry>) -> Disk {
+        Disk { hard, log, unsynced: VecDeque::new() }
+    }
+
+    /// Term and vote as a power loss would leave them.
+    pub fn hard(&self) -> HardState {
+        self.hard
+    }
+
+    /// The last index that a power loss would leave.
+    pub fn len(&self) -> Index {
+        Index(self.log.len() as u64)
+    }
+
+    /// Whether a power loss would leave an empty log.
+    pub fn is_empty(&self) -> bool {
+        self.log.is_empty()
+    }
+
+    /// Whether that very entry would be left.
+    pub fn holds(&self, id: EntryId) -> bool {
+        self.log.get(id.index.0 as usize - 1).is_some_and(|entry| entry.id == id)
+    }
+
+    /// Whether the synced log ends in that very entry.
+    pub fn ends_in(&self, id: EntryId) -> bool {
+        self.log.last().map_or(EntryId::default(), |entry| entry.id) == id
+    }
+
+    /// Writes that are not synced.
+    pub fn unsynced(&self) -> usize {
+        self.unsynced.len()
+    }
+
+    fn sync_one(&mut self) -> Option<WriteToken> {
+        let write = self.unsynced.pop_front()?;
+        self.hard = write.hard.unwrap_or(self.hard);
+        overwrite(&mut self.log, &write);
+        Some(write.token)
+    }
+
+    fn restored(&self) -> Restored {
+        let mut term_runs: Vec<EntryId> = Vec::new();
+        for entry in &self.log {
+            if term_runs.last().is_none_or(|run| run.term < entry.id.term) {
+                term_runs.push(entry.id);
+            }
+        }
+        let last = self.log.last().map_or(EntryId::default(), |entry| entry.id);
+        Restored { hard: self.hard, term_runs, last }
+    }
+}
+
+/// What a write does to a log. Returns where it began to differ.
+fn overwrite(log: &mut Vec<Entry>, write: &Write) -> usize {
+    if let Some(from) = write.truncate_from {
+        log.truncate(from.0 as usize - 1);
+    }
+    let from = log.len();
+    for entry in &write.entries {
+        assert_eq!(entry.id.index.0, log.len() as u64 + 1, "a write leaves a hole");
+        log.push(entry.clone());
+    }
+    assert_eq!(write.mark.index.0, log.len() as u64, "a write's mark is not the log's end");
+    from
+}
+
+/// One node: a core while it runs, and its disk.
+pub struct Host {
+    /// `None` while it is down.
+    pub raft: Option<Raft>,
+    /// Its disk.
+    pub disk: Disk,
+    /// Its own clock.
+    pub now: Now,
+    /// How often it was started.
+    pub epoch: u64,
+    /// Peers whose link may pull.
+    pub appendable: BTreeSet<NodeId>,
+    /// Fetches not answered.
+    pub fetches: VecDeque<Fetch>,
+    /// Applied and not reported: last index and bytes.
+    pub unreported: Option<(Index, u64)>,
+    config: Config,
+    log: Vec<Entry>,
+    held: VecDeque<(WriteToken, Envelope)>,
+    state: u64,
+    role: (Role, Term),
+}
+
+/// A group.
+pub struct World {
+    hosts: BTreeMap<NodeId, Host>,
+    checker: Checker,
+    /// What happened since it was last taken.
+    pub events: Vec<(NodeId, Event)>,
+    links: u64,
+    effects: Effects,
+}
+
+impl World {
+    /// Nodes that are down, on the disks given.
+    pub fn new(configs: Vec<Config>) -> World {
+        let host = |config: Config| {
+            let host = Host {
+                raft: None,
+                disk: Disk::default(),
+                now: 0,
+                epoch: 0,
+                appendable: BTreeSet::new(),
+                fetches: VecDeque::new(),
+                unreported: None,
+                log: Vec::new(),
+                held: VecDeque::new(),
+                state: 0,
+                role: (Role::Follower, Term(0)),
+                config,
+            };
+            (host.config.id, host)
+        };
+        World {
+            hosts: configs.into_iter().map(host).collect(),
+            checker: Checker::default(),
+            events: Vec::new(),
+            links: 0,
+            effects: Effects::default(),
+        }
+    }
+
+    /// Every node's id.
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.hosts.keys().copied().collect()
+    }
+
+    /// A node.
+    ///
+    /// # Panics
+    /// If there is none of that name.
+    pub fn host(&self, id: NodeId) -> &Host {
+        &self.hosts[&id]
+    }
+
+    /// A node, to change its clock or its queues.
+    ///
+    /// # Panics
+    /// If there is none of that name.
+    pub fn host_mut(&mut self, id: NodeId) -> &mut Host {
+        self.hosts.get_mut(&id).expect("a node of this world")
+    }
+
+    /// Its log as its core has it, once polled.
+    pub fn log(&self, id: NodeId) -> &[Entry] {
+        &self.hosts[&id].log
+    }
+
+    /// A hash of all that the node's state machine was fed since it started.
+    pub fn state(&self, id: NodeId) -> u64 {
+        self.hosts[&id].state
+    }
+
+    /// The last index known to be committed anywhere, and whether a live node leads.
+    pub fn committed(&self) -> Index {
+        self.checker.committed()
+    }
+
+    /// The live node that leads in the highest term.
+    pub fn leader(&self) -> Option<NodeId> {
+        let leads = |(id, host): (&NodeId, &Host)| {
+            let status = host.raft.as_ref()?.status();
+            (status.role == Role::Leader).then_some((status.hard.term, *id))
+        };
+        self.hosts.iter().filter_map(leads).max().map(|(_, id)| id)
+    }
+
+    /// Calls the core of a live node and takes what it then owes.
+    pub fn call<T>(&mut self, id: NodeId, call: impl FnOnce(&mut Raft, Now) -> T) -> Option<T> {
+        let host = self.hosts.get_mut(&id)?;
+        let result = call(host.raft.as_mut()?, host.now);
+        self.poll(id);
+        Some(result)
+    }
+
+    /// Starts a node from its disk.
+    ///
+    /// # Panics
+    /// If the core refuses to open.
+    pub fn start(&mut self, id: NodeId, seed: u64) {
+        let host = self.host_mut(id);
+        assert!(host.raft.is_none(), "n{id} runs already");
+        let restored = host.disk.restored();
+        host.log = host.disk.log.clone();
+        host.state = 0;
+        host.epoch += 1;
+        host.role = (Role::Follower, restored.hard.term);
+        let raft = Raft::open(host.config.clone(), restored, seed, host.now);
+        host.raft = Some(raft.expect("a disk that a core wrote opens"));
+        let (log, hard) = (host.log.clone(), host.disk.hard);
+        self.checker.appended(id, &log, 0);
+        self.checker.synced(id, hard);
+        for peer in self.ids() {
+            if peer != id {
+                self.connect(id, peer);
+            }
+        }
+        self.poll(id);
+    }
+
+    /// Stops a node; of its unsynced writes the first `keep` reached the disk.
+    pub fn crash(&mut self, id: NodeId, keep: usize) {
+        let host = self.host_mut(id);
+        host.raft = None;
+        for _ in 0..keep {
+            host.disk.sync_one();
+        }
+        host.disk.unsynced.clear();
+        host.held.clear();
+        host.appendable.clear();
+        host.fetches.clear();
+        host.unreported = None;
+        let hard = host.disk.hard;
+        self.checker.synced(id, hard);
+    }
+
+    /// A new link between two nodes: both ends hear of it, if they are up.
+    pub fn connect(&mut self, a: NodeId, b: NodeId) {
+        self.links += 1;
+        for (at, peer) in [(a, b), (b, a)] {
+            let up = NodeLiveness::Up { epoch: self.hosts[&peer].epoch, link: self.links };
+            self.call(at, |raft, now| raft.liveness(now, peer, up));
+        }
+    }
+
+    /// Offers commands; how many the node took.
+    pub fn propose(
+        &mut self,
+        id: NodeId,
+        commands: Vec<Bytes>,
+    ) -> Option<raft_core::effects::Proposed> {
+        self.call(id, |raft, now| raft.propose(now, &mut commands.into_iter()))
+    }
+
+    /// Syncs up to `count` writes in order, then says so once.
+    pub fn sync(&mut self, id: NodeId, count: usize) {
+        let mut token = None;
+        for _ in 0..count {
+            let disk = &mut self.host_mut(id).disk;
+            let Some(synced) = disk.sync_one() else { break };
+            token = Some(synced);
+            let hard = disk.hard;
+            self.checker.synced(id, hard);
+            self.events.push((id, Event::Synced(synced)));
+            self.release(id, synced);
+        }
+        let Some(token) = token else { return };
+        self.call(id, |raft, now| raft.persisted(now, token));
+    }
+
+    /// Sends what waited for the write. Each message is judged by the disk as that very write left
+    /// it, even if later ones are synced along with it.
+    fn release(&mut self, id: NodeId, token: WriteToken) {
+        let held = &mut self.host_mut(id).held;
+        let ready = held.iter().take_while(|(waits, _)| *waits <= token).count();
+        let ready: Vec<_> = held.drain(..ready).collect();
+        for (_, envelope) in ready {
+            self.leave(id, envelope);
+        }
+    }
+
+    /// The link to `peer` takes `room` bytes of entries.
+    pub fn pull(&mut self, id: NodeId, peer: NodeId, room: u64) -> bool {
+        let Some(pull) = self.call(id, |raft, now| raft.next_append(now, peer, room)) else {
+            return false;
+        };
+        match pull {
+            Pull::Ready(message) => {
+                self.leave(id, Envelope { to: peer, message });
+                true
+            }
+            Pull::Needs(bytes) => self.pull(id, peer, bytes.max(room + 1)),
+            Pull::Nothing => {
+                self.host_mut(id).appendable.remove(&peer);
+                false
+            }
+        }
+    }
+
+    /// Tells the core that all it handed over is applied.
+    pub fn report_applied(&mut self, id: NodeId) {
+        if let Some((index, bytes)) = self.host_mut(id).unreported.take() {
+            self.call(id, |raft, now| raft.applied(now, index, bytes));
+        }
+    }
+
+    /// Answers the oldest fetch from the disk.
+    pub fn answer_fetch(&mut self, id: NodeId) {
+        let host = self.host_mut(id);
+        let Some(fetch) = host.fetches.pop_front() else { return };
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        let wanted = host.disk.log.iter().skip(fetch.from.0 as usize - 1);
+        for entry in wanted.take_while(|entry| entry.id.index <= fetch.to) {
+            bytes += entry.frame.len() as u64;
+            entries.push(entry.clone());
+            if bytes >= fetch.bytes_max {
+                break;
+            }
+        }
+        let result = match entries.is_empty() {
+            true => FetchResult::Gone,
+            false => FetchResult::Entries(entries),
+        };
+        self.call(id, |raft, now| raft.fetched(now, fetch.id, result));
+    }
+
+    /// Gives a message to a node. Whether the node took it.
+    pub fn deliver(&mut self, from: NodeId, to: NodeId, message: Message) -> Result<(), String> {
+        match self.call(to, |raft, now| raft.step(now, from, message)) {
+            Some(Err(reject)) => Err(reject.to_string()),
+            Some(Ok(())) | None => Ok(()),
+        }
+    }
+
+    fn leave(&mut self, id: NodeId, envelope: Envelope) {
+        self.checker.leaves(id, &envelope, &self.hosts[&id].disk);
+        self.events.push((id, Event::Sent(envelope)));
+    }
+
+    fn poll(&mut self, id: NodeId) {
+        let mut effects = std::mem::take(&mut self.effects);
+        let host = self.hosts.get_mut(&id).expect("a node of this world");
+        let Some(raft) = &mut host.raft else { return };
+        let owed = raft.poll(host.now, &mut effects);
+        assert_eq!(owed, !effects.is_empty(), "poll says what it owes");
+        self.take(id, &mut effects);
+        self.effects = effects;
+        self.check(id);
+    }
+
+    fn take(&mut self, id: NodeId, effects: &mut Effects) {
+        let host = self.hosts.get_mut(&id).expect("a node of this world");
+        let mut events = Vec::new();
+        if let Some(role) = effects.role {
+            let before = std::mem::replace(&mut host.role, (role.role, role.term));
+            events.push(Event::Role { before, after: host.role, leader: role.leader });
+        }
+        if let Some(write) = effects.write.take() {
+            let from = overwrite(&mut host.log, &write);
+            self.checker.appended(id, &host.log, from);
+            host.disk.unsynced.push_back(write.clone());
+            events.push(Event::Write(write));
+        }
+        if let Some(role) = effects.role
+            && role.role == Role::Leader
+        {
+            self.checker.leads(id, role.term, &host.log);
+        }
+        host.held.extend(effects.send_after.drain(..));
+        host.appendable.extend(effects.appendable.iter());
+        for entry in effects.commit.drain(..) {
+            host.state = self.checker.applies(id, &entry, host.state);
+            let (index, bytes) = host.unreported.get_or_insert((Index(0), 0));
+            *index = entry.id.index;
+            *bytes += entry.frame.len() as u64;
+            events.push(Event::Applied(entry));
+        }
+        for fetch in effects.fetch.drain(..) {
+            events.push(Event::Fetch(fetch.clone()));
+            host.fetches.push_back(fetch);
+        }
+        self.events.extend(events.into_iter().map(|event| (id, event)));
+        for envelope in effects.send.drain(..) {
+            self.leave(id, envelope);
+        }
+    }
+
+    /// Checks a core that was just called; a leader against all disks.
+    fn check(&mut self, id: NodeId) {
+        let host = &self.hosts[&id];
+        let Some(raft) = &host.raft else { return };
+        invariants::check(raft);
+        let disks: Vec<&Disk> = self.hosts.values().map(|host| &host.disk).collect();
+        self.checker.leader_commit(id, raft, &host.log, &disks);
+    }
+}
