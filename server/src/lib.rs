@@ -1,6 +1,22 @@
-//! The program.
+//! The program `flotilla`: disk, sockets, the loop around one node's groups, the command line.
+//!
+//! Decisions are made in `shard-core` and `raft-core`; here is what carries them out.
+//! [`process::run_node`] shows how the parts of a node are put together, [`worker`] is the loop.
+//!
+//! **Invariants.** Nothing leaves that was to wait for the disk: the log's writer reports what is
+//! durable, and only that releases it. A failed write or sync ends the process. Every queue between
+//! tasks and threads is bounded. No RESP frame is seen here: sockets of clients go to `router`.
+
+pub mod clock;
+pub mod cluster_file;
+pub mod config;
 pub mod data_dir;
+pub mod dev;
 pub mod listener;
 pub mod log_store;
+pub mod logging;
+pub mod process;
 pub mod random;
+pub mod standalone;
 pub mod transport;
+pub mod worker;

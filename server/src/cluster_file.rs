@@ -1,0 +1,279 @@
+//! The cluster file: what a node must be told at its first start.
+
+use serde::{Deserialize, Serialize};
+use shard_core::cluster_config::{ClusterConfig, ConfigNum, GroupConfig, NodeConfig, SHARDMASTER};
+use shard_core::{GroupId, NodeId};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a shared secret, at least: a shorter one could be guessed.
+pub const SECRET_BYTES_MIN: usize = 16;
+/// Bytes of a secret file, at most.
+const SECRET_BYTES_MAX: u64 = 4096;
+/// Bytes of a cluster file, at most: 500 nodes and 1,000 groups need a tenth of it.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The file as it is written (TOML).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterFile {
+    /// Names the cluster: nodes of another one are refused.
+    pub cluster_id: String,
+    /// What peers prove to each other; a relative path counts from the cluster file's directory.
+    pub secret_file: PathBuf,
+    /// The nodes that the cluster starts with.
+    #[serde(default)]
+    pub nodes: Vec<NodeEntry>,
+    /// The group that keeps the configuration.
+    pub shardmaster: Seats,
+    /// The groups that keep data.
+    #[serde(default)]
+    pub groups: Vec<GroupEntry>,
+}
+
+/// One node of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeEntry {
+    /// Its id, from 1.
+    pub id: u64,
+    /// Where peers and routers reach it.
+    pub peer: String,
+    /// Where clients reach it.
+    pub resp: String,
+}
+
+/// A group's seats.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seats {
+    /// Node ids.
+    pub voters: Vec<u64>,
+}
+
+/// One group of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupEntry {
+    /// Its id, from 1.
+    pub id: u32,
+    /// Node ids.
+    pub voters: Vec<u64>,
+}
+
+/// Why a cluster file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterFileError {
+    /// It cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is too large to be one.
+    #[error("{path} has {bytes} bytes, more than the {max} that such a file can have")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The bound.
+        max: u64,
+    },
+    /// It is not TOML of this form.
+    #[error("{path}: {message}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says, with line and column.
+        message: String,
+    },
+    /// It contradicts itself.
+    #[error("{path}: {message}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// In one sentence.
+        message: String,
+    },
+    /// The secret could be read by others.
+    #[error(
+        "secret file {path} has mode {mode:04o}; others must not be able to read it (chmod 600)"
+    )]
+    SecretMode {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The secret is too short.
+    #[error("secret file {path} has {bytes} bytes, at least {SECRET_BYTES_MIN} are needed")]
+    SecretShort {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: usize,
+    },
+}
+
+/// A cluster file that was read and checked.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// The configuration the cluster starts with.
+    pub config: ClusterConfig,
+    /// What peers prove.
+    pub secret: Vec<u8>,
+    /// The file, to be kept in a node's directory.
+    pub file: ClusterFile,
+}
+
+/// Reads a cluster file and its secret.
+pub fn load(path: &Path) -> Result<Cluster, ClusterFileError> {
+    let text = read_bounded(path, FILE_BYTES_MAX)?;
+    let text = String::from_utf8(text).map_err(|_| ClusterFileError::Syntax {
+        path: path.into(),
+        message: "the file is not UTF-8 text".into(),
+    })?;
+    let file: ClusterFile = toml::from_str(&text).map_err(|error| ClusterFileError::Syntax {
+        path: path.into(),
+        message: error.to_string().trim_end().to_owned(),
+    })?;
+    let config = file
+        .config()
+        .map_err(|message| ClusterFileError::Content { path: path.into(), message })?;
+    let beside = path.parent().unwrap_or(Path::new("."));
+    let secret = load_secret(&beside.join(&file.secret_file))?;
+    Ok(Cluster { config, secret, file })
+}
+
+fn load_secret(path: &Path) -> Result<Vec<u8>, ClusterFileError> {
+    let read = |source| ClusterFileError::Read { path: path.into(), source };
+    let mode = fs::metadata(path).map_err(read)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(ClusterFileError::SecretMode { path: path.into(), mode });
+    }
+    let secret = read_bounded(path, SECRET_BYTES_MAX)?;
+    if secret.len() < SECRET_BYTES_MIN {
+        return Err(ClusterFileError::SecretShort { path: path.into(), bytes: secret.len() });
+    }
+    Ok(secret)
+}
+
+fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, ClusterFileError> {
+    let read = |source| ClusterFileError::Read { path: path.into(), source };
+    let bytes = fs::metadata(path).map_err(read)?.len();
+    if bytes > max {
+        return Err(ClusterFileError::TooLarge { path: path.into(), bytes, max });
+    }
+    fs::read(path).map_err(read)
+}
+
+impl ClusterFile {
+    /// The configuration 1 that the file describes, with the slots spread evenly over its groups.
+    pub fn config(&self) -> Result<ClusterConfig, String> {
+        let mut config = ClusterConfig {
+            num: ConfigNum(1),
+            cluster_id: self.cluster_id.clone(),
+            ..ClusterConfig::default()
+        };
+        for node in &self.nodes {
+            let addresses = NodeConfig { peer: node.peer.clone(), resp: node.resp.clone() };
+            if config.nodes.insert(NodeId(node.id), addresses).is_some() {
+                return Err(format!("two nodes have the id {}", node.id));
+            }
+        }
+        let shardmaster = seats(&self.shardmaster.voters, 0);
+        config.groups = BTreeMap::from([(SHARDMASTER, shardmaster)]);
+        for group in &self.groups {
+            if group.id == SHARDMASTER.0 {
+                return Err("group 0 is the shardmaster, give the group another id".into());
+            }
+            if config.groups.insert(GroupId(group.id), seats(&group.voters, 1)).is_some() {
+                return Err(format!("two groups have the id {}", group.id));
+            }
+        }
+        config.assign_evenly();
+        config.check().map_err(|error| error.to_string())?;
+        Ok(config)
+    }
+
+    /// The file as text.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a cluster file is plain strings, numbers and lists")
+    }
+}
+
+fn seats(voters: &[u64], weight: u32) -> GroupConfig {
+    let mut voters: Vec<NodeId> = voters.iter().copied().map(NodeId).collect();
+    voters.sort_unstable();
+    GroupConfig { voters, weight }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        cluster_id = "c"
+        secret_file = "secret"
+        nodes = [
+            { id = 1, peer = "127.0.0.1:7101", resp = "127.0.0.1:7001" },
+            { id = 2, peer = "127.0.0.1:7102", resp = "127.0.0.1:7002" },
+        ]
+        shardmaster = { voters = [2, 1] }
+        groups = [{ id = 1, voters = [1] }, { id = 2, voters = [1, 2] }]
+    "#;
+
+    fn load_text(text: &str, secret: &str, mode: u32) -> Result<Cluster, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cluster.toml");
+        fs::write(&path, text).unwrap();
+        let secret_path = dir.path().join("secret");
+        fs::write(&secret_path, secret).unwrap();
+        fs::set_permissions(&secret_path, fs::Permissions::from_mode(mode)).unwrap();
+        load(&path).map_err(|e| e.to_string().replace(dir.path().to_str().unwrap(), "DIR"))
+    }
+
+    #[test]
+    fn a_good_file_gives_configuration_one() {
+        let cluster = load_text(GOOD, "0123456789abcdef", 0o600).unwrap();
+        assert_eq!(cluster.config.num, ConfigNum(1));
+        assert_eq!(cluster.config.groups[&SHARDMASTER].voters, [NodeId(1), NodeId(2)]);
+        let slots: Vec<_> =
+            cluster.config.slots.iter().map(|r| (r.first.0, r.last.0, r.group.0)).collect();
+        assert_eq!(slots, [(0, 8191, 1), (8192, 16383, 2)]);
+        let again: ClusterFile = toml::from_str(&cluster.file.to_toml()).unwrap();
+        assert_eq!(again, cluster.file);
+    }
+
+    #[test]
+    fn b103_a_bad_file_is_refused_with_its_name_and_the_place() {
+        let secret = "0123456789abcdef";
+        for (bad, sentence) in [
+            (GOOD.replace("cluster_id", "cluster"), "unknown field `cluster`"),
+            (GOOD.replace("id = 2, peer", "id = 1, peer"), "two nodes have the id 1"),
+            (GOOD.replace("id = 2, voters", "id = 1, voters"), "two groups have the id 1"),
+            (GOOD.replace("id = 2, voters", "id = 0, voters"), "group 0 is the shardmaster"),
+            (GOOD.replace("[1, 2] }", "[1, 9] }"), "9"),
+            (GOOD.replace("[1, 2] }", "[1, 1] }"), "voters of group 2"),
+            (GOOD.replace("[1, 2] }", "[] }"), "voter"),
+            (GOOD.replace("127.0.0.1:7101", "127.0.0.1:0"), "127.0.0.1:0"),
+            (GOOD.replace("id = 2, peer", "id = -2, peer"), "line 6"),
+        ] {
+            let error = load_text(&bad, secret, 0o600).unwrap_err();
+            assert!(error.contains("DIR/cluster.toml") && error.contains(sentence), "{error}");
+        }
+    }
+
+    #[test]
+    fn b103_a_secret_that_others_can_read_or_guess_is_refused() {
+        let error = load_text(GOOD, "0123456789abcdef", 0o640).unwrap_err();
+        assert!(error.contains("DIR/secret has mode 0640"), "{error}");
+        let error = load_text(GOOD, "short", 0o600).unwrap_err();
+        assert!(error.contains("DIR/secret has 5 bytes"), "{error}");
+    }
+}

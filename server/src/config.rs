@@ -1,0 +1,283 @@
+//! The command line and the node's configuration file: raw arguments first, then a checked
+//! configuration with every limit filled in.
+
+use crate::cluster_file::ClusterFileError;
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// A Redis-protocol datastore: every write is on disk on a majority before it is acknowledged.
+#[derive(Debug, Parser)]
+#[command(name = "flotilla", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to run.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The programs in the binary.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole cluster in this process, on loopback: to try it, to develop against it.
+    Dev(DevArgs),
+    /// Run one node: its replicas and a router.
+    Node(NodeArgs),
+    /// Run a router alone: it keeps no data and can stand beside an application.
+    Router(RouterArgs),
+}
+
+/// `flotilla dev`.
+#[derive(Clone, Debug, Args)]
+pub struct DevArgs {
+    /// Nodes of the cluster, 1 to 9 [default: 3, or what the directory holds].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=9))]
+    pub nodes: Option<u64>,
+    /// Groups that keep data, 1 to 64 [default: 2, or what the directory holds].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub groups: Option<u32>,
+    /// Replicas of each group, 1 to the number of nodes [default: 3, or what the directory holds].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=9))]
+    pub replicas: Option<u64>,
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub bind: IpAddr,
+    /// Port for clients; node i listens on PORT + i as well.
+    #[arg(long, default_value_t = 6379, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// Where the nodes keep their data.
+    #[arg(long, default_value = "./flotilla-data")]
+    pub dir: PathBuf,
+    /// What is logged to standard error: error, warn, info, debug, trace, or a tracing filter.
+    #[arg(long, default_value = "info")]
+    pub log: String,
+}
+
+/// `flotilla node`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct NodeArgs {
+    /// Configuration file (TOML) with any of the settings below; a flag goes before the file.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    /// The settings.
+    pub settings: NodeSettings,
+}
+
+/// What a node can be told, by flag or by file.
+#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct NodeSettings {
+    /// Id of this node in the cluster file.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub id: Option<u64>,
+    /// Where the node keeps its data.
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Address to listen on for clients [default: the cluster file's].
+    #[arg(long, value_name = "ADDR")]
+    pub resp: Option<String>,
+    /// Address to listen on for peers and routers [default: the cluster file's].
+    #[arg(long, value_name = "ADDR")]
+    pub peer: Option<String>,
+    /// The cluster file (TOML); needed at the first start only, the directory keeps a copy.
+    #[arg(long, value_name = "FILE")]
+    pub cluster_file: Option<PathBuf>,
+    /// Address that clients are told, if it is not the one listened on.
+    #[arg(long, value_name = "ADDR")]
+    pub announce_resp: Option<String>,
+    /// Address that peers are told, if it is not the one listened on.
+    #[arg(long, value_name = "ADDR")]
+    pub announce_peer: Option<String>,
+    /// Start as a spare: a node that is in no group and knows only itself.
+    #[arg(long)]
+    #[serde(default)]
+    pub spare: bool,
+    /// How long a request is retried inside before its client hears of it, in milliseconds, 100 to
+    /// 600000 [default: 5000].
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub request_timeout: Option<u64>,
+    /// What is logged to standard error: error, warn, info, debug, trace, or a tracing filter
+    /// [default: info].
+    #[arg(long)]
+    pub log: Option<String>,
+}
+
+/// `flotilla router`.
+#[derive(Clone, Debug, Args)]
+pub struct RouterArgs {
+    /// Address to listen on for clients.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: String,
+    /// The cluster file (TOML): where the nodes are, and the secret they ask for.
+    #[arg(long, value_name = "FILE")]
+    pub cluster_file: PathBuf,
+    /// How long a request is retried inside before its client hears of it, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 5000,
+          value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub request_timeout: u64,
+    /// What is logged to standard error: error, warn, info, debug, trace, or a tracing filter.
+    #[arg(long, default_value = "info")]
+    pub log: String,
+}
+
+/// Milliseconds a request is retried inside by default.
+pub const REQUEST_TIMEOUT_MS: u64 = 5000;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The configuration file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not of the right form.
+    #[error("{path}: {message}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says, with line and column.
+        message: String,
+    },
+    /// A setting is missing.
+    #[error("--{0} is missing: give it as a flag or in the file that --config names")]
+    Missing(&'static str),
+    /// A setting's value is not possible.
+    #[error("--{flag}: {message}")]
+    Value {
+        /// The flag.
+        flag: &'static str,
+        /// In one sentence.
+        message: String,
+    },
+    /// The cluster file cannot be used.
+    #[error(transparent)]
+    Cluster(#[from] ClusterFileError),
+}
+
+impl NodeArgs {
+    /// The settings of the file with those of the command line over them.
+    pub fn merged(self) -> Result<NodeSettings, ConfigError> {
+        let file = match &self.config {
+            None => NodeSettings::default(),
+            Some(path) => load_settings(path)?,
+        };
+        let flags = self.settings;
+        let merged = NodeSettings {
+            id: flags.id.or(file.id),
+            dir: flags.dir.or(file.dir),
+            resp: flags.resp.or(file.resp),
+            peer: flags.peer.or(file.peer),
+            cluster_file: flags.cluster_file.or(file.cluster_file),
+            announce_resp: flags.announce_resp.or(file.announce_resp),
+            announce_peer: flags.announce_peer.or(file.announce_peer),
+            spare: flags.spare || file.spare,
+            request_timeout: flags.request_timeout.or(file.request_timeout),
+            log: flags.log.or(file.log),
+        };
+        merged.check()?;
+        Ok(merged)
+    }
+}
+
+fn load_settings(path: &Path) -> Result<NodeSettings, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    let mut settings: NodeSettings = toml::from_str(&text).map_err(|error| {
+        ConfigError::Syntax { path: path.into(), message: error.to_string().trim_end().to_owned() }
+    })?;
+    // A path in a file counts from the file, wherever the program was started.
+    let beside = path.parent().unwrap_or(Path::new("."));
+    settings.dir = settings.dir.map(|dir| beside.join(dir));
+    settings.cluster_file = settings.cluster_file.map(|file| beside.join(file));
+    Ok(settings)
+}
+
+impl NodeSettings {
+    /// What clap's ranges do not see: values that came from the file, and addresses.
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.id == Some(0) {
+            return Err(value("id", "node ids count from 1"));
+        }
+        if let Some(ms) = self.request_timeout
+            && !(100..=600_000).contains(&ms)
+        {
+            return Err(value("request-timeout", &format!("{ms} is not in 100..=600000")));
+        }
+        for (flag, address) in [
+            ("resp", &self.resp),
+            ("peer", &self.peer),
+            ("announce-resp", &self.announce_resp),
+            ("announce-peer", &self.announce_peer),
+        ] {
+            if let Some(address) = address {
+                check_address(flag, address)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn value(flag: &'static str, message: &str) -> ConfigError {
+    ConfigError::Value { flag, message: message.to_owned() }
+}
+
+/// An address is `host:port` with a port from 1 to 65535.
+pub fn check_address(flag: &'static str, address: &str) -> Result<(), ConfigError> {
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty() && host.len() <= 255);
+    match port.map(|(_, port)| port.parse::<u16>()) {
+        Some(Ok(port)) if port > 0 => Ok(()),
+        _ => Err(value(flag, &format!("'{address}' is not host:port with a port from 1 to 65535"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn merged(file: &str, flags: &[&str]) -> Result<NodeSettings, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.toml");
+        std::fs::write(&path, file).unwrap();
+        let mut line = vec!["flotilla", "node", "--config", path.to_str().unwrap()];
+        line.extend(flags);
+        let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
+        let Command::Node(args) = cli.command else { panic!("not the node command") };
+        args.merged().map_err(|e| e.to_string().replace(dir.path().to_str().unwrap(), "DIR"))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file() {
+        let settings = merged("id = 1\nresp = \"a:1\"\n", &["--id", "2"]).unwrap();
+        assert_eq!((settings.id, settings.resp.as_deref()), (Some(2), Some("a:1")));
+    }
+
+    #[test]
+    fn b103_bad_settings_name_the_flag_or_the_file() {
+        for (file, flags, sentence) in [
+            ("idd = 1", &[][..], "DIR/node.toml: TOML parse error at line 1"),
+            ("id = \"x\"", &[], "DIR/node.toml: TOML parse error at line 1"),
+            ("id = 0", &[], "--id: node ids count from 1"),
+            ("request-timeout = 5", &[], "--request-timeout: 5 is not in 100..=600000"),
+            ("", &["--resp", "host"], "--resp: 'host' is not host:port"),
+            ("", &["--peer", "host:0"], "--peer: 'host:0' is not host:port"),
+            ("", &["--peer", ":80"], "--peer: ':80' is not host:port"),
+            ("", &["--announce-resp", "h:65536"], "--announce-resp: 'h:65536' is not host:port"),
+            ("", &["--id", "0"], "--id"),
+            ("", &["--nope"], "--nope"),
+        ] {
+            let error = merged(file, flags).unwrap_err();
+            assert!(error.contains(sentence), "{error}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The embedded cluster: several nodes in one process, with real Raft, real files and real sockets
+//! between them.
+
+use crate::cluster_file::{self, Cluster, ClusterFile, GroupEntry, NodeEntry, Seats};
+use crate::config::DevArgs;
+use crate::process::{NodeOptions, Stop, run_node};
+use crate::standalone::{self, RunError, bind, runtime};
+use shard_core::NodeId;
+use shard_core::cluster_config::NodeConfig;
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+/// The file that describes the embedded cluster, and the secret beside it.
+const CLUSTER_FILE: &str = "cluster.toml";
+const SECRET_FILE: &str = "secret";
+
+/// Runs until a signal or a failure.
+pub fn run(args: DevArgs) -> Result<(), RunError> {
+    crate::logging::start(&args.log).map_err(RunError::Sentence)?;
+    let cluster = open_or_create(&args)?;
+    let sockets = Sockets::bind(&args, cluster.config.nodes.len() as u16)?;
+    let addresses = sockets.addresses(&args)?;
+    let stop = Stop::default();
+    let (ended_tx, mut ended) = mpsc::channel(sockets.nodes.len());
+    let mut started = Vec::new();
+    let mut drained = Vec::new();
+    for (id, (resp, peer)) in sockets.nodes {
+        let options = NodeOptions {
+            id,
+            dir: args.dir.join(format!("node-{id}")),
+            cluster: cluster.clone(),
+            addresses: addresses.clone(),
+            resp,
+            peer,
+            request_timeout: Duration::from_millis(crate::config::REQUEST_TIMEOUT_MS),
+        };
+        let (started_tx, started_rx) = oneshot::channel();
+        let (drained_tx, drained_rx) = oneshot::channel();
+        started.push(started_rx);
+        drained.push(drained_rx);
+        let (stop, ended) = (stop.clone(), ended_tx.clone());
+        thread::Builder::new()
+            .name(format!("node-{id}"))
+            .spawn(move || {
+                let result = runtime().and_then(|runtime| {
+                    LocalSet::new()
+                        .block_on(&runtime, run_node(options, started_tx, drained_tx, stop))
+                        .map_err(|error| RunError::Node { node: id, error })
+                });
+                let _ = ended.blocking_send(result);
+            })
+            .map_err(|error| RunError::Sentence(format!("cannot start a thread: {error}")))?;
+    }
+    drop(ended_tx);
+    runtime()?.block_on(async {
+        for started in started {
+            if started.await.is_err() {
+                return first_failure(&mut ended).await;
+            }
+        }
+        println!("{}", banner(&args, &cluster));
+        tokio::select! {
+            result = first_failure(&mut ended) => return result,
+            signal = standalone::signal() => standalone::say_stopping(signal?),
+        }
+        stop.clients.cancel();
+        for drained in drained {
+            let _ = drained.await;
+        }
+        stop.replicas.cancel();
+        while let Some(result) = ended.recv().await {
+            result?;
+        }
+        Ok(())
+    })
+}
+
+/// The first node that ends before it was told to decides how the process ends.
+async fn first_failure(ended: &mut mpsc::Receiver<Result<(), RunError>>) -> Result<(), RunError> {
+    match ended.recv().await {
+        Some(Err(error)) => Err(error),
+        Some(Ok(())) | None => Err(RunError::Sentence("a node ended without a reason".into())),
+    }
+}
+
+/// Bound sockets of every node: what is not free is told before anything starts.
+struct Sockets {
+    nodes: BTreeMap<NodeId, (Vec<TcpListener>, TcpListener)>,
+}
+
+impl Sockets {
+    fn bind(args: &DevArgs, nodes: u16) -> Result<Sockets, RunError> {
+        let last = args.port.checked_add(nodes).ok_or_else(|| {
+            RunError::Sentence(format!(
+                "--port: {} leaves no room for the ports of {nodes} nodes above it",
+                args.port
+            ))
+        })?;
+        let mut front = Some(bind("--port", SocketAddr::new(args.bind, args.port))?);
+        let mut bound = BTreeMap::new();
+        for (id, port) in (1..).zip(args.port + 1..=last) {
+            let mut resp = vec![bind("--port", SocketAddr::new(args.bind, port))?];
+            resp.extend(front.take());
+            let peer = bind("--port", SocketAddr::from(([127, 0, 0, 1], 0)))?;
+            bound.insert(NodeId(id), (resp, peer));
+        }
+        Ok(Sockets { nodes: bound })
+    }
+
+    fn addresses(&self, args: &DevArgs) -> Result<BTreeMap<NodeId, NodeConfig>, RunError> {
+        let mut addresses = BTreeMap::new();
+        for (id, (_, peer)) in &self.nodes {
+            let peer = peer
+                .local_addr()
+                .map_err(|error| RunError::Sentence(format!("a socket has no address: {error}")))?;
+            let resp = SocketAddr::new(args.bind, args.port + id.0 as u16);
+            let config = NodeConfig { peer: peer.to_string(), resp: resp.to_string() };
+            addresses.insert(*id, config);
+        }
+        Ok(addresses)
+    }
+}
+
+/// Resumes the cluster of the directory, or makes one.
+fn open_or_create(args: &DevArgs) -> Result<Cluster, RunError> {
+    let path = args.dir.join(CLUSTER_FILE);
+    if path.exists() {
+        let cluster = cluster_file::load(&path)?;
+        check_shape(args, &cluster)?;
+        return Ok(cluster);
+    }
+    let (nodes, groups) = (args.nodes.unwrap_or(3), args.groups.unwrap_or(2));
+    let replicas = args.replicas.unwrap_or(nodes.min(3));
+    if replicas > nodes {
+        return Err(RunError::Sentence(format!(
+            "--replicas: {replicas} replicas need as many nodes, there are {nodes}"
+        )));
+    }
+    create(&args.dir, &describe(nodes, groups, replicas)?)?;
+    Ok(cluster_file::load(&path)?)
+}
+
+fn check_shape(args: &DevArgs, cluster: &Cluster) -> Result<(), RunError> {
+    let file = &cluster.file;
+    let replicas = file.groups.first().map_or(0, |group| group.voters.len() as u64);
+    for (flag, asked, held) in [
+        ("nodes", args.nodes, file.nodes.len() as u64),
+        ("groups", args.groups.map(u64::from), file.groups.len() as u64),
+        ("replicas", args.replicas, replicas),
+    ] {
+        if let Some(asked) = asked
+            && asked != held
+        {
+            return Err(RunError::Sentence(format!(
+                "--{flag} {asked}: the cluster in {} has {held}; leave the flag out to resume it, \
+                 or name another --dir",
+                args.dir.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A cluster file for the embedded cluster: groups take their seats round robin.
+fn describe(nodes: u64, groups: u32, replicas: u64) -> Result<ClusterFile, RunError> {
+    let id = crate::random::hex::<16>()
+        .map_err(|error| RunError::Sentence(format!("cannot read /dev/urandom: {error}")))?;
+    let seats = |first: u64| (0..replicas).map(|i| (first + i) % nodes + 1).collect::<Vec<_>>();
+    Ok(ClusterFile {
+        cluster_id: format!("dev-{id}"),
+        secret_file: SECRET_FILE.into(),
+        nodes: (1..=nodes)
+            .map(|id| NodeEntry {
+                id,
+                // No one connects to these (RFC 6761): each start draws the real addresses anew.
+                peer: format!("peer-{id}.invalid:1"),
+                resp: format!("resp-{id}.invalid:1"),
+            })
+            .collect(),
+        shardmaster: Seats { voters: seats(0) },
+        groups: (1..=groups)
+            .map(|id| GroupEntry { id, voters: seats(u64::from(id) - 1) })
+            .collect(),
+    })
+}
+
+/// Writes secret and cluster file; the latter last and by renaming, so that a crash before that
+/// leaves a directory that the next start begins anew.
+fn create(dir: &Path, file: &ClusterFile) -> Result<(), RunError> {
+    let wrote = |path: PathBuf| move |error: io::Error| RunError::Write { path, error };
+    fs::create_dir_all(dir).map_err(wrote(dir.into()))?;
+    let secret = crate::random::hex::<32>().map_err(wrote("/dev/urandom".into()))?;
+    write_private(&dir.join(SECRET_FILE), secret.as_bytes())?;
+    let half = dir.join("cluster.toml.new");
+    write_private(&half, file.to_toml().as_bytes())?;
+    let path = dir.join(CLUSTER_FILE);
+    fs::rename(&half, &path).map_err(wrote(path))?;
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(wrote(dir.into()))
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .map_err(|error| RunError::Write { path: path.into(), error })
+}
+
+fn banner(args: &DevArgs, cluster: &Cluster) -> String {
+    let file = &cluster.file;
+    let port = args.port;
+    let (nodes, groups) = (file.nodes.len(), file.groups.len());
+    let replicas = file.groups.first().map_or(0, |group| group.voters.len());
+    let dir = args.dir.display();
+    let ports = (1..=nodes as u16).map(|i| (port + i).to_string()).collect::<Vec<_>>().join(" ");
+    let host = if args.bind.is_loopback() { String::new() } else { format!(" -h {}", args.bind) };
+    format!(
+        "Flotilla {version}: {nodes} nodes, {groups} groups x {replicas} replicas, shardmaster x \
+         {masters}\n\
+         clients   {bind}:{port} (node 1), or the nodes' own ports: {ports}; any serves any key\n\
+         data      {dir}\n\
+         try       redis-cli{host} -p {port} SET greeting hello\n\
+         \x20         redis-cli{host} -p {port} CLUSTER SHARDS\n\
+         stop      Ctrl-C; the same command resumes the cluster",
+        version = env!("CARGO_PKG_VERSION"),
+        masters = file.shardmaster.voters.len(),
+        bind = args.bind,
+    )
+}

@@ -1,0 +1,246 @@
+//! One node from its directory to its sockets, and a router alone: what `dev`, `node` and `router`
+//! are made of.
+
+use crate::clock::Clock;
+use crate::cluster_file::{Cluster, ClusterFile};
+use crate::data_dir::{self, DataDir, DataDirError, Identity};
+use crate::listener::{self, Inbound, LocalIdentity};
+use crate::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError, RecoveredGroup};
+use crate::random;
+use crate::transport::Transport;
+use crate::worker::{self, LocalRouter, Parts, Shared, WorkerError};
+use raft_core::raft::{Config, OpenError, Restored};
+use router::backend::{Backend, BackendConfig, LocalNode};
+use router::dispatch::Bounds;
+use router::{FrontEnd, ServeConfig};
+use shard_core::cluster_config::{ClusterConfig, NodeConfig};
+use shard_core::handshake::{Credentials, Secret};
+use shard_core::node::{Node, NodeSetup};
+use shard_core::{GroupId, NodeId};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// Inbound messages that may wait for the worker; beyond it sockets are not read.
+const INBOX_MAX: usize = 4096;
+/// Log events that may wait for the worker: one per commit and one per fetch.
+const LOG_EVENTS_MAX: usize = 1024;
+/// Message batches between the worker and the router of its process, each way.
+const LOCAL_MAX: usize = 4096;
+const NO_RANDOMNESS: &str = "cannot read /dev/urandom";
+
+/// What one node is started with.
+pub struct NodeOptions {
+    /// Its id.
+    pub id: NodeId,
+    /// Its directory.
+    pub dir: PathBuf,
+    /// The cluster it belongs to.
+    pub cluster: Cluster,
+    /// Where the nodes are reached now.
+    pub addresses: BTreeMap<NodeId, NodeConfig>,
+    /// Bound sockets for clients.
+    pub resp: Vec<StdListener>,
+    /// Bound socket for peers and routers.
+    pub peer: StdListener,
+    /// How long a request is retried inside.
+    pub request_timeout: Duration,
+}
+
+/// How a node is told to stop: first its clients, then the rest.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Take no more commands, answer what was taken.
+    pub clients: CancellationToken,
+    /// Stop the replicas and close the disk.
+    pub replicas: CancellationToken,
+}
+
+/// Why a node did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Its directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DataDirError),
+    /// Its log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] LogStoreError),
+    /// A replica cannot be opened.
+    #[error("a replica cannot be opened: {0}")]
+    Replica(#[from] OpenError),
+    /// It had to stop while it ran.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The operating system refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was asked.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> NodeError {
+    move |source| NodeError::System { what, source }
+}
+
+/// Runs one node on this thread's `LocalSet` until it is told to stop or has to. `started` hears of
+/// the node's router once clients can connect; `drained` when the last client was answered.
+pub async fn run_node(
+    options: NodeOptions,
+    started: oneshot::Sender<()>,
+    drained: oneshot::Sender<()>,
+    stop: Stop,
+) -> Result<(), NodeError> {
+    let NodeOptions { id, dir, cluster, addresses, resp, peer, request_timeout } = options;
+    let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
+    let mut data_dir = DataDir::open(&dir, &identity)?;
+    keep_cluster(&mut data_dir, &cluster)?;
+
+    let (events, log_events) = mpsc::channel::<LogEvent>(LOG_EVENTS_MAX);
+    let report = move |event| {
+        // The receiver goes with the worker; nobody waits for what comes after that.
+        let _ = events.blocking_send(event);
+    };
+    let config = LogStoreConfig { must_exist: data_dir.log_exists(), ..LogStoreConfig::default() };
+    let (log, recovered) = LogStore::open(&data_dir.log_path(), config, report)?;
+    data_dir.set_log_exists()?;
+
+    let clock = Clock::start();
+    let setup = NodeSetup {
+        id,
+        bootstrap: cluster.config.clone(),
+        addresses: addresses.clone(),
+        seed: random::number().map_err(system(NO_RANDOMNESS))?,
+    };
+    let raft_config = |group: GroupId, voters: Vec<NodeId>| Config::new(id, group, voters);
+    let restored = recovered.into_iter().map(|(group, log)| (group, restore(log))).collect();
+    let node = Node::open(setup, restored, &raft_config, clock.now())?;
+
+    let local = LocalIdentity {
+        node: id,
+        epoch: random::number().map_err(system(NO_RANDOMNESS))?,
+        cluster_id: cluster.config.cluster_id.clone(),
+        secret: Secret::new(cluster.secret.clone()),
+    };
+    let (inbox_tx, inbox) = mpsc::channel::<Inbound>(INBOX_MAX);
+    let shared = Shared::new(node, clock);
+    let peers = addresses
+        .iter()
+        .filter(|(node, _)| **node != id)
+        .map(|(node, addresses)| (*node, addresses.peer.clone()))
+        .collect();
+    let transport = Transport::start(local.clone(), peers, shared.clone(), inbox_tx.clone());
+    let peer = into_tokio(peer)?;
+    let known = Rc::new(addresses.keys().copied().collect());
+    tokio::task::spawn_local(listener::listen(
+        peer,
+        local,
+        known,
+        inbox_tx,
+        stop.replicas.child_token(),
+    ));
+
+    let (local_router, local_node) = join_router(id);
+    let worker = tokio::task::spawn_local(worker::run(
+        Parts { shared, log, log_events, inbox, transport, local: local_router },
+        stop.replicas.clone(),
+    ));
+    let mut bootstrap = cluster.config;
+    bootstrap.nodes.extend(addresses);
+    let backend = start_backend(bootstrap, cluster.secret, request_timeout, Some(local_node))?;
+    let front = FrontEnd::new(backend, serve_config(&resp)?);
+    let mut clients = JoinSet::new();
+    for listener in resp {
+        let listener = into_tokio(listener)?;
+        let (front, stop) = (front.clone(), stop.clients.clone());
+        clients.spawn_local(async move { front.serve(listener, stop).await });
+    }
+    info!(node = %id, dir = %dir.display(), "node started");
+    let _ = started.send(());
+
+    let mut worker = worker;
+    tokio::select! {
+        result = &mut worker => return finish(result),
+        () = async { while clients.join_next().await.is_some() {} } => {}
+    }
+    let _ = drained.send(());
+    finish(worker.await)
+}
+
+fn finish(
+    result: Result<Result<(), WorkerError>, tokio::task::JoinError>,
+) -> Result<(), NodeError> {
+    match result {
+        Ok(result) => Ok(result?),
+        // Release builds abort on a panic; in tests it is passed on.
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Keeps what the next start needs, so that the cluster file is needed once.
+fn keep_cluster(data_dir: &mut DataDir, cluster: &Cluster) -> Result<(), DataDirError> {
+    let file = ClusterFile { secret_file: data_dir::SECRET.into(), ..cluster.file.clone() };
+    data_dir.set_secret(&cluster.secret)?;
+    data_dir.set_cluster_text(&file.to_toml())
+}
+
+/// Starts what carries requests to groups, on this thread's `LocalSet`.
+pub fn start_backend(
+    bootstrap: ClusterConfig,
+    secret: Vec<u8>,
+    request_timeout: Duration,
+    local: Option<LocalNode>,
+) -> Result<Backend, NodeError> {
+    let random = || random::number().map_err(system(NO_RANDOMNESS));
+    let credentials =
+        Credentials::new(bootstrap.cluster_id.clone(), Secret::new(secret), random()?)
+            .expect("a configuration that was checked has a cluster id that can be sent");
+    let config = BackendConfig {
+        request_timeout,
+        credentials,
+        bootstrap,
+        bounds: Bounds::default(),
+        seed: [random()?, random()?],
+    };
+    Ok(Backend::start(config, local))
+}
+
+/// The two ends between a worker and the router of its process.
+fn join_router(node: NodeId) -> (LocalRouter, LocalNode) {
+    let (to_node, from) = mpsc::channel(LOCAL_MAX);
+    let (to, from_node) = mpsc::channel(LOCAL_MAX);
+    let (status, status_seen) = watch::channel(Arc::default());
+    (LocalRouter { from, to, status }, LocalNode { node, to_node, from_node, status: status_seen })
+}
+
+fn restore(log: RecoveredGroup) -> Restored {
+    Restored { hard: log.hard, term_runs: log.term_runs, last: log.last }
+}
+
+/// What INFO shows is the last address, which is the one a user was told of.
+pub fn serve_config(listeners: &[StdListener]) -> Result<ServeConfig, NodeError> {
+    let mut config = ServeConfig::default();
+    if let Some(listener) = listeners.last() {
+        let address = listener.local_addr().map_err(system("a socket has no address"))?;
+        config.bind = address.ip().to_string();
+        config.port = address.port();
+    }
+    Ok(config)
+}
+
+/// A bound socket for the runtime of this thread.
+pub fn into_tokio(listener: StdListener) -> Result<TcpListener, NodeError> {
+    listener.set_nonblocking(true).map_err(system("cannot use a listening socket"))?;
+    TcpListener::from_std(listener).map_err(system("cannot use a listening socket"))
+}

@@ -1,0 +1,359 @@
+//! The loop around one node's replicas: takes what came, decides, hands out what is owed.
+//!
+//! It lives on the node's `current_thread` runtime beside the client connections and the links. It
+//! never waits for the disk: writes go to the log's own thread, which answers with an event.
+
+use crate::clock::Clock;
+use crate::listener::{ConnId, Inbound};
+use crate::log_store::{LogEvent, LogStore};
+use crate::transport::{AppendSource, Transport};
+use raft_core::effects::{NodeLiveness, RoleChange};
+use shard_core::node::{Input, Node, Output};
+use shard_core::replica::Origin;
+use shard_core::wire::{NodeStatus, RaftEnvelope, ToNode, ToRouter};
+use shard_core::{GroupId, NodeId};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+/// Inputs taken in one turn: what came during the last turn is one batch, but no turn is endless.
+const INPUTS_PER_TURN_MAX: usize = 1024;
+/// Message batches that may wait for one router that does not read; beyond it the link is closed
+/// and the router asks again on a new one.
+const BACKLOG_MAX: usize = 4096;
+/// How often the status for INFO is renewed.
+const STATUS_EVERY: Duration = Duration::from_millis(100);
+/// How long a stop waits for what is in flight.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// The origin of the router in this process; connections count from 1.
+const LOCAL: Origin = Origin(0);
+
+/// What the worker shares with the links' tasks on its thread.
+pub struct Shared {
+    node: RefCell<Node>,
+    clock: Clock,
+}
+
+impl Shared {
+    /// Wraps a node for its worker and its links.
+    pub fn new(node: Node, clock: Clock) -> Rc<Shared> {
+        Rc::new(Shared { node: RefCell::new(node), clock })
+    }
+}
+
+impl AppendSource for Shared {
+    fn next_append(&self, peer: NodeId, room: usize) -> Option<RaftEnvelope> {
+        self.node.borrow_mut().next_append(self.clock.now(), peer, room as u64)
+    }
+}
+
+/// The router in this process: two channels and no encoding.
+pub struct LocalRouter {
+    /// From the router.
+    pub from: mpsc::Receiver<ToNode>,
+    /// To the router.
+    pub to: mpsc::Sender<ToRouter>,
+    /// What INFO shows.
+    pub status: watch::Sender<Arc<NodeStatus>>,
+}
+
+/// Everything a worker is made of.
+pub struct Parts {
+    /// The replicas.
+    pub shared: Rc<Shared>,
+    /// The log.
+    pub log: LogStore,
+    /// What the log reports.
+    pub log_events: mpsc::Receiver<LogEvent>,
+    /// What peers and routers send.
+    pub inbox: mpsc::Receiver<Inbound>,
+    /// The links to peers.
+    pub transport: Rc<Transport>,
+    /// The router in this process.
+    pub local: LocalRouter,
+}
+
+/// Why a worker ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The log cannot be written any more.
+    #[error("{0}")]
+    Log(String),
+    /// A replica cannot go on.
+    #[error(transparent)]
+    Replica(#[from] shard_core::replica::ReplicaError),
+}
+
+/// Runs until `shutdown`, then finishes what is in flight and closes the log.
+pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), WorkerError> {
+    let mut worker = Worker {
+        shared: parts.shared,
+        transport: parts.transport,
+        log: parts.log,
+        local: parts.local.to,
+        status: parts.local.status,
+        routers: BTreeMap::new(),
+        output: Output::default(),
+        status_due: Instant::now(),
+        peers_up: BTreeSet::new(),
+        replies_dropped: Cell::new(0),
+    };
+    let result = worker.run(parts.local.from, parts.inbox, parts.log_events, shutdown).await;
+    worker.log.close();
+    result
+}
+
+/// A router's side of the worker: its channel, and what did not fit into it.
+struct RouterLink {
+    to: mpsc::Sender<ToRouter>,
+    backlog: VecDeque<ToRouter>,
+}
+
+struct Worker {
+    shared: Rc<Shared>,
+    transport: Rc<Transport>,
+    log: LogStore,
+    local: mpsc::Sender<ToRouter>,
+    status: watch::Sender<Arc<NodeStatus>>,
+    routers: BTreeMap<Origin, RouterLink>,
+    output: Output,
+    status_due: Instant,
+    peers_up: BTreeSet<NodeId>,
+    replies_dropped: Cell<u64>,
+}
+
+/// What woke the worker.
+enum Wake {
+    Inbound(Inbound),
+    Local(ToNode),
+    Log(LogEvent),
+    Timer,
+}
+
+impl Worker {
+    async fn run(
+        &mut self,
+        mut local: mpsc::Receiver<ToNode>,
+        mut inbox: mpsc::Receiver<Inbound>,
+        mut log_events: mpsc::Receiver<LogEvent>,
+        shutdown: CancellationToken,
+    ) -> Result<(), WorkerError> {
+        let local_link = RouterLink { to: self.local.clone(), backlog: VecDeque::new() };
+        self.routers.insert(LOCAL, local_link);
+        self.output.view_changed = true;
+        let mut stopping: Option<Instant> = None;
+        loop {
+            self.turn()?;
+            if shutdown.is_cancelled() && stopping.is_none() {
+                stopping = Some(Instant::now() + DRAIN_MAX);
+            }
+            if let Some(until) = stopping
+                && (self.shared.node.borrow().is_idle() || Instant::now() >= until)
+            {
+                return Ok(());
+            }
+            let wake = if self.output.again {
+                self.output.again = false;
+                // The links and connections of this thread get their turn between ours.
+                tokio::task::yield_now().await;
+                Wake::Timer
+            } else {
+                let timer = sleep_until(self.next_wake());
+                // Durable writes first: they release acknowledgements others wait for.
+                tokio::select! {
+                    biased;
+                    Some(event) = log_events.recv() => Wake::Log(event),
+                    Some(inbound) = inbox.recv() => Wake::Inbound(inbound),
+                    Some(message) = local.recv() => Wake::Local(message),
+                    () = timer => Wake::Timer,
+                    () = shutdown.cancelled(), if stopping.is_none() => Wake::Timer,
+                }
+            };
+            self.take(wake)?;
+            for _ in 0..INPUTS_PER_TURN_MAX {
+                if let Ok(event) = log_events.try_recv() {
+                    self.take(Wake::Log(event))?;
+                } else if let Ok(inbound) = inbox.try_recv() {
+                    self.take(Wake::Inbound(inbound))?;
+                } else if let Ok(message) = local.try_recv() {
+                    self.take(Wake::Local(message))?;
+                } else {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        let deadline = self.shared.node.borrow().deadline();
+        let backlog = self.routers.values().any(|router| !router.backlog.is_empty());
+        let timer = deadline.map(|at| Instant::from_std(self.shared.clock.instant(at)));
+        let status =
+            if backlog { Instant::now() + Duration::from_millis(1) } else { self.status_due };
+        timer.map_or(status, |timer| timer.min(status))
+    }
+
+    fn take(&mut self, wake: Wake) -> Result<(), WorkerError> {
+        match wake {
+            Wake::Timer => {}
+            Wake::Local(message) => self.take_message(LOCAL, message),
+            Wake::Log(LogEvent::Persisted(tokens)) => self.handle(Input::Persisted(tokens)),
+            Wake::Log(LogEvent::Fetched { group, id, result }) => match result {
+                Ok(result) => self.handle(Input::Fetched { group, id, result }),
+                Err(error) => return Err(WorkerError::Log(error)),
+            },
+            Wake::Log(LogEvent::Failed(error)) => return Err(WorkerError::Log(error)),
+            Wake::Inbound(inbound) => self.inbound(inbound),
+        }
+        Ok(())
+    }
+
+    fn inbound(&mut self, inbound: Inbound) {
+        match inbound {
+            Inbound::Raft { from, envelope } => self.handle(Input::Raft { from, envelope }),
+            Inbound::LinkUp { node, epoch, link } => {
+                info!(%node, "link to peer is up");
+                self.peers_up.insert(node);
+                let state = NodeLiveness::Up { epoch, link };
+                self.handle(Input::Link { node, state });
+            }
+            Inbound::LinkDown { node } => {
+                warn!(%node, "link to peer is down");
+                self.peers_up.remove(&node);
+                self.handle(Input::Link { node, state: NodeLiveness::Down });
+            }
+            Inbound::RouterOpened { conn, replies } => {
+                let view = ToRouter::View(self.shared.node.borrow().view());
+                let link = RouterLink { to: replies, backlog: VecDeque::from([view]) };
+                self.routers.insert(origin(conn), link);
+                self.flush_router(origin(conn));
+            }
+            Inbound::FromRouter { conn, message } => self.take_message(origin(conn), message),
+            Inbound::RouterClosed { conn } => {
+                self.routers.remove(&origin(conn));
+            }
+        }
+    }
+
+    fn take_message(&mut self, origin: Origin, message: ToNode) {
+        match message {
+            ToNode::Requests(batch) => self.handle(Input::Requests { origin, batch }),
+            ToNode::View => {
+                let view = ToRouter::View(self.shared.node.borrow().view());
+                self.reply(origin, view);
+            }
+            ToNode::Ping => self.reply(origin, ToRouter::Pong),
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let Shared { node, clock } = &*self.shared;
+        node.borrow_mut().handle(clock.now(), clock.wall(), input, &mut self.output);
+    }
+
+    /// Collects what is owed and hands it out: the disk first, since it takes longest.
+    fn turn(&mut self) -> Result<(), WorkerError> {
+        let Shared { node, clock } = &*self.shared;
+        node.borrow_mut().poll(clock.now(), clock.wall(), &mut self.output)?;
+        let mut out = std::mem::take(&mut self.output);
+        if !out.writes.is_empty() {
+            self.log.submit(std::mem::take(&mut out.writes));
+        }
+        for (to, envelope) in out.messages.drain(..) {
+            self.transport.send(to, envelope);
+        }
+        for peer in std::mem::take(&mut out.wake) {
+            self.transport.wake(peer);
+        }
+        for (group, fetch) in out.fetches.drain(..) {
+            self.log.fetch(group, fetch);
+        }
+        for (group, role) in out.roles.drain(..) {
+            log_role(group, role);
+        }
+        for (origin, replies) in std::mem::take(&mut out.replies) {
+            self.reply(origin, ToRouter::Replies(replies));
+        }
+        if std::mem::take(&mut out.view_changed) {
+            let view = self.shared.node.borrow().view();
+            for origin in self.routers.keys().copied().collect::<Vec<_>>() {
+                self.reply(origin, ToRouter::View(view.clone()));
+            }
+            self.status_due = Instant::now();
+        }
+        for origin in self.routers.keys().copied().collect::<Vec<_>>() {
+            self.flush_router(origin);
+        }
+        self.publish_status();
+        self.output = out;
+        Ok(())
+    }
+
+    fn reply(&mut self, origin: Origin, message: ToRouter) {
+        // A router that has gone needs no answer; its lanes are its own.
+        let Some(router) = self.routers.get_mut(&origin) else { return };
+        router.backlog.push_back(message);
+        self.flush_router(origin);
+    }
+
+    fn flush_router(&mut self, origin: Origin) {
+        let Some(router) = self.routers.get_mut(&origin) else { return };
+        while let Some(message) = router.backlog.pop_front() {
+            match router.to.try_send(message) {
+                Ok(()) => {}
+                Err(TrySendError::Full(message)) => {
+                    router.backlog.push_front(message);
+                    break;
+                }
+                Err(TrySendError::Closed(_)) => {
+                    self.routers.remove(&origin);
+                    return;
+                }
+            }
+        }
+        if router.backlog.len() > BACKLOG_MAX && origin != LOCAL {
+            warn!(router = origin.0, "router does not read its answers, closing its link");
+            self.replies_dropped.set(self.replies_dropped.get() + router.backlog.len() as u64);
+            self.routers.remove(&origin);
+        }
+    }
+
+    fn publish_status(&mut self) {
+        if Instant::now() < self.status_due {
+            return;
+        }
+        self.status_due = Instant::now() + STATUS_EVERY;
+        let mut status = self.shared.node.borrow().status();
+        let log = self.log.stats();
+        status.log_file_bytes = log.file_bytes;
+        status.log_commits = log.commits;
+        status.log_entries = log.entries;
+        status.peers_up = self.peers_up.iter().copied().collect();
+        status.counters.push(("router_replies_dropped", self.replies_dropped.get()));
+        status.counters.push(("router_links", self.routers.len() as u64 - 1));
+        self.status.send_replace(Arc::new(status));
+    }
+}
+
+fn origin(conn: ConnId) -> Origin {
+    Origin(conn.0)
+}
+
+fn log_role(group: GroupId, change: RoleChange) {
+    let RoleChange { role, term, leader } = change;
+    match role {
+        raft_core::effects::Role::Leader => info!(%group, %term, "became leader"),
+        raft_core::effects::Role::Follower
+        | raft_core::effects::Role::Candidate
+        | raft_core::effects::Role::PreCandidate => {
+            debug!(%group, %term, ?role, ?leader, "role changed");
+        }
+    }
+}
