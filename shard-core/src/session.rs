@@ -43,8 +43,9 @@ pub const GROUP_REPLY_BYTES_MAX: u64 = 64 << 20;
 /// Lanes of a group: 256 MiB of records. Past it new lanes are refused and none is evicted, since
 /// an evicted lane would run a late copy of its ops again.
 pub const GROUP_LANES_MAX: u64 = (256 << 20) / LANE_RECORD_BYTES;
-/// What a lane is counted as in memory, without its replies: record, map and index entries.
-pub const LANE_RECORD_BYTES: u64 = 160;
+/// What a lane is counted as in memory, without its replies: record, map and index entries,
+/// room for one reply.
+pub const LANE_RECORD_BYTES: u64 = 256;
 /// What a remembered reply is counted as, besides the bytes it answers.
 pub const REPLY_RECORD_BYTES: u64 = 48;
 /// Records dropped by one entry. All lanes of a session share D, so one entry may find 16384 due;
@@ -176,6 +177,10 @@ impl Lane {
         let bytes = self.reply_bytes + remembered_bytes(outcome);
         if bytes <= limits.lane_reply_bytes_max && others + bytes <= limits.group_reply_bytes_max {
             self.reply_bytes = bytes;
+            // Most lanes remember one reply at a time; a first push would take room for four.
+            if self.replies.capacity() == 0 {
+                self.replies.reserve_exact(1);
+            }
             self.replies.push_back((seq, outcome.clone()));
         }
     }

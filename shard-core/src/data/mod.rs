@@ -107,9 +107,14 @@ impl SlotData {
 
     /// Sets value and expiry of a key.
     fn put(&mut self, key: Bytes, value: Bytes, expires: Option<LogTime>) {
-        self.remove(&key);
         self.version += 1;
-        self.bytes += (key.len() + value.len()) as u64;
+        self.bytes += value.len() as u64;
+        if let Some(item) = self.items.get_mut(&key) {
+            self.bytes -= item.value.len() as u64;
+            item.value = value;
+            return self.set_expiry(&key, expires);
+        }
+        self.bytes += key.len() as u64;
         if let Some(at) = expires {
             self.expiries.insert((at, key.clone()));
         }
@@ -134,10 +139,14 @@ impl SlotData {
 
     /// Gives a key that is there another expiry.
     fn set_expiry(&mut self, key: &[u8], expires: Option<LogTime>) {
-        let Some(key) = self.items.get_key_value(key).map(|(key, _)| key.clone()) else { return };
-        let Some(item) = self.items.get_mut(&key) else { return };
+        let Some(item) = self.items.get_mut(key) else { return };
         self.version += 1;
-        if let Some(at) = std::mem::replace(&mut item.expires, expires) {
+        let before = std::mem::replace(&mut item.expires, expires);
+        if before == expires {
+            return;
+        }
+        let Some(key) = self.items.get_key_value(key).map(|(key, _)| key.clone()) else { return };
+        if let Some(at) = before {
             self.expiries.remove(&(at, key.clone()));
         }
         if let Some(at) = expires {

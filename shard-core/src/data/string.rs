@@ -29,10 +29,12 @@ pub(super) fn set(data: &mut SlotData, set: Set, now: LogTime) -> Outcome {
     if set.value.len() > VALUE_BYTES_MAX {
         return Outcome::Error(OpError::StringTooLong);
     }
-    let old = data.get(&set.key, now).cloned();
+    let old = data.get(&set.key, now);
+    let exists = old.is_some();
+    let answer = if set.get { value_or_nil(old) } else { Outcome::Ok };
     let expires = match set.expiry {
         SetExpiry::Clear => None,
-        SetExpiry::Keep => old.as_ref().and_then(|item| item.expires),
+        SetExpiry::Keep => old.and_then(|item| item.expires),
         SetExpiry::AfterMs(ms) => match expiry::after(now, ms).filter(|_| ms > 0) {
             Some(at) => Some(at),
             None => return Outcome::Error(OpError::InvalidExpireTime(set.command)),
@@ -44,8 +46,8 @@ pub(super) fn set(data: &mut SlotData, set: Set, now: LogTime) -> Outcome {
     };
     let holds = match set.condition {
         None => true,
-        Some(SetCondition::IfAbsent) => old.is_none(),
-        Some(SetCondition::IfPresent) => old.is_some(),
+        Some(SetCondition::IfAbsent) => !exists,
+        Some(SetCondition::IfPresent) => exists,
     };
     if holds {
         if expires.is_none_or(|at| at > now) {
@@ -54,11 +56,7 @@ pub(super) fn set(data: &mut SlotData, set: Set, now: LogTime) -> Outcome {
             data.remove(&set.key);
         }
     }
-    match (set.get, holds) {
-        (true, _) => value_or_nil(old.as_ref()),
-        (false, true) => Outcome::Ok,
-        (false, false) => Outcome::Nil,
-    }
+    if holds || set.get { answer } else { Outcome::Nil }
 }
 
 /// Keeps the expiry. The value grows in place as long as no reply shares it, with room to spare, so
