@@ -1,4 +1,19 @@
-//! What the agreed entries mean.
+//! What the agreed entries mean: slots, lanes, keys, configurations, and how all of it is written.
+//!
+//! A command travels through [`wire`] to the leader of its slot's group ([`node`], [`replica`]), which
+//! writes it into an entry ([`codec`]); once the entry is committed, [`shard_store`] applies it:
+//! lanes first ([`session`]), then the effect of the [`op`].
+//!
+//! # Invariants
+//! - Nothing here reads a clock, a random number or a file, takes a lock or starts a thread: the same
+//!   calls give the same bytes, on every replica and in every test.
+//! - What depends on state is decided when an entry is applied. What a leader looks at before that
+//!   saves a round trip; it never decides.
+//! - Numbers of variants and versions in [`codec`] are on disks: they are added to, never changed.
+//! - Nothing from a socket or a disk can panic this code, or take more memory than it has bytes
+//!   times a constant.
+//! - Absent on purpose: reads outside the log, slots that move, snapshots.
+
 pub mod cluster_config;
 pub mod codec;
 mod data;
