@@ -288,3 +288,91 @@ pub fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
 pub fn unknown_text(waited_ms: u64) -> String {
     format!("TIMEOUT no answer within {waited_ms} ms, the write may or may not be applied")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis_protocol::resp2::decode::decode as decode_resp2;
+    use redis_protocol::resp3::decode::complete::decode as decode_resp3;
+
+    fn encoded(reply: &Reply, protocol: Protocol) -> String {
+        let mut out = BytesMut::new();
+        reply.encode(protocol, &mut out);
+        let length = match protocol {
+            Protocol::Resp2 => decode_resp2(&out).unwrap().map(|(_, length)| length),
+            Protocol::Resp3 => decode_resp3(&out).unwrap().map(|(_, length)| length),
+        };
+        assert_eq!(length, Some(out.len()), "{reply:?}");
+        String::from_utf8(out.to_vec()).unwrap().replace("\r\n", " ")
+    }
+
+    #[test]
+    fn replies_differ_by_protocol_as_in_redis() {
+        let pair = || vec![(Reply::word("k"), Reply::Integer(-1))];
+        for (reply, resp2, resp3) in [
+            (Reply::OK, "+OK ", "+OK "),
+            (Reply::error("ERR a\r\nb"), "-ERR a  b ", "-ERR a  b "),
+            (Reply::Integer(i64::MIN), ":-9223372036854775808 ", ":-9223372036854775808 "),
+            (Reply::word(""), "$0  ", "$0  "),
+            (Reply::Verbatim("text".into()), "$4 text ", "=8 txt:text "),
+            (Reply::Nil, "$-1 ", "_ "),
+            (Reply::NilArray, "*-1 ", "_ "),
+            (Reply::Array(vec![Reply::Nil]), "*1 $-1 ", "*1 _ "),
+            (Reply::Set(vec![Reply::Simple("a")]), "*1 +a ", "~1 +a "),
+            (Reply::Map(pair()), "*2 $1 k :-1 ", "%1 $1 k :-1 "),
+            (Reply::Map(Vec::new()), "*0 ", "%0 "),
+        ] {
+            assert_eq!(encoded(&reply, Protocol::Resp2), resp2);
+            assert_eq!(encoded(&reply, Protocol::Resp3), resp3);
+        }
+    }
+
+    #[test]
+    fn b87_to_b92_refusals_have_their_texts() {
+        let slot = shard_core::slot::Slot(3999);
+        for (refusal, text) in [
+            (Refusal::SlotNotServed, "CLUSTERDOWN Hash slot not served"),
+            (Refusal::ClusterDown, "CLUSTERDOWN The cluster is down"),
+            (Refusal::Moving { slot }, "TRYAGAIN Slot 3999 is moving, nothing was executed"),
+            (
+                Refusal::Unknown { waited_ms: 5000 },
+                "TIMEOUT no answer within 5000 ms, the write may or may not be applied",
+            ),
+            (
+                Refusal::Overloaded,
+                "TRYAGAIN Too many requests are waiting here, nothing was executed",
+            ),
+        ] {
+            assert_eq!(refusal_text(&refusal), text);
+        }
+    }
+
+    #[test]
+    fn outcomes_have_their_replies() {
+        let command = ExpiryCommand::PExpireAt;
+        for (outcome, shape, resp3) in [
+            (Outcome::Ok, Shape::Plain, "+OK "),
+            (Outcome::Ok, Shape::Flag, ":1 "),
+            (Outcome::Nil, Shape::Plain, "_ "),
+            (Outcome::Nil, Shape::Flag, ":0 "),
+            (Outcome::Integer(7), Shape::Plain, ":7 "),
+            (Outcome::Values(vec![Some("a".into()), None]), Shape::Plain, "*2 $1 a _ "),
+            (Outcome::Keys(vec!["a".into()]), Shape::Plain, "*1 $1 a "),
+            (Outcome::Word(Word::None), Shape::Plain, "+none "),
+            (
+                Outcome::Error(OpError::InvalidExpireTime(command)),
+                Shape::Plain,
+                "-ERR invalid expire time in 'pexpireat' command ",
+            ),
+            (
+                Outcome::Error(OpError::WrongType),
+                Shape::Plain,
+                "-WRONGTYPE Operation against a key holding the wrong kind of value ",
+            ),
+        ] {
+            let mut out = BytesMut::new();
+            put_answer(&mut out, Protocol::Resp3, shape, &Answered::Outcome(outcome));
+            assert_eq!(String::from_utf8(out.to_vec()).unwrap().replace("\r\n", " "), resp3);
+        }
+    }
+}

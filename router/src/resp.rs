@@ -464,3 +464,166 @@ fn split_single_quoted<'a>(
 fn hex_digit(digit: u8) -> u8 {
     char::from(digit).to_digit(16).map_or(0, |value| value as u8)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that comes out of bytes that come in these pieces.
+    fn scan<'a>(
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> (Vec<Vec<Bytes>>, Option<ProtocolError>) {
+        let (mut scanner, mut input) = (Scanner::new(), BytesMut::new());
+        let mut commands = Vec::new();
+        for piece in pieces {
+            input.extend_from_slice(piece);
+            loop {
+                match scanner.next(&mut input) {
+                    Ok(Some(arguments)) => commands.push(arguments.clone()),
+                    Ok(None) => break,
+                    Err(error) => return (commands, Some(error)),
+                }
+            }
+        }
+        (commands, None)
+    }
+
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 % bound as u64) as usize
+        }
+
+        fn pieces<'a>(&mut self, mut bytes: &'a [u8]) -> Vec<&'a [u8]> {
+            let mut pieces = Vec::new();
+            while !bytes.is_empty() {
+                let length = 1 + self.below(bytes.len().min(40));
+                pieces.push(&bytes[..length]);
+                bytes = &bytes[length..];
+            }
+            pieces
+        }
+    }
+
+    /// Parts of requests, right and wrong ones: any order of them is a test.
+    const PARTS: &[&[u8]] = &[
+        b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n",
+        b"*1\r\n$0\r\n\r\n",
+        b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$26\r\nabcdefghijklmnopqrstuvwxy\r\r\n",
+        b"*0\r\n",
+        b"\r\n",
+        b"PING\r\n",
+        b"ECHO \"a\\x00\\n\" 'b\\'c'\n",
+        b"SET k 'v\r\n",
+        b"*x\r\n",
+        b"*1\r\n$-1\r\n",
+        b"*1\r\n:1\r\n",
+        b"*1\r\n$1\r\nkk\r\n",
+        b"*1\r$1",
+        b"GET / HTTP/1.1\r\n",
+        b"\r",
+        b"$",
+        b"\0\xff",
+    ];
+
+    #[test]
+    fn b19_any_pieces_give_the_same_commands() {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let (mut whole, mut wrong) = (0, 0);
+        for round in 0..4_000 {
+            // Mostly right parts, so that wrong ones are met in all places.
+            let choices = if round % 4 == 0 { PARTS.len() } else { 7 };
+            let input: Vec<u8> =
+                (0..random.below(12)).flat_map(|_| PARTS[random.below(choices)]).copied().collect();
+            let expected = scan([input.as_slice()]);
+            whole += expected.0.len();
+            wrong += usize::from(expected.1.is_some());
+            assert_eq!(scan(random.pieces(&input)), expected, "{}", input.escape_ascii());
+            assert_eq!(scan(input.chunks(1)), expected, "{}", input.escape_ascii());
+        }
+        assert!(whole > 1_000 && wrong > 100, "{whole} commands, {wrong} errors");
+    }
+
+    #[test]
+    fn b22_random_bytes_never_panic() {
+        let mut random = Random(7);
+        let likely = b"*$:0123456789\r\n\"'\\x abc";
+        let mut errors = 0;
+        for _ in 0..20_000 {
+            let byte = |random: &mut Random| match random.below(3) {
+                0 => random.below(256) as u8,
+                _ => likely[random.below(likely.len())],
+            };
+            let input: Vec<u8> = (0..random.below(60)).map(|_| byte(&mut random)).collect();
+            let expected = scan([input.as_slice()]);
+            errors += usize::from(expected.1.is_some());
+            assert_eq!(scan(random.pieces(&input)), expected, "{}", input.escape_ascii());
+        }
+        assert!(errors > 1_000, "{errors} errors");
+    }
+
+    #[test]
+    fn b13_lines_end_at_their_bound_in_any_pieces() {
+        let line = |length: usize, end: &str| [vec![b'x'; length], end.into()].concat();
+        for (input, error) in [
+            (line(LINE_BYTES_MAX, "\n"), None),
+            (line(LINE_BYTES_MAX + 1, "\n"), Some(ProtocolError::InlineTooBig)),
+            (line(LINE_BYTES_MAX + 1, ""), Some(ProtocolError::InlineTooBig)),
+            (line(LINE_BYTES_MAX, ""), None),
+        ] {
+            for size in [1, 1_400, input.len()] {
+                assert_eq!(scan(input.chunks(size)).1, error, "{} bytes by {size}", input.len());
+            }
+        }
+    }
+
+    #[test]
+    fn b12_a_claim_takes_no_memory() {
+        let mut scanner = Scanner::new();
+        let mut input = BytesMut::from(&b"*1048576\r\n$67108864\r\nabc"[..]);
+        assert_eq!(scanner.next(&mut input), Ok(None));
+        assert!(scanner.arguments.capacity() <= ARGUMENTS_CLAIMED_MAX);
+        assert!(scanner.payload.capacity() < 1024);
+        assert_eq!(scanner.held_bytes(), 3);
+    }
+
+    #[test]
+    fn a_small_argument_does_not_hold_the_input() {
+        let mut input = BytesMut::with_capacity(1 << 20);
+        input.extend_from_slice(b"*1\r\n$4\r\nPING\r\n");
+        let start = input.as_ptr();
+        let mut scanner = Scanner::new();
+        let arguments = scanner.next(&mut input).unwrap().unwrap().clone();
+        // With another owner of its memory the input could not be used anew from its start.
+        assert!(input.try_reclaim(1 << 20));
+        assert_eq!(input.as_ptr(), start);
+        assert_eq!(arguments, ["PING"]);
+    }
+
+    #[test]
+    fn integers_are_those_of_redis() {
+        for (text, value) in [
+            ("0", Some(0)),
+            ("-1", Some(-1)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("-9223372036854775808", Some(i64::MIN)),
+            ("9223372036854775808", None),
+            ("-9223372036854775809", None),
+            ("", None),
+            ("-", None),
+            ("-0", None),
+            ("+1", None),
+            ("01", None),
+            (" 1", None),
+            ("1 ", None),
+            ("1.0", None),
+            ("99999999999999999999", None),
+        ] {
+            assert_eq!(parse_integer(text.as_bytes()), value, "{text}");
+        }
+    }
+}

@@ -441,3 +441,6 @@ pub fn on_key(slot: Slot, op: Op) -> Result<Call, ErrorText> {
 pub fn answer(reply: Reply) -> Result<Call, ErrorText> {
     Ok(Call::Local(Local::Reply(reply)))
 }
+
+#[cfg(test)]
+mod tests;
