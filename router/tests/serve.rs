@@ -68,7 +68,9 @@ impl FakeNode {
         let mine = |slot: &Slot| ranges.iter().any(|(first, last)| (first..=last).contains(&slot));
         let slots = self.keys.keys().map(|(slot, _)| *slot).filter(mine);
         match query {
-            GroupQuery::KeyCount => GroupAnswer::KeyCount { keys: slots.count() as u64, expires: 0 },
+            GroupQuery::KeyCount => {
+                GroupAnswer::KeyCount { keys: slots.count() as u64, expires: 0 }
+            }
             GroupQuery::OccupiedSlots => GroupAnswer::OccupiedSlots {
                 occupied: slots.map(|slot| (slot, slot)).collect(),
                 owned: ranges,
@@ -229,7 +231,8 @@ fn w16_each_reply_is_in_the_protocol_of_its_place() {
 fn commands_over_slots_are_split_and_joined() {
     run(async {
         let front = start_default().await;
-        let got = front.talk("SET a 1\r\nSET b 2\r\nMGET b x a b\r\nDEL a b c\r\nMGET a b\r\n").await;
+        let got =
+            front.talk("SET a 1\r\nSET b 2\r\nMGET b x a b\r\nDEL a b c\r\nMGET a b\r\n").await;
         assert_eq!(got, "+OK +OK *4 $1 2 $-1 $1 1 $1 2 :2 *2 $-1 $-1 ");
     });
 }
@@ -311,7 +314,8 @@ fn b29_a_client_that_takes_no_replies_is_closed() {
         let config = ServeConfig { output_bytes_max: 1 << 20, ..ServeConfig::default() };
         let front = start(FakeNode::default(), config, Duration::from_secs(5)).await;
         let mut stream = front.connect().await;
-        let set = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4000000\r\n{}\r\n", "v".repeat(4_000_000));
+        let set =
+            format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4000000\r\n{}\r\n", "v".repeat(4_000_000));
         stream.write_all(set.as_bytes()).await.expect("sent");
         assert_eq!(read_some(&mut stream, 5).await, "+OK\r\n");
         stream.write_all(b"GET k\r\nGET k\r\n").await.expect("sent");
