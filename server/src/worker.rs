@@ -279,7 +279,9 @@ impl Worker {
             log_role(group, role);
         }
         for (origin, replies) in std::mem::take(&mut out.replies) {
-            self.reply(origin, ToRouter::Replies(replies));
+            for message in ToRouter::replies(replies) {
+                self.reply(origin, message);
+            }
         }
         if std::mem::take(&mut out.view_changed) {
             let view = self.shared.node.borrow().view();
