@@ -157,11 +157,13 @@ fn wrong_arguments_are_named() {
     dev(&["--port", "65534"], "--port");
     dev(&["--port", "0"], "--port");
     dev(&["--bind", "nowhere"], "--bind");
-    dev(&["--groups", "-1"], "--groups");
+    dev(&["--groups=-1"], "--groups");
     dev(&["--frobnicate"], "--frobnicate");
     refused(&["node", "--dir", &dir], &["--id"]);
     refused(&["node", "--id", "1"], &["--dir"]);
-    refused(&["node", "--id", "1", "--dir", &dir], &["--cluster-file"]);
+    // The other folder holds the cluster that a `dev` above prepared before its port was refused.
+    let (_empty, empty) = folder();
+    refused(&["node", "--id", "1", "--dir", &empty], &["--cluster-file"]);
     refused(&["router", "--listen", "here", "--cluster-file", "x"], &["--listen"]);
     refused(&["router", "--listen", "127.0.0.1:1"], &["--cluster-file"]);
     refused(&["sail"], &["sail"]);

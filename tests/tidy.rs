@@ -15,7 +15,11 @@ const FILE_LINES_MAX: usize = 800;
 const LONG_FILE_REASON: &str = "This file is long because";
 
 /// Functions that may be longer: (file, function, why).
-const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[];
+const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[(
+    "server/src/process.rs",
+    "run_node",
+    "the start of a node from its directory to its sockets, to be read from top to bottom",
+)];
 
 /// What one crate may see: the plan of the house.
 struct CrateRule {
@@ -523,6 +527,20 @@ fn readme_names_every_make_target() {
     let makefile = read("Makefile");
     assert!(make_targets(&makefile).len() >= 6, "the Makefile was read");
     none(check_make_targets(&makefile, &read("README.md")));
+}
+
+#[test]
+fn readme_names_every_flag() {
+    let source = read("server/src/config.rs");
+    assert!(long_flags(&source).len() >= 15, "the flags were found");
+    none(check_flags(&source, &read("README.md")));
+}
+
+#[test]
+fn readme_names_every_command() {
+    let source = read("router/src/commands/mod.rs");
+    assert!(table_commands(&source).len() >= 30, "the table was found");
+    none(check_commands(&source, &read("README.md")));
 }
 
 // ---- Each rule can fail ----
