@@ -104,61 +104,17 @@ pub async fn run_node(
 ) -> Result<(), NodeError> {
     let NodeOptions { id, dir, cluster, addresses, resp, peer, request_timeout } = options;
     let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
+    // Held until the end: no other process can open the directory meanwhile.
     let mut data_dir = DataDir::open(&dir, &identity)?;
     keep_cluster(&mut data_dir, &cluster)?;
-
-    let (events, log_events) = mpsc::channel::<LogEvent>(LOG_EVENTS_MAX);
-    let report = move |event| {
-        // The receiver goes with the worker; nobody waits for what comes after that.
-        let _ = events.blocking_send(event);
-    };
-    let config = LogStoreConfig { must_exist: data_dir.log_exists(), ..LogStoreConfig::default() };
-    let (log, recovered) = LogStore::open(&data_dir.log_path(), config, report)?;
-    data_dir.set_log_exists()?;
-
-    let clock = Clock::start();
-    let setup = NodeSetup {
-        id,
-        bootstrap: cluster.config.clone(),
-        addresses: addresses.clone(),
-        seed: random::number().map_err(system(NO_RANDOMNESS))?,
-    };
-    let raft_config = |group: GroupId, voters: Vec<NodeId>| Config::new(id, group, voters);
-    let restored = recovered.into_iter().map(|(group, log)| (group, restore(log))).collect();
-    let node = Node::open(setup, restored, &raft_config, clock.now())?;
-
-    let local = LocalIdentity {
-        node: id,
-        epoch: random::number().map_err(system(NO_RANDOMNESS))?,
-        cluster_id: cluster.config.cluster_id.clone(),
-        secret: Secret::new(cluster.secret.clone()),
-    };
-    let (inbox_tx, inbox) = mpsc::channel::<Inbound>(INBOX_MAX);
-    let shared = Shared::new(node, clock);
-    let peers = addresses
-        .iter()
-        .filter(|(node, _)| **node != id)
-        .map(|(node, addresses)| (*node, addresses.peer.clone()))
-        .collect();
-    let transport = Transport::start(local.clone(), peers, shared.clone(), inbox_tx.clone());
-    let peer = into_tokio(peer)?;
-    let known = Rc::new(addresses.keys().copied().collect());
-    tokio::task::spawn_local(listener::listen(
-        peer,
-        local,
-        known,
-        inbox_tx,
-        stop.replicas.child_token(),
-    ));
-
     let (local_router, local_node) = join_router(id);
-    let worker = tokio::task::spawn_local(worker::run(
-        Parts { shared, log, log_events, inbox, transport, local: local_router },
-        stop.replicas.clone(),
-    ));
-    let mut bootstrap = cluster.config;
-    bootstrap.nodes.extend(addresses);
-    let backend = start_backend(bootstrap, cluster.secret, request_timeout, Some(local_node))?;
+    let mut bootstrap = cluster.config.clone();
+    bootstrap.nodes.extend(addresses.clone());
+    let backend =
+        start_backend(bootstrap, cluster.secret.clone(), request_timeout, Some(local_node))?;
+    let parts = open_replicas(&mut data_dir, cluster, addresses, peer, local_router, &stop)?;
+    let mut worker = tokio::task::spawn_local(worker::run(parts, stop.replicas.clone()));
+
     let front = FrontEnd::new(backend, serve_config(&resp)?);
     let mut clients = JoinSet::new();
     for listener in resp {
@@ -169,13 +125,64 @@ pub async fn run_node(
     info!(node = %id, dir = %dir.display(), "node started");
     let _ = started.send(());
 
-    let mut worker = worker;
     tokio::select! {
         result = &mut worker => return finish(result),
         () = async { while clients.join_next().await.is_some() {} } => {}
     }
     let _ = drained.send(());
     finish(worker.await)
+}
+
+/// Opens the log and the replicas on it, and links them to their peers.
+fn open_replicas(
+    data_dir: &mut DataDir,
+    cluster: Cluster,
+    addresses: BTreeMap<NodeId, NodeConfig>,
+    peer: StdListener,
+    local_router: LocalRouter,
+    stop: &Stop,
+) -> Result<Parts, NodeError> {
+    let id = data_dir.identity().node;
+    let (events, log_events) = mpsc::channel::<LogEvent>(LOG_EVENTS_MAX);
+    let report = move |event| {
+        // The receiver goes with the worker; nobody waits for what comes after that.
+        let _ = events.blocking_send(event);
+    };
+    let config = LogStoreConfig { must_exist: data_dir.log_exists(), ..LogStoreConfig::default() };
+    let (log, recovered) = LogStore::open(&data_dir.log_path(), config, report)?;
+    data_dir.set_log_exists()?;
+
+    let clock = Clock::start();
+    let local = LocalIdentity {
+        node: id,
+        epoch: random::number().map_err(system(NO_RANDOMNESS))?,
+        cluster_id: cluster.config.cluster_id.clone(),
+        secret: Secret::new(cluster.secret),
+    };
+    let setup = NodeSetup {
+        id,
+        bootstrap: cluster.config,
+        addresses: addresses.clone(),
+        seed: random::number().map_err(system(NO_RANDOMNESS))?,
+    };
+    let raft_config = |group: GroupId, voters: Vec<NodeId>| Config::new(id, group, voters);
+    let restored = recovered.into_iter().map(|(group, log)| (group, restore(log))).collect();
+    let node = Node::open(setup, restored, &raft_config, clock.now())?;
+
+    let (inbox_tx, inbox) = mpsc::channel::<Inbound>(INBOX_MAX);
+    let shared = Shared::new(node, clock);
+    let known = Rc::new(addresses.keys().copied().collect());
+    let peers = addresses.into_iter().map(|(node, addresses)| (node, addresses.peer)).collect();
+    let transport = Transport::start(local.clone(), peers, shared.clone(), inbox_tx.clone());
+    let listening = stop.replicas.child_token();
+    tokio::task::spawn_local(listener::listen(
+        into_tokio(peer)?,
+        local,
+        known,
+        inbox_tx,
+        listening,
+    ));
+    Ok(Parts { shared, log, log_events, inbox, transport, local: local_router })
 }
 
 fn finish(

@@ -338,6 +338,13 @@ impl Worker {
         status.log_commits = log.commits;
         status.log_entries = log.entries;
         status.peers_up = self.peers_up.iter().copied().collect();
+        let links = self.transport.stats();
+        status.counters.extend([
+            ("raft_messages_sent", links.sent),
+            ("raft_bytes_sent", links.sent_bytes),
+            ("raft_messages_dropped", links.dropped),
+            ("raft_links_opened", links.links),
+        ]);
         status.counters.push(("router_replies_dropped", self.replies_dropped.get()));
         status.counters.push(("router_links", self.routers.len() as u64 - 1));
         self.status.send_replace(Arc::new(status));
