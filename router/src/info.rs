@@ -30,7 +30,10 @@ pub const SETTINGS: &[&str] = &[
     "timeout",
 ];
 
-const SECTIONS: &[(&str, fn(&mut Section))] = &[
+/// Appends the lines of one section.
+type PutSection = fn(&mut Section);
+
+const SECTIONS: &[(&str, PutSection)] = &[
     ("server", server),
     ("clients", clients),
     ("memory", memory),
@@ -154,6 +157,7 @@ fn stats(section: &mut Section) {
         ("dispatch_attempts", dispatch.attempts),
         ("dispatch_retries", dispatch.retries),
         ("dispatch_late_answers", dispatch.late),
+        ("dispatch_invalid_answers", dispatch.invalid),
         ("dispatch_refreshes", dispatch.refreshes),
         ("dispatch_sessions", dispatch.sessions),
         ("dispatch_pending", dispatch.pending),
