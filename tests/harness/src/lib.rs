@@ -2,6 +2,7 @@
 
 pub mod process;
 pub mod raft_checker;
+pub mod raft_script;
 pub mod raft_sim;
 pub mod raft_world;
 pub mod resp;

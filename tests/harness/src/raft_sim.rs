@@ -102,7 +102,7 @@ impl Sim {
             random = step_random(random);
             (random >> 33) % below
         };
-        let nodes = if draw(3) == 0 { 5 } else { 3 };
+        let nodes = [3, 3, 3, 3, 3, 5, 5, 4, 2, 1][draw(10) as usize];
         let ids: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
         let small = draw(2) == 0;
         let configs = ids.iter().map(|id| {

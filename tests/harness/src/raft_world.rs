@@ -254,7 +254,7 @@ impl World {
     pub fn crash(&mut self, id: NodeId, keep: usize) {
         let host = self.host_mut(id);
         host.raft = None;
-        for _ in 0..keep {
+        for _ in 0..keep.min(host.disk.unsynced()) {
             host.disk.sync_one();
         }
         host.disk.unsynced.clear();

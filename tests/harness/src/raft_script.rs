@@ -1,0 +1,421 @@
+//! The commands of the golden scripts in `golden/raft`: a group told what happens to it, word by
+//! word, and what it then does.
+//!
+//! After each command every node does what it can alone: its disk syncs unless it is stalled, its
+//! links pull, its state machine applies. Only messages wait, for `deliver`.
+//!
+//! | command | |
+//! |---|---|
+//! | `cluster nodes=3 [window=BYTES] [cache=BYTES] [start=no]` | a new group, all nodes empty |
+//! | `disk n1 term=3 [vote=n1] [log=1,1,2]` | what a node that is down finds on its disk, as terms |
+//! | `start n1...` `crash n1` `powerloss n1 [keep=0]` | unsynced writes: all kept, or the first few |
+//! | `campaign n1` | a second passes for this node, and its timer fires |
+//! | `elapse n1 ms=500` `tick n1` `heartbeat n1` | its clock alone; its timers; both, by one heartbeat |
+//! | `propose n1 a b` | offers commands |
+//! | `deliver [n2] [from=n1]` `drop [n2] [from=n1]` | messages on their way, one round |
+//! | `stabilize` | delivers until nothing is on its way |
+//! | `cut n1 [to=n2]` `heal` | messages are lost from now on: to and from n1, or one way |
+//! | `stall n1` `sync n1 [writes=1]` `unstall n1` | when its disk syncs |
+//! | `link n1 n2` | a new link between two nodes |
+//! | `inject n2 from=n1 NAME key=value...` | a message nobody sent |
+//! | `log [n1...]` `status [n1...]` | what they have |
+
+use crate::raft_world::{Disk, Event, World};
+use bytes::Bytes;
+use goldenscript::{ArgumentConsumer, Command, Context};
+use raft_core::Config;
+use raft_core::effects::{Envelope, Role, Write};
+use raft_core::frame::encode_entry;
+use raft_core::message::{AppendEntries, AppendOutcome, Message, PreVote, RequestVote};
+use raft_core::types::{Entry, EntryId, EntryKind, GroupId, HardState, Index, NodeId, Now, Term};
+use std::collections::{BTreeSet, VecDeque};
+use std::error::Error;
+use std::fmt::Write as _;
+
+const GROUP: GroupId = GroupId(1);
+const MS: Now = 1_000_000;
+/// No script needs more rounds to become quiet; more means that it never will.
+const ROUNDS_MAX: usize = 200;
+
+/// Runs one script.
+#[derive(Default)]
+pub struct RaftScript {
+    world: Option<World>,
+    wire: VecDeque<(NodeId, Envelope)>,
+    stalled: BTreeSet<NodeId>,
+    cuts: BTreeSet<(NodeId, NodeId)>,
+    output: String,
+}
+
+type Answer<T> = Result<T, Box<dyn Error>>;
+
+fn node(text: &str) -> Answer<NodeId> {
+    let number = text.strip_prefix('n').ok_or_else(|| format!("'{text}' is no node"))?;
+    Ok(NodeId(number.parse()?))
+}
+
+fn number(args: &mut ArgumentConsumer<'_>, key: &str, otherwise: u64) -> Answer<u64> {
+    Ok(args.take_key(key).map(|text| text.parse()).transpose()?.unwrap_or(otherwise))
+}
+
+fn entry_id(text: &str) -> Answer<EntryId> {
+    let (index, term) = text.split_once('@').ok_or_else(|| format!("'{text}' is no index@term"))?;
+    Ok(EntryId { index: Index(index.parse()?), term: Term(term.parse()?) })
+}
+
+fn entry(id: EntryId) -> Entry {
+    encode_entry(GROUP, id, EntryKind::Command, id.to_string().as_bytes())
+}
+
+fn ids(entries: &[Entry]) -> String {
+    let ids: Vec<String> = entries.iter().map(|entry| entry.id.to_string()).collect();
+    ids.join(" ")
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Follower => "follower",
+        Role::PreCandidate => "pre-candidate",
+        Role::Candidate => "candidate",
+        Role::Leader => "leader",
+    }
+}
+
+fn describe(message: &Message) -> String {
+    let granted = |granted| if granted { "granted" } else { "refused" };
+    match message {
+        Message::PreVote(m) => format!("PreVote round={} last={}", m.round, m.last),
+        Message::PreVoteReply(m) => {
+            format!("PreVoteReply round={} {}", m.round, granted(m.granted))
+        }
+        Message::RequestVote(m) => format!("RequestVote last={}", m.last),
+        Message::RequestVoteReply(m) => format!("RequestVoteReply {}", granted(m.granted)),
+        Message::AppendEntries(m) => {
+            format!("AppendEntries prev={} commit={} [{}]", m.prev, m.commit, ids(&m.entries))
+        }
+        Message::AppendEntriesReply(m) => match &m.outcome {
+            AppendOutcome::Accepted { matched, received } if matched == received => {
+                format!("AppendEntriesReply matched={matched}")
+            }
+            AppendOutcome::Accepted { matched, received } => {
+                format!("AppendEntriesReply matched={matched} received={received}")
+            }
+            AppendOutcome::Rejected { prev, hint } => {
+                format!("AppendEntriesReply rejected={prev} hint={hint}")
+            }
+        },
+    }
+}
+
+fn describe_write(write: &Write) -> String {
+    let mut parts = Vec::new();
+    if let Some(hard) = write.hard {
+        let vote = hard.voted_for.map(|id| format!(" vote=n{id}")).unwrap_or_default();
+        parts.push(format!("term={}{vote}", hard.term));
+    }
+    if let Some(from) = write.truncate_from {
+        parts.push(format!("cut={from}"));
+    }
+    if !write.entries.is_empty() {
+        parts.push(format!("append={}", ids(&write.entries)));
+    }
+    format!("w{} {}", write.token, parts.join(" "))
+}
+
+impl goldenscript::Runner for RaftScript {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, _context: &Context) -> Answer<String> {
+        let mut args = command.consume_args();
+        match command.name.as_str() {
+            "cluster" => self.cluster(&mut args)?,
+            "disk" => self.disk(&mut args)?,
+            "inject" => self.inject(&mut args)?,
+            "deliver" | "drop" => {
+                let to = args.next_pos().map(node).transpose()?;
+                let from = args.take_key("from").map(node).transpose()?;
+                self.deliver(to, from, command.name == "deliver")?;
+            }
+            "stabilize" => self.stabilize()?,
+            "propose" => self.propose(&mut args)?,
+            "cut" => self.cut(&mut args)?,
+            "heal" => self.cuts.clear(),
+            "link" => {
+                let (a, b) = (self.node(&mut args)?, self.node(&mut args)?);
+                self.world()?.connect(a, b);
+            }
+            "log" => self.for_each(&mut args, |script, id| script.show_log(id))?,
+            "status" => self.for_each(&mut args, |script, id| script.show_status(id))?,
+            "start" => self.for_each(&mut args, |script, id| {
+                script.world()?.start(id, id.0);
+                Ok(())
+            })?,
+            verb => self.one_node(verb, &mut args)?,
+        }
+        args.reject_next()?;
+        self.settle()?;
+        Ok(std::mem::take(&mut self.output))
+    }
+}
+
+impl RaftScript {
+    fn world(&mut self) -> Answer<&mut World> {
+        self.world.as_mut().ok_or_else(|| "a script begins with 'cluster'".into())
+    }
+
+    fn node(&mut self, args: &mut ArgumentConsumer<'_>) -> Answer<NodeId> {
+        let id = node(args.next_pos().ok_or("which node?")?)?;
+        if !self.world()?.ids().contains(&id) {
+            return Err(format!("there is no n{id}").into());
+        }
+        Ok(id)
+    }
+
+    fn for_each(
+        &mut self,
+        args: &mut ArgumentConsumer<'_>,
+        mut each: impl FnMut(&mut RaftScript, NodeId) -> Answer<()>,
+    ) -> Answer<()> {
+        let mut nodes = Vec::new();
+        while let Some(text) = args.next_pos() {
+            nodes.push(node(text)?);
+        }
+        if nodes.is_empty() {
+            nodes = self.world()?.ids();
+        }
+        nodes.into_iter().try_for_each(|id| each(self, id))
+    }
+
+    fn cluster(&mut self, args: &mut ArgumentConsumer<'_>) -> Answer<()> {
+        let nodes = number(args, "nodes", 3)?;
+        let window = number(args, "window", 4 << 20)?;
+        let cache = number(args, "cache", 8 << 20)?;
+        let ids: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
+        let configs = ids.iter().map(|id| Config {
+            inflight_bytes_max: window,
+            entry_cache_bytes_max: cache,
+            ..Config::new(*id, GROUP, ids.clone())
+        });
+        let mut world = World::new(configs.collect());
+        if args.take_key("start") != Some("no") {
+            ids.iter().for_each(|id| world.start(*id, id.0));
+        }
+        *self = RaftScript { world: Some(world), ..RaftScript::default() };
+        Ok(())
+    }
+
+    fn disk(&mut self, args: &mut ArgumentConsumer<'_>) -> Answer<()> {
+        let id = self.node(args)?;
+        let term = Term(number(args, "term", 0)?);
+        let voted_for = args.take_key("vote").map(node).transpose()?;
+        let terms = args.take_key("log").unwrap_or_default();
+        let mut log = Vec::new();
+        for (text, index) in terms.split(',').filter(|text| !text.is_empty()).zip(1..) {
+            log.push(entry(EntryId { index: Index(index), term: Term(text.parse()?) }));
+        }
+        self.world()?.host_mut(id).disk = Disk::with(HardState { term, voted_for }, log);
+        Ok(())
+    }
+
+    fn one_node(&mut self, verb: &str, args: &mut ArgumentConsumer<'_>) -> Answer<()> {
+        let id = self.node(args)?;
+        let stalled = self.stalled.contains(&id);
+        let world = self.world.as_mut().ok_or("a script begins with 'cluster'")?;
+        match verb {
+            "campaign" => {
+                world.host_mut(id).now += 1000 * MS;
+                world.call(id, |raft, now| raft.tick(now));
+            }
+            "heartbeat" => {
+                world.host_mut(id).now += 100 * MS;
+                world.call(id, |raft, now| raft.tick(now));
+            }
+            "elapse" => world.host_mut(id).now += number(args, "ms", 0)? * MS,
+            "tick" => {
+                world.call(id, |raft, now| raft.tick(now));
+            }
+            "crash" => world.crash(id, usize::MAX),
+            "powerloss" => world.crash(id, number(args, "keep", 0)? as usize),
+            "stall" => {
+                self.stalled.insert(id);
+            }
+            "unstall" => {
+                self.stalled.remove(&id);
+            }
+            "sync" if stalled => world.sync(id, number(args, "writes", 1)? as usize),
+            _ => return Err(format!("unknown command '{verb}'").into()),
+        }
+        Ok(())
+    }
+
+    fn propose(&mut self, args: &mut ArgumentConsumer<'_>) -> Answer<()> {
+        let id = self.node(args)?;
+        let mut commands = Vec::new();
+        while let Some(text) = args.next_pos() {
+            // `ax300` stands for 300 times `a`.
+            let (text, times) = text.split_once('x').unwrap_or((text, "1"));
+            commands.push(Bytes::from(text.repeat(times.parse()?)));
+        }
+        let proposed = self.world()?.propose(id, commands).ok_or("that node is down")?;
+        if let Some(refused) = proposed.refused {
+            writeln!(self.output, "n{id} refuses: {refused:?}")?;
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, args: &mut ArgumentConsumer<'_>) -> Answer<()> {
+        let id = self.node(args)?;
+        match args.take_key("to").map(node).transpose()? {
+            Some(to) => {
+                self.cuts.insert((id, to));
+            }
+            None => {
+                let ids = self.world()?.ids();
+                self.cuts.extend(ids.iter().flat_map(|peer| [(id, *peer), (*peer, id)]));
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, to: Option<NodeId>, from: Option<NodeId>, arrives: bool) -> Answer<()> {
+        for (sender, envelope) in std::mem::take(&mut self.wire) {
+            let chosen = to.is_none_or(|to| to == envelope.to) && from.is_none_or(|f| f == sender);
+            if !chosen {
+                self.wire.push_back((sender, envelope));
+            } else if arrives {
+                self.world()?.deliver(sender, envelope.to, envelope.message)?;
+                self.settle()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn stabilize(&mut self) -> Answer<()> {
+        for _ in 0..ROUNDS_MAX {
+            if self.wire.is_empty() {
+                return Ok(());
+            }
+            self.deliver(None, None, true)?;
+        }
+        Err("the group does not become quiet".into())
+    }
+
+    fn inject(&mut self, args: &mut ArgumentConsumer<'_>) -> Answer<()> {
+        let to = self.node(args)?;
+        let from = node(args.take_key("from").ok_or("from whom?")?)?;
+        let term = Term(number(args, "term", 1)?);
+        let last = args.take_key("last").map(entry_id).transpose()?.unwrap_or_default();
+        let message = match args.next_pos().ok_or("which message?")? {
+            "RequestVote" => Message::RequestVote(RequestVote { term, last }),
+            "PreVote" => Message::PreVote(PreVote { term, round: number(args, "round", 1)?, last }),
+            "AppendEntries" => {
+                let prev = args.take_key("prev").map(entry_id).transpose()?.unwrap_or_default();
+                let commit = Index(number(args, "commit", 0)?);
+                let texts = args.take_key("entries").unwrap_or_default();
+                let texts = texts.split(',').filter(|text| !text.is_empty());
+                let entries = texts.map(|text| entry_id(text).map(entry));
+                let entries = entries.collect::<Answer<Vec<Entry>>>()?;
+                Message::AppendEntries(AppendEntries { term, prev, commit, stamp: 0, entries })
+            }
+            other => return Err(format!("cannot inject '{other}'").into()),
+        };
+        self.world()?.deliver(from, to, message).map_err(Into::into)
+    }
+
+    fn show_log(&mut self, id: NodeId) -> Answer<()> {
+        let log = ids(self.world()?.log(id));
+        writeln!(self.output, "n{id} {log}")?;
+        Ok(())
+    }
+
+    fn show_status(&mut self, id: NodeId) -> Answer<()> {
+        let Some(raft) = &self.world()?.host(id).raft else {
+            writeln!(self.output, "n{id} is down")?;
+            return Ok(());
+        };
+        let status = raft.status();
+        let leader = status.leader.map(|leader| format!(" of n{leader}")).unwrap_or_default();
+        writeln!(
+            self.output,
+            "n{id}@{} {}{leader} last={} commit={} applied={} durable={}",
+            status.hard.term,
+            role(status.role),
+            status.last,
+            status.commit,
+            status.applied,
+            status.durable
+        )?;
+        Ok(())
+    }
+
+    /// Lets every node do what it can without a message, and tells it.
+    fn settle(&mut self) -> Answer<()> {
+        loop {
+            self.tell()?;
+            let stalled = self.stalled.clone();
+            let world = self.world()?;
+            let mut busy = false;
+            for id in world.ids() {
+                if world.host(id).disk.unsynced() > 0 && !stalled.contains(&id) {
+                    world.sync(id, 1);
+                    busy = true;
+                }
+                if !world.host(id).fetches.is_empty() {
+                    world.answer_fetch(id);
+                    busy = true;
+                }
+                if world.host(id).unreported.is_some() {
+                    world.report_applied(id);
+                    busy = true;
+                }
+                for peer in world.host(id).appendable.clone() {
+                    busy |= world.pull(id, peer, 1 << 20);
+                }
+            }
+            if !busy && self.world()?.events.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn tell(&mut self) -> Answer<()> {
+        for (id, event) in std::mem::take(&mut self.world()?.events) {
+            match event {
+                Event::Role { before, after, leader } => {
+                    write!(self.output, "n{id}@{} {} -> ", before.1, role(before.0))?;
+                    write!(self.output, "n{id}@{} {}", after.1, role(after.0))?;
+                    match leader.filter(|leader| *leader != id) {
+                        Some(leader) => writeln!(self.output, " of n{leader}")?,
+                        None => writeln!(self.output)?,
+                    }
+                }
+                Event::Sent(envelope) => {
+                    let Envelope { to, message } = &envelope;
+                    let lost = self.cuts.contains(&(id, *to));
+                    let text = describe(message);
+                    let mark = if lost { " (lost)" } else { "" };
+                    writeln!(self.output, "n{id}@{} -> n{to} {text}{mark}", message.term())?;
+                    if !lost {
+                        self.wire.push_back((id, envelope));
+                    }
+                }
+                Event::Write(write) => {
+                    writeln!(self.output, "n{id} writes {}", describe_write(&write))?;
+                }
+                Event::Synced(token) if self.stalled.contains(&id) => {
+                    writeln!(self.output, "n{id} synced w{token}")?;
+                }
+                Event::Synced(_) => {}
+                Event::Applied(entry) => {
+                    let payload = entry.payload();
+                    let text = String::from_utf8_lossy(&payload[..payload.len().min(20)]);
+                    writeln!(self.output, "n{id} applies {} \"{text}\"", entry.id)?;
+                }
+                Event::Fetch(fetch) => {
+                    writeln!(self.output, "n{id} fetches {}..={}", fetch.from, fetch.to)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
