@@ -69,6 +69,8 @@ pub enum Refusal {
     },
     /// A queue is full.
     Overloaded,
+    /// The op has more bytes of keys and values than one entry can hold.
+    TooBig,
 }
 
 /// Counters of a backend since its start, and what waits in it now.

@@ -37,6 +37,7 @@ use self::lane::{Fate, PendingOp};
 use self::outbox::Outbox;
 use self::slot_queue::{Filled, SlotQueue};
 use crate::backend::{Answered, DispatchStats, Refusal, Target, Work};
+use shard_core::codec::WIRE_FRAME_BYTES_MAX;
 use shard_core::op::Op;
 use shard_core::session::Seq;
 use shard_core::slot::Slot;
@@ -51,6 +52,10 @@ pub type Now = u64;
 
 /// What an op weighs besides its keys and values.
 const OP_BYTES: usize = 128;
+/// The most that one op may weigh: its entry, and the frame that brings it to the leader, have room for
+/// one value of the largest size, its key and what stands around them. A bigger one would have a seq
+/// that no group can take.
+pub const OP_BYTES_MAX: usize = WIRE_FRAME_BYTES_MAX - (1 << 20) - (64 << 10);
 /// A view is asked for at most once in so long, by however many requests.
 const REFRESH_GAP_NS: u64 = 50_000_000;
 
@@ -179,6 +184,9 @@ impl Dispatch {
     ) -> Result<(), Refusal> {
         let group = self.view.config.group_of(slot).ok_or(Refusal::SlotNotServed)?;
         let bytes = op.bytes().saturating_add(OP_BYTES);
+        if bytes > OP_BYTES_MAX {
+            return Err(Refusal::TooBig);
+        }
         self.check_room(group, bytes)?;
         let state = self.slots.entry(slot).or_insert_with(|| SlotQueue::new(group));
         if state.unsent.len() >= self.bounds.lane_unsent_max {

@@ -281,6 +281,7 @@ pub fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
         Refusal::Overloaded => {
             "TRYAGAIN Too many requests are waiting here, nothing was executed".into()
         }
+        Refusal::TooBig => "ERR command too large for one slot, nothing was executed".into(),
     }
 }
 

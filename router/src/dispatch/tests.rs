@@ -1,7 +1,9 @@
 //! One test per rule: what goes in, and what must leave for whom.
 
 use super::model::view;
-use super::{BATCH_BYTES_MAX, Bounds, Dispatch, LinkEvent, Load, Now, Output, Ticket};
+use super::{
+    BATCH_BYTES_MAX, Bounds, Dispatch, LinkEvent, Load, Now, OP_BYTES_MAX, Output, Ticket,
+};
 use crate::backend::{Answered, Refusal, Target, Work};
 use bytes::Bytes;
 use shard_core::cluster_config::{ConfigNum, GroupConfig, SlotRange};
@@ -220,6 +222,17 @@ fn a_batch_is_bounded_by_bytes_but_one_request_always_goes() {
     let before = bench.batches;
     assert_eq!(seqs(&bench.poll()), [2, 3]);
     assert_eq!(bench.batches - before, 2);
+}
+
+#[test]
+fn what_no_entry_can_hold_is_refused_before_it_has_a_seq() {
+    let mut bench = Bench::running();
+    let key = Bytes::from(vec![b'k'; OP_BYTES_MAX / 2]);
+    let keys = Op::Del { keys: vec![key.clone(), key] };
+    let ticket = bench.submit(Target::Slot(SLOT), Work::Op(keys));
+    bench.append();
+    assert_eq!(seqs(&bench.poll()), [2]);
+    assert_eq!(bench.refusal(ticket), Some(Refusal::TooBig));
 }
 
 #[test]
