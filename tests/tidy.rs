@@ -94,6 +94,7 @@ const CRATES: &[CrateRule] = &[
         dependencies: &[
             "bytes",
             "clap",
+            "mimalloc",
             "raft-core",
             "redb",
             "router",

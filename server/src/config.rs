@@ -36,8 +36,8 @@ pub struct DevArgs {
     /// Groups that keep data, 1 to 64 [default: 2, or what the directory holds].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub groups: Option<u32>,
-    /// Replicas of each group, 1 to the number of nodes [default: 3, or what the directory holds].
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=9))]
+    /// Replicas of each group, 1 to 7, no more than nodes [default: 3, or what the directory holds].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=7))]
     pub replicas: Option<u64>,
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1")]

@@ -92,6 +92,55 @@ pub struct Lane {
     reply_bytes: u64,
 }
 
+/// The lanes of one slot, in session order. There is one per router core and live session, a
+/// handful, and each op looks one up: in one piece of memory that is one cache miss.
+#[derive(Clone, Debug, Default)]
+pub struct Lanes(Vec<(SessionId, Lane)>);
+
+impl Lanes {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The lane of a session.
+    pub fn get(&self, session: SessionId) -> Option<&Lane> {
+        self.find(session).ok().map(|at| &self.0[at].1)
+    }
+
+    /// The lane of a session, made by `new` if there is none.
+    pub fn get_or_insert_with(
+        &mut self,
+        session: SessionId,
+        new: impl FnOnce() -> Lane,
+    ) -> &mut Lane {
+        let at = self.find(session).unwrap_or_else(|at| {
+            self.0.insert(at, (session, new()));
+            at
+        });
+        &mut self.0[at].1
+    }
+
+    /// Takes a session's lane out.
+    pub fn remove(&mut self, session: SessionId) -> Option<Lane> {
+        self.find(session).ok().map(|at| self.0.remove(at).1)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (SessionId, &Lane)> {
+        self.0.iter().map(|(session, lane)| (*session, lane))
+    }
+
+    fn find(&self, session: SessionId) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&session, |(id, _)| *id)
+    }
+}
+
 /// What a lane says of an op.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {

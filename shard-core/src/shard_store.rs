@@ -12,7 +12,7 @@ use crate::data::{self, Flushed, SlotData, Tally};
 use crate::digest::Digest;
 use crate::op::{Op, Outcome};
 use crate::session::{
-    LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, LogTime,
+    LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, Lanes, LogTime,
     SESSION_AHEAD_MS_MAX, Seq, SessionId, Verdict,
 };
 use crate::slot::{SLOTS, Slot, hash_slot};
@@ -52,7 +52,8 @@ pub struct ShardStore {
     /// The configuration that gave the group its first slots.
     assigned: Option<ConfigNum>,
     /// The slots the group owns.
-    slots: BTreeMap<Slot, SlotState>,
+    /// Boxed, so that finding one touches few cache lines: a leader looks up a slot per op.
+    slots: BTreeMap<Slot, Box<SlotState>>,
     /// When the first key of a slot expires, for each slot with such a key.
     expiry_due: BTreeSet<(LogTime, Slot)>,
     /// Every lane, in the order in which they may be dropped.
@@ -71,7 +72,7 @@ struct SlotState {
     /// was higher.
     floor: LogTime,
     data: SlotData,
-    lanes: BTreeMap<SessionId, Lane>,
+    lanes: Lanes,
 }
 
 impl ShardStore {
@@ -155,7 +156,7 @@ impl ShardStore {
         for (slot, state) in &self.slots {
             digest.numbers(&[u64::from(slot.0), state.floor.0, state.lanes.len() as u64]);
             state.data.digest(&mut digest);
-            for (session, lane) in &state.lanes {
+            for (session, lane) in state.lanes.iter() {
                 digest.bytes(&session.0.to_le_bytes());
                 lane.digest(&mut digest);
             }
@@ -180,7 +181,7 @@ impl ShardStore {
             return Answer::Expired { log_time };
         }
         let empty = Lane::new(request.deadline);
-        let known = slot.lanes.get(&request.session);
+        let known = slot.lanes.get(request.session);
         let lane = known.unwrap_or(&empty);
         if lane.deadline() != request.deadline {
             return Answer::Invalid;
@@ -218,7 +219,7 @@ impl ShardStore {
         self.tally = self.tally.moved(held, slot.data.tally());
         reschedule(&mut self.expiry_due, number, first_expiry, slot.data.first_expiry());
 
-        let lane = slot.lanes.entry(session).or_insert_with(|| {
+        let lane = slot.lanes.get_or_insert_with(session, || {
             self.lane_ends.insert((deadline, session, number));
             Lane::new(deadline)
         });
@@ -235,7 +236,7 @@ impl ShardStore {
                 let (keys, expires) = self
                     .slots
                     .values()
-                    .map(live)
+                    .map(|state| live(state))
                     .fold((0, 0), |sum, slot| (sum.0 + slot.keys, sum.1 + slot.expires));
                 GroupAnswer::KeyCount { keys, expires }
             }
@@ -261,8 +262,8 @@ impl ShardStore {
             self.assigned = Some(config);
             let floor = self.log_time;
             for slot in ranges.iter().flat_map(|(first, last)| first.0..=last.0) {
-                let state = SlotState { floor, data: SlotData::default(), lanes: BTreeMap::new() };
-                self.slots.insert(Slot(slot), state);
+                let state = SlotState { floor, data: SlotData::default(), lanes: Lanes::default() };
+                self.slots.insert(Slot(slot), Box::new(state));
             }
         }
         Answer::Done { outcome: Outcome::Ok, log_time: self.log_time }
@@ -276,7 +277,7 @@ impl ShardStore {
                 Some((deadline, session, number)) if deadline < self.log_time => {
                     self.lane_ends.pop_first();
                     let slot = self.slots.get_mut(&number).expect("a lane's slot is owned");
-                    let lane = slot.lanes.remove(&session).expect("every lane has one end");
+                    let lane = slot.lanes.remove(session).expect("every lane has one end");
                     self.reply_bytes -= lane.reply_bytes();
                 }
                 _ => return,
