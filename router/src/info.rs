@@ -30,6 +30,10 @@ pub const SETTINGS: &[&str] = &[
     "timeout",
 ];
 
+/// Those of them whose values are plain numbers.
+pub const INTEGER_SETTINGS: &[&str] =
+    &["databases", "maxclients", "port", "tcp-keepalive", "timeout"];
+
 /// Appends the lines of one section.
 type PutSection = fn(&mut Section);
 

@@ -49,8 +49,6 @@ pub enum Reply {
     Verbatim(String),
     /// No value: `_`; in RESP2 `$-1`.
     Nil,
-    /// No array: `_`; in RESP2 `*-1`.
-    NilArray,
     /// `*n`
     Array(Vec<Reply>),
     /// `~n`; in RESP2 an array.
@@ -88,8 +86,7 @@ impl Reply {
             Reply::Bulk(bytes) => put_bulk(out, bytes),
             Reply::Text(text) => put_bulk(out, text.as_bytes()),
             Reply::Verbatim(text) => put_verbatim(out, protocol, text),
-            Reply::Nil => put_nil(out, protocol, b"$-1\r\n"),
-            Reply::NilArray => put_nil(out, protocol, b"*-1\r\n"),
+            Reply::Nil => put_nil(out, protocol),
             Reply::Array(items) => put_items(out, b'*', items, protocol),
             Reply::Set(items) => put_items(out, aggregate(protocol, b'~'), items, protocol),
             Reply::Map(pairs) => put_map(out, pairs, protocol),
@@ -167,9 +164,9 @@ fn put_verbatim(out: &mut BytesMut, protocol: Protocol, text: &str) {
     }
 }
 
-fn put_nil(out: &mut BytesMut, protocol: Protocol, resp2: &[u8]) {
+fn put_nil(out: &mut BytesMut, protocol: Protocol) {
     match protocol {
-        Protocol::Resp2 => out.put_slice(resp2),
+        Protocol::Resp2 => out.put_slice(b"$-1\r\n"),
         Protocol::Resp3 => out.put_slice(b"_\r\n"),
     }
 }
@@ -200,7 +197,7 @@ fn put_outcome(out: &mut BytesMut, protocol: Protocol, shape: Shape, outcome: &O
     match (outcome, shape) {
         (Outcome::Ok, Shape::Plain) => out.put_slice(b"+OK\r\n"),
         (Outcome::Ok, Shape::Flag) => out.put_slice(b":1\r\n"),
-        (Outcome::Nil, Shape::Plain) => put_nil(out, protocol, b"$-1\r\n"),
+        (Outcome::Nil, Shape::Plain) => put_nil(out, protocol),
         (Outcome::Nil, Shape::Flag) => out.put_slice(b":0\r\n"),
         (Outcome::Integer(value), _) => put_integer(out, b':', *value),
         (Outcome::Value(value), _) => put_bulk(out, value),
@@ -221,7 +218,7 @@ pub fn put_values(out: &mut BytesMut, protocol: Protocol, values: &[Option<Bytes
     for value in values {
         match value {
             Some(value) => put_bulk(out, value),
-            None => put_nil(out, protocol, b"$-1\r\n"),
+            None => put_nil(out, protocol),
         }
     }
 }
@@ -317,7 +314,6 @@ mod tests {
             (Reply::word(""), "$0  ", "$0  "),
             (Reply::Verbatim("text".into()), "$4 text ", "=8 txt:text "),
             (Reply::Nil, "$-1 ", "_ "),
-            (Reply::NilArray, "*-1 ", "_ "),
             (Reply::Array(vec![Reply::Nil]), "*1 $-1 ", "*1 _ "),
             (Reply::Set(vec![Reply::Simple("a")]), "*1 +a ", "~1 +a "),
             (Reply::Map(pair()), "*2 $1 k :-1 ", "%1 $1 k :-1 "),

@@ -38,6 +38,9 @@ pub fn reset(_: &mut Arguments) -> Result<Call, ErrorText> {
 pub fn select(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     match integer(arguments, 1)? {
         0 => answer(Reply::OK),
+        number if i32::try_from(number).is_err() => Err("ERR value is out of range, value must \
+            between -2147483648 and 2147483647"
+            .into()),
         _ => Err("ERR SELECT is not allowed in cluster mode".into()),
     }
 }

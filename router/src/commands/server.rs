@@ -5,6 +5,7 @@ use super::{
     docs, integer, lookup, lookup_subcommand, quote,
 };
 use crate::glob::glob_match;
+use crate::info::{INTEGER_SETTINGS, SETTINGS};
 use crate::reply::Reply;
 use crate::resp::parse_integer;
 use bytes::Bytes;
@@ -54,24 +55,50 @@ pub fn config_get(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     Ok(Call::Local(Local::ConfigGet(arguments.drain(2..).collect())))
 }
 
-/// CONFIG SET: settings come from the command line and the cluster file.
+/// CONFIG SET: always refused, since settings come from the command line and the cluster file. What
+/// is wrong by itself is told first, as in Redis.
 pub fn config_set(arguments: &mut Arguments) -> Result<Call, ErrorText> {
-    let name = quote(&arguments[2], 128);
-    if !crate::info::SETTINGS.contains(&name.to_ascii_lowercase().as_str()) {
+    let pairs = arguments[2..].chunks_exact(2);
+    if !pairs.remainder().is_empty() {
+        return Err(SYNTAX_ERROR);
+    }
+    let lower = |name: &[u8]| quote(name, 128).to_ascii_lowercase();
+    let unknown = pairs.clone().find(|pair| !SETTINGS.contains(&lower(&pair[0]).as_str()));
+    if let Some(pair) = unknown {
+        let name = quote(&pair[0], 128);
         return Err(
             format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'").into()
         );
     }
-    Err(format!(
-        "ERR CONFIG SET failed (possibly related to argument '{name}') - can't set immutable \
-         config"
-    )
-    .into())
+    let mut seen = Vec::new();
+    for pair in pairs {
+        let name = lower(&pair[0]);
+        if seen.contains(&name) {
+            return Err(config_set_failed(&pair[0], "duplicate parameter"));
+        }
+        if INTEGER_SETTINGS.contains(&name.as_str()) && parse_integer(&pair[1]).is_none() {
+            let reason = "argument couldn't be parsed into an integer";
+            return Err(config_set_failed(&pair[0], reason));
+        }
+        seen.push(name);
+    }
+    Err(config_set_failed(&arguments[2], "can't set immutable config"))
+}
+
+fn config_set_failed(name: &[u8], reason: &str) -> ErrorText {
+    let name = quote(name, 128);
+    format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}").into()
 }
 
 /// CONFIG HELP
 pub fn config_help(_: &mut Arguments) -> Result<Call, ErrorText> {
-    answer(help("CONFIG", &[("GET <pattern> ...", "Settings whose names match a pattern.")]))
+    answer(help(
+        "CONFIG",
+        &[
+            ("GET <pattern> ...", "Settings whose names match a pattern."),
+            ("SET <name> <value> ...", "Refused: settings come from the command line."),
+        ],
+    ))
 }
 
 /// A HELP reply in Redis' manner: lines of syntax, each with a line of meaning.
@@ -109,7 +136,7 @@ pub fn command_info(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     if arguments.len() == 2 {
         return command(arguments);
     }
-    let row = |name: &Bytes| lookup_full(name).map_or(Reply::NilArray, describe);
+    let row = |name: &Bytes| lookup_full(name).map_or(Reply::Nil, describe);
     answer(Reply::Array(arguments[2..].iter().map(row).collect()))
 }
 
@@ -153,9 +180,12 @@ pub fn command_list(arguments: &mut Arguments) -> Result<Call, ErrorText> {
 pub fn command_getkeys(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     let request = &arguments[2..];
     let Ok(spec) = super::resolve(request) else {
-        return Err(match lookup(&request[0]) {
-            None => "ERR Invalid command specified".into(),
-            Some(_) => "ERR Invalid number of arguments specified for command".into(),
+        let known = lookup(&request[0]).is_some_and(|spec| {
+            spec.subcommands.is_empty() || lookup_subcommand(spec, &request[1]).is_some()
+        });
+        return Err(match known {
+            false => "ERR Invalid command specified".into(),
+            true => "ERR Invalid number of arguments specified for command".into(),
         });
     };
     if spec.keys.step == 0 {
@@ -249,6 +279,22 @@ fn tips(spec: &CommandSpec) -> Vec<&'static str> {
     }
 }
 
+/// What becomes of the keys, in Redis' words.
+fn access(spec: &CommandSpec) -> &'static [&'static str] {
+    match spec.name {
+        "exists" | "touch" | "strlen" | "type" => &["RO"],
+        "set" => &["RW", "access", "update", "variable_flags"],
+        "append" => &["RW", "insert"],
+        "del" | "unlink" => &["RM", "delete"],
+        "setnx" => &["OW", "insert"],
+        "setex" | "psetex" => &["OW", "update"],
+        "getdel" => &["RW", "access", "delete"],
+        "expire" | "pexpire" | "expireat" | "pexpireat" | "persist" => &["RW", "update"],
+        _ if spec.kind == Kind::Read => &["RO", "access"],
+        _ => &["RW", "access", "update"],
+    }
+}
+
 /// Key positions in the long form of Redis 7.
 fn key_specs(spec: &CommandSpec) -> Vec<Reply> {
     if spec.keys.step == 0 {
@@ -259,12 +305,8 @@ fn key_specs(spec: &CommandSpec) -> Vec<Reply> {
         last if last > 0 => last - spec.keys.first,
         last => last,
     };
-    let access: &[&'static str] = match spec.kind {
-        Kind::Read => &["RO", "access"],
-        _ => &["RW", "access", "update"],
-    };
     vec![Reply::Map(vec![
-        (text("flags"), Reply::Set(access.iter().copied().map(Reply::Simple).collect())),
+        (text("flags"), Reply::Set(access(spec).iter().copied().map(Reply::Simple).collect())),
         (
             text("begin_search"),
             Reply::Map(vec![
