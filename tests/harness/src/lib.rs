@@ -6,4 +6,5 @@ pub mod raft_script;
 pub mod raft_sim;
 pub mod raft_world;
 pub mod resp;
+pub mod resp_script;
 pub mod shard_script;
