@@ -54,12 +54,13 @@ pub async fn serve(
     client: ClientGuard,
     shutdown: CancellationToken,
 ) {
+    let scanner = Scanner::with_query_bytes_max(front.config().query_bytes_max);
     let sink = Rc::new(ReplySink::new());
     let mut connection = Connection {
         front,
         client,
         sink: sink.clone(),
-        scanner: Scanner::new(),
+        scanner,
         pipeline: Pipeline::new(ANSWER_BYTES_GUESS),
         answers: Vec::new(),
         input: BytesMut::new(),

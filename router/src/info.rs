@@ -246,7 +246,7 @@ pub fn config_get(front: &FrontEnd, patterns: &[Bytes]) -> Reply {
             "appendfsync" => "always".into(),
             "appendonly" | "cluster-enabled" => "yes".into(),
             "bind" => config.bind.clone(),
-            "client-query-buffer-limit" => crate::resp::QUERY_BYTES_MAX.to_string(),
+            "client-query-buffer-limit" => config.query_bytes_max.to_string(),
             "databases" => "1".into(),
             "maxclients" => config.clients_max.to_string(),
             "maxmemory" => "0".into(),

@@ -54,6 +54,8 @@ pub struct ServeConfig {
     pub idle_timeout: Option<Duration>,
     /// A connection whose replies wait in more bytes than this is closed.
     pub output_bytes_max: usize,
+    /// A connection that sends a command of more bytes than this is closed.
+    pub query_bytes_max: usize,
     /// As CONFIG GET and INFO show it.
     pub bind: String,
     /// As CONFIG GET and INFO show it.
@@ -66,6 +68,7 @@ impl Default for ServeConfig {
             clients_max: 10_000,
             idle_timeout: None,
             output_bytes_max: 256 * 1024 * 1024,
+            query_bytes_max: resp::QUERY_BYTES_MAX,
             bind: "127.0.0.1".into(),
             port: 6379,
         }

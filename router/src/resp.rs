@@ -16,7 +16,7 @@ pub const LINE_BYTES_MAX: usize = 64 * 1024;
 pub const ARGUMENTS_MAX: i64 = 1024 * 1024;
 /// The longest argument, and the longest value (`proto-max-bulk-len`).
 pub const BULK_BYTES_MAX: i64 = 64 * 1024 * 1024;
-/// The most bytes of one command (Redis `client-query-buffer-limit`).
+/// The most bytes of one command by default (Redis `client-query-buffer-limit`).
 pub const QUERY_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// An argument list that grew past this gives its memory back after use.
 const ARGUMENTS_KEPT_MAX: usize = 1024;
@@ -50,7 +50,7 @@ pub enum ProtocolError {
     /// A line or a payload does not end in CRLF.
     #[error("Protocol error: invalid CRLF in request")]
     InvalidCrlf,
-    /// A command of more than [`QUERY_BYTES_MAX`]: closed without a reply.
+    /// A command of more bytes than the scanner's bound: closed without a reply.
     #[error("a command of more bytes than the query buffer may hold")]
     QueryTooBig,
     /// A browser or another HTTP client, perhaps tricked into talking to us (cross-protocol
@@ -93,6 +93,8 @@ pub struct Scanner {
     payload: BytesMut,
     /// The last call gave `arguments` away: they are not part of the next command.
     given: bool,
+    /// The most bytes of one command.
+    query_bytes_max: usize,
 }
 
 impl Default for Scanner {
@@ -102,9 +104,15 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// A scanner at the beginning of a request.
+    /// A scanner at the beginning of a request, with [`QUERY_BYTES_MAX`].
     pub fn new() -> Scanner {
+        Scanner::with_query_bytes_max(QUERY_BYTES_MAX)
+    }
+
+    /// A scanner at the beginning of a request, for commands of at most so many bytes.
+    pub fn with_query_bytes_max(query_bytes_max: usize) -> Scanner {
         Scanner {
+            query_bytes_max,
             state: State::Start,
             arguments: Vec::new(),
             held: 0,
@@ -241,7 +249,7 @@ impl Scanner {
         let length = parse_integer(&input[1..end])
             .filter(|length| (0..=BULK_BYTES_MAX).contains(length))
             .ok_or(ProtocolError::InvalidBulkLength)? as usize;
-        if self.held + length > QUERY_BYTES_MAX {
+        if self.held + length > self.query_bytes_max {
             return Err(ProtocolError::QueryTooBig);
         }
         input.advance(end + 2);

@@ -309,6 +309,26 @@ fn b27_an_idle_client_is_closed_after_its_timeout() {
 }
 
 #[test]
+fn b28_a_command_over_the_query_buffer_limit_closes_without_a_reply() {
+    run(async {
+        let config = ServeConfig { query_bytes_max: 1 << 20, ..ServeConfig::default() };
+        let front = start(FakeNode::default(), config, Duration::from_secs(5)).await;
+        let argument = format!("$300000\r\n{}\r\n", "v".repeat(300_000));
+        let mut stream = front.connect().await;
+        stream.write_all(b"PING\r\n").await.expect("sent");
+        assert_eq!(read_some(&mut stream, 7).await, "+PONG\r\n");
+        stream.write_all(format!("*5\r\n{}", argument.repeat(4)).as_bytes()).await.expect("sent");
+        let mut got = Vec::new();
+        // A reset is an end too: the rest of the command was not read.
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut got)).await.expect("an end");
+        assert_eq!(got, b"");
+        let mut stream = front.connect().await;
+        stream.write_all(format!("*3\r\n{}", argument.repeat(3)).as_bytes()).await.expect("sent");
+        assert!(read_some(&mut stream, 24).await.starts_with("-ERR unknown command"));
+    });
+}
+
+#[test]
 fn b29_a_client_that_takes_no_replies_is_closed() {
     run(async {
         let config = ServeConfig { output_bytes_max: 1 << 20, ..ServeConfig::default() };

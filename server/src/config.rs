@@ -3,9 +3,11 @@
 
 use crate::cluster_file::ClusterFileError;
 use clap::{Args, Parser, Subcommand};
+use router::ServeConfig;
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A Redis-protocol datastore: every write is on disk on a majority before it is acknowledged.
 #[derive(Debug, Parser)]
@@ -51,6 +53,32 @@ pub struct DevArgs {
     /// What is logged to standard error: error, warn, info, debug, trace, or a tracing filter.
     #[arg(long, default_value = "info")]
     pub log: String,
+    #[command(flatten)]
+    /// What clients may do.
+    pub clients: ClientSettings,
+}
+
+/// What the clients of a front end may do; names as in redis.conf.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct ClientSettings {
+    /// Most connections at once, 1 to 65000 [default: 10000].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_000))]
+    pub maxclients: Option<u32>,
+    /// Seconds after which a silent client is disconnected, 0 for never [default: 0].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
+    pub timeout: Option<u32>,
+}
+
+impl ClientSettings {
+    /// Overrides the defaults of a front end.
+    pub fn apply(&self, config: &mut ServeConfig) {
+        if let Some(maxclients) = self.maxclients {
+            config.clients_max = maxclients as usize;
+        }
+        if let Some(seconds) = self.timeout.filter(|seconds| *seconds > 0) {
+            config.idle_timeout = Some(Duration::from_secs(u64::from(seconds)));
+        }
+    }
 }
 
 /// `flotilla node`.
@@ -101,6 +129,12 @@ pub struct NodeSettings {
     /// [default: info].
     #[arg(long)]
     pub log: Option<String>,
+    /// Most client connections at once, 1 to 65000 [default: 10000].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_000))]
+    pub maxclients: Option<u32>,
+    /// Seconds after which a silent client is disconnected, 0 for never [default: 0].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
+    pub timeout: Option<u32>,
 }
 
 /// `flotilla router`.
@@ -119,6 +153,9 @@ pub struct RouterArgs {
     /// What is logged to standard error: error, warn, info, debug, trace, or a tracing filter.
     #[arg(long, default_value = "info")]
     pub log: String,
+    #[command(flatten)]
+    /// What clients may do.
+    pub clients: ClientSettings,
 }
 
 /// Milliseconds a request is retried inside by default.
@@ -178,6 +215,8 @@ impl NodeArgs {
             spare: flags.spare || file.spare,
             request_timeout: flags.request_timeout.or(file.request_timeout),
             log: flags.log.or(file.log),
+            maxclients: flags.maxclients.or(file.maxclients),
+            timeout: flags.timeout.or(file.timeout),
         };
         merged.check()?;
         Ok(merged)
@@ -207,6 +246,16 @@ impl NodeSettings {
             && !(100..=600_000).contains(&ms)
         {
             return Err(value("request-timeout", &format!("{ms} is not in 100..=600000")));
+        }
+        if let Some(maxclients) = self.maxclients
+            && !(1..=65_000).contains(&maxclients)
+        {
+            return Err(value("maxclients", &format!("{maxclients} is not in 1..=65000")));
+        }
+        if let Some(seconds) = self.timeout
+            && seconds > 31_536_000
+        {
+            return Err(value("timeout", &format!("{seconds} is not in 0..=31536000")));
         }
         for (flag, address) in [
             ("resp", &self.resp),
@@ -269,6 +318,8 @@ mod tests {
             ("id = \"x\"", &[], "DIR/node.toml: TOML parse error at line 1"),
             ("id = 0", &[], "--id: node ids count from 1"),
             ("request-timeout = 5", &[], "--request-timeout: 5 is not in 100..=600000"),
+            ("maxclients = 0", &[], "--maxclients: 0 is not in 1..=65000"),
+            ("timeout = 99999999", &[], "--timeout: 99999999 is not in 0..=31536000"),
             ("", &["--resp", "host"], "--resp: 'host' is not host:port"),
             ("", &["--peer", "host:0"], "--peer: 'host:0' is not host:port"),
             ("", &["--peer", ":80"], "--peer: ':80' is not host:port"),

@@ -41,6 +41,7 @@ pub fn run(args: DevArgs) -> Result<(), RunError> {
             resp,
             peer,
             request_timeout: Duration::from_millis(crate::config::REQUEST_TIMEOUT_MS),
+            clients: args.clients.clone(),
         };
         let (started_tx, started_rx) = oneshot::channel();
         let (drained_tx, drained_rx) = oneshot::channel();

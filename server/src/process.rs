@@ -3,6 +3,7 @@
 
 use crate::clock::Clock;
 use crate::cluster_file::{Cluster, ClusterFile};
+use crate::config::ClientSettings;
 use crate::data_dir::{self, DataDir, DataDirError, Identity};
 use crate::listener::{self, Inbound, LocalIdentity};
 use crate::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError, RecoveredGroup};
@@ -54,6 +55,8 @@ pub struct NodeOptions {
     pub peer: StdListener,
     /// How long a request is retried inside.
     pub request_timeout: Duration,
+    /// What clients may do.
+    pub clients: ClientSettings,
 }
 
 /// How a node is told to stop: first its clients, then the rest.
@@ -102,7 +105,7 @@ pub async fn run_node(
     drained: oneshot::Sender<()>,
     stop: Stop,
 ) -> Result<(), NodeError> {
-    let NodeOptions { id, dir, cluster, addresses, resp, peer, request_timeout } = options;
+    let NodeOptions { id, dir, cluster, addresses, resp, peer, request_timeout, clients } = options;
     let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
     // Held until the end: no other process can open the directory meanwhile.
     let mut data_dir = DataDir::open(&dir, &identity)?;
@@ -115,7 +118,7 @@ pub async fn run_node(
     let parts = open_replicas(&mut data_dir, cluster, addresses, peer, local_router, &stop)?;
     let mut worker = tokio::task::spawn_local(worker::run(parts, stop.replicas.clone()));
 
-    let front = FrontEnd::new(backend, serve_config(&resp)?);
+    let front = FrontEnd::new(backend, serve_config(&resp, &clients)?);
     let mut clients = JoinSet::new();
     for listener in resp {
         let listener = into_tokio(listener)?;
@@ -236,8 +239,12 @@ fn restore(log: RecoveredGroup) -> Restored {
 }
 
 /// What INFO shows is the last address, which is the one a user was told of.
-pub fn serve_config(listeners: &[StdListener]) -> Result<ServeConfig, NodeError> {
+pub fn serve_config(
+    listeners: &[StdListener],
+    clients: &ClientSettings,
+) -> Result<ServeConfig, NodeError> {
     let mut config = ServeConfig::default();
+    clients.apply(&mut config);
     if let Some(listener) = listeners.last() {
         let address = listener.local_addr().map_err(system("a socket has no address"))?;
         config.bind = address.ip().to_string();

@@ -1,8 +1,10 @@
 //! `flotilla node` and `flotilla router`: one process each.
 
 use crate::cluster_file::{self, Cluster, ClusterFileError};
-use crate::config::check_address;
-use crate::config::{ConfigError, NodeArgs, NodeSettings, REQUEST_TIMEOUT_MS, RouterArgs};
+use crate::config::{
+    ClientSettings, ConfigError, NodeArgs, NodeSettings, REQUEST_TIMEOUT_MS, RouterArgs,
+    check_address,
+};
 use crate::process::{
     NodeError, NodeOptions, Stop, into_tokio, run_node, serve_config, start_backend,
 };
@@ -131,6 +133,7 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
     cluster.config.nodes.insert(id, own);
     Ok(NodeOptions {
         id,
+        clients: ClientSettings { maxclients: settings.maxclients, timeout: settings.timeout },
         dir,
         addresses,
         resp: vec![bind("--resp", resolve("resp", &resp)?)?],
@@ -150,7 +153,7 @@ pub fn router(args: RouterArgs) -> Result<(), RunError> {
     let listener = bind("--listen", resolve("listen", &args.listen)?)?;
     let timeout = Duration::from_millis(args.request_timeout);
     LocalSet::new().block_on(&runtime()?, async {
-        let serve_config = serve_config(std::slice::from_ref(&listener))?;
+        let serve_config = serve_config(std::slice::from_ref(&listener), &args.clients)?;
         let listener = into_tokio(listener)?;
         let backend = start_backend(config, secret, timeout, None)?;
         let stop = CancellationToken::new();
