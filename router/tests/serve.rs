@@ -396,3 +396,68 @@ fn a_value_of_five_megabytes_and_every_byte_comes_back() {
         assert!(got == value);
     });
 }
+
+#[test]
+fn info_has_each_section_alone_and_all_together() {
+    const SECTIONS: [&str; 9] = [
+        "Server",
+        "Clients",
+        "Memory",
+        "Persistence",
+        "Stats",
+        "Replication",
+        "Cluster",
+        "Keyspace",
+        "Raft",
+    ];
+    /// The names behind `#`, in order.
+    fn titles(reply: &str) -> Vec<&str> {
+        let parts = reply.split("# ").skip(1);
+        parts.map(|part| part.split(' ').next().expect("a title")).collect()
+    }
+    run(async {
+        let front = start_default().await;
+        for section in SECTIONS {
+            let got = front.talk(format!("INFO {section}\r\n")).await;
+            assert_eq!(titles(&got), [section], "{got}");
+        }
+        for all in ["INFO", "INFO all", "INFO everything", "INFO default", "info nope ALL"] {
+            assert_eq!(titles(&front.talk(format!("{all}\r\n")).await), SECTIONS, "{all}");
+        }
+        let got = front.talk("INFO keyspace server nope\r\n").await;
+        assert_eq!(titles(&got), ["Server", "Keyspace"]);
+        assert_eq!(front.talk("INFO nope\r\n").await, "$0  ");
+        let got = front.talk("HELLO 3\r\nINFO cluster\r\n").await;
+        assert!(got.contains("txt:# Cluster cluster_enabled:1 "), "{got}");
+    });
+}
+
+#[test]
+fn config_get_matches_names_by_patterns() {
+    run(async {
+        let front = start_default().await;
+        for (patterns, reply) in [
+            ("[mn]axcl?ents", "*2 $10 maxclients $5 10000 "),
+            ("m*ts maxclients", "*2 $10 maxclients $5 10000 "),
+            ("nope", "*0 "),
+        ] {
+            assert_eq!(front.talk(format!("CONFIG GET {patterns}\r\n")).await, reply, "{patterns}");
+        }
+        let got = front.talk("HELLO 3\r\nCONFIG GET databases\r\nCONFIG GET nope\r\n").await;
+        assert!(got.ends_with("%1 $9 databases $1 1 %0 "), "{got}");
+    });
+}
+
+#[test]
+fn reset_forgets_protocol_and_name() {
+    run(async {
+        let front = start_default().await;
+        let got = front
+            .talk("HELLO 3 SETNAME n\r\nCLIENT INFO\r\nRESET\r\nCLIENT GETNAME\r\nCLIENT INFO\r\n")
+            .await;
+        let (before, after) = got.split_once("+RESET ").expect("a reset");
+        assert!(before.contains(" name=n ") && before.contains(" resp=3 "), "{before}");
+        assert!(after.starts_with("$-1 $"), "{after}");
+        assert!(after.contains(" name= ") && after.contains(" resp=2 "), "{after}");
+    });
+}

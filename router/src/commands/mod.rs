@@ -208,6 +208,7 @@ const STALE_FAST: &[&str] = &["loading", "stale", "fast"];
 const LOADING: &[&str] = &["loading", "stale"];
 const CONNECT: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "allow_busy"];
 const CLIENT: &[&str] = &["noscript", "loading", "stale"];
+const ROLE: &[&str] = &["noscript", "loading", "stale", "fast"];
 const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
 const ADMIN_STALE: &[&str] = &["admin", "stale"];
 
@@ -280,7 +281,7 @@ pub const COMMANDS: &[CommandSpec] = &[
     spec("flushall",  -1, Write, NO_KEYS,  SLOW,         server::flushall),
     spec("flushdb",   -1, Write, NO_KEYS,  SLOW,         server::flushall),
     spec("time",       1, Here,  NO_KEYS,  STALE_FAST,   server::time),
-    spec("role",       1, Here,  NO_KEYS,  CLIENT,       server::role),
+    spec("role",       1, Here,  NO_KEYS,  ROLE,         server::role),
     spec("wait",       3, Here,  NO_KEYS,  &["noscript"], server::wait),
     container("cluster", -2, Admin, SLOW, connection::needs_subcommand, CLUSTER_COMMANDS),
     spec("readonly",   1, Here,  NO_KEYS,  STALE_FAST,   cluster::ok),

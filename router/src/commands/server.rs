@@ -248,7 +248,10 @@ fn categories(spec: &CommandSpec) -> Vec<&'static str> {
     let has = |flag: &str| spec.flags.contains(&flag);
     let flags = flags(spec);
     let group = docs::group(spec.name);
-    let connection = group == "connection" && spec.subcommands.is_empty();
+    // Redis counts these among them, whatever family their documentation names.
+    let of_clients = spec.name.starts_with("command")
+        || matches!(spec.name, "wait" | "readonly" | "readwrite" | "asking");
+    let connection = of_clients || group == "connection" && spec.subcommands.is_empty();
     let dangerous = has("admin") || matches!(spec.name, "info" | "role" | "flushall" | "flushdb");
     [
         (group == "generic" && spec.keys.step != 0 || spec.name == "dbsize", "@keyspace"),
@@ -267,14 +270,33 @@ fn categories(spec: &CommandSpec) -> Vec<&'static str> {
     .collect()
 }
 
-/// Hints for clients that spread a command over nodes.
+/// Hints for clients. Redis tells them to spread DBSIZE and others over all nodes; here one node
+/// answers for all, so that hint is not given.
 fn tips(spec: &CommandSpec) -> Vec<&'static str> {
     match spec.name {
         "mget" => vec!["request_policy:multi_shard"],
         "del" | "unlink" | "exists" | "touch" => {
             vec!["request_policy:multi_shard", "response_policy:agg_sum"]
         }
-        "ttl" | "pttl" | "time" => vec!["nondeterministic_output"],
+        "ttl"
+        | "pttl"
+        | "time"
+        | "info"
+        | "client|info"
+        | "client|list"
+        | "cluster|info"
+        | "cluster|nodes"
+        | "cluster|slots"
+        | "cluster|shards"
+        | "cluster|getkeysinslot"
+        | "cluster|replicas"
+        | "cluster|slaves"
+        | "cluster|links" => {
+            vec!["nondeterministic_output"]
+        }
+        "command" | "command|info" | "command|docs" | "command|list" => {
+            vec!["nondeterministic_output_order"]
+        }
         _ => Vec::new(),
     }
 }
