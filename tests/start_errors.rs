@@ -48,6 +48,8 @@ fn a_port_in_use_is_named() {
             &["dev", "--dir", &dir, "--port", &first],
             &["--port", &port.to_string(), "in use"],
         );
+        let left = fs::read_dir(&dir).expect("the folder").count();
+        assert_eq!(left, 0, "a refused start left something behind");
     }
 }
 

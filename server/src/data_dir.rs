@@ -273,7 +273,8 @@ fn check_unused(dir: &Path) -> Result<(), DataDirError> {
     Ok(())
 }
 
-fn lock(dir: &Path) -> Result<File, DataDirError> {
+/// Locks a directory for this process, for as long as the file lives.
+pub(crate) fn lock(dir: &Path) -> Result<File, DataDirError> {
     let path = dir.join(LOCK);
     let file = OpenOptions::new()
         .write(true)

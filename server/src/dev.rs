@@ -3,6 +3,7 @@
 
 use crate::cluster_file::{self, Cluster, ClusterFile, GroupEntry, NodeEntry, Seats};
 use crate::config::DevArgs;
+use crate::data_dir;
 use crate::process::{NodeOptions, Stop, run_node};
 use crate::standalone::{self, RunError, bind, runtime};
 use shard_core::NodeId;
@@ -12,7 +13,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -25,8 +26,22 @@ const SECRET_FILE: &str = "secret";
 /// Runs until a signal or a failure.
 pub fn run(args: DevArgs) -> Result<(), RunError> {
     crate::logging::start(&args.log).map_err(RunError::Sentence)?;
-    let cluster = open_or_create(&args)?;
-    let sockets = Sockets::bind(&args, cluster.config.nodes.len() as u16)?;
+    let planned = find_or_describe(&args)?;
+    // Before anything is written: a start that cannot be leaves nothing behind.
+    let sockets = Sockets::bind(&args, planned.nodes.len() as u16)?;
+    fs::create_dir_all(&args.dir).map_err(wrote(&args.dir))?;
+    let _lock = data_dir::lock(&args.dir)?;
+    let path = args.dir.join(CLUSTER_FILE);
+    if !path.exists() {
+        create(&args.dir, &planned)?;
+    }
+    let cluster = cluster_file::load(&path)?;
+    if cluster.file.nodes.len() != planned.nodes.len() {
+        return Err(RunError::Sentence(format!(
+            "the cluster in {} was made by another process just now; start again",
+            args.dir.display()
+        )));
+    }
     let addresses = sockets.addresses(&args)?;
     let stop = Stop::default();
     let (ended_tx, mut ended) = mpsc::channel(sockets.nodes.len());
@@ -130,13 +145,13 @@ impl Sockets {
     }
 }
 
-/// Resumes the cluster of the directory, or makes one.
-fn open_or_create(args: &DevArgs) -> Result<Cluster, RunError> {
+/// The cluster of the directory, or else a new one.
+fn find_or_describe(args: &DevArgs) -> Result<ClusterFile, RunError> {
     let path = args.dir.join(CLUSTER_FILE);
     if path.exists() {
-        let cluster = cluster_file::load(&path)?;
-        check_shape(args, &cluster)?;
-        return Ok(cluster);
+        let file = cluster_file::load(&path)?.file;
+        check_shape(args, &file)?;
+        return Ok(file);
     }
     let (nodes, groups) = (args.nodes.unwrap_or(3), args.groups.unwrap_or(2));
     let replicas = args.replicas.unwrap_or(nodes.min(3));
@@ -145,12 +160,10 @@ fn open_or_create(args: &DevArgs) -> Result<Cluster, RunError> {
             "--replicas: {replicas} replicas need as many nodes, there are {nodes}"
         )));
     }
-    create(&args.dir, &describe(nodes, groups, replicas)?)?;
-    Ok(cluster_file::load(&path)?)
+    describe(nodes, groups, replicas)
 }
 
-fn check_shape(args: &DevArgs, cluster: &Cluster) -> Result<(), RunError> {
-    let file = &cluster.file;
+fn check_shape(args: &DevArgs, file: &ClusterFile) -> Result<(), RunError> {
     let replicas = file.groups.first().map_or(0, |group| group.voters.len() as u64);
     for (flag, asked, held) in [
         ("nodes", args.nodes, file.nodes.len() as u64),
@@ -196,15 +209,13 @@ fn describe(nodes: u64, groups: u32, replicas: u64) -> Result<ClusterFile, RunEr
 /// Writes secret and cluster file; the latter last and by renaming, so that a crash before that
 /// leaves a directory that the next start begins anew.
 fn create(dir: &Path, file: &ClusterFile) -> Result<(), RunError> {
-    let wrote = |path: PathBuf| move |error: io::Error| RunError::Write { path, error };
-    fs::create_dir_all(dir).map_err(wrote(dir.into()))?;
-    let secret = crate::random::hex::<32>().map_err(wrote("/dev/urandom".into()))?;
+    let secret = crate::random::hex::<32>().map_err(wrote(Path::new("/dev/urandom")))?;
     write_private(&dir.join(SECRET_FILE), secret.as_bytes())?;
     let half = dir.join("cluster.toml.new");
     write_private(&half, file.to_toml().as_bytes())?;
     let path = dir.join(CLUSTER_FILE);
-    fs::rename(&half, &path).map_err(wrote(path))?;
-    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(wrote(dir.into()))
+    fs::rename(&half, &path).map_err(wrote(&path))?;
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(wrote(dir))
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
@@ -215,7 +226,11 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
         .mode(0o600)
         .open(path)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .map_err(|error| RunError::Write { path: path.into(), error })
+        .map_err(wrote(path))
+}
+
+fn wrote(path: &Path) -> impl FnOnce(io::Error) -> RunError {
+    move |error| RunError::Write { path: path.into(), error }
 }
 
 fn banner(args: &DevArgs, cluster: &Cluster) -> String {

@@ -40,6 +40,9 @@ pub enum RunError {
         /// Why.
         error: NodeError,
     },
+    /// A directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] data_dir::DataDirError),
     /// A file cannot be written.
     #[error("cannot write {path}: {error}")]
     Write {
