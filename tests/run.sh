@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo build --release --locked
+cargo build --release --locked -p server
 export FLOTILLA_BIN="${FLOTILLA_BIN:-$PWD/target/release/flotilla}"
 # Examples in documentation come first: nextest does not run them, and its summary ends the output.
 cargo test --workspace --locked --doc --quiet

@@ -186,13 +186,14 @@ impl ClusterFile {
                 return Err(format!("two nodes have the id {}", node.id));
             }
         }
-        let shardmaster = seats(&self.shardmaster.voters, 0);
+        let shardmaster = seats(SHARDMASTER.0, &self.shardmaster.voters, 0)?;
         config.groups = BTreeMap::from([(SHARDMASTER, shardmaster)]);
         for group in &self.groups {
             if group.id == SHARDMASTER.0 {
                 return Err("group 0 is the shardmaster, give the group another id".into());
             }
-            if config.groups.insert(GroupId(group.id), seats(&group.voters, 1)).is_some() {
+            if config.groups.insert(GroupId(group.id), seats(group.id, &group.voters, 1)?).is_some()
+            {
                 return Err(format!("two groups have the id {}", group.id));
             }
         }
@@ -207,10 +208,15 @@ impl ClusterFile {
     }
 }
 
-fn seats(voters: &[u64], weight: u32) -> GroupConfig {
+fn seats(group: u32, voters: &[u64], weight: u32) -> Result<GroupConfig, String> {
     let mut voters: Vec<NodeId> = voters.iter().copied().map(NodeId).collect();
     voters.sort_unstable();
-    GroupConfig { voters, weight }
+    match voters.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => {
+            Err(format!("node {} is named twice among the voters of group {group}", pair[0]))
+        }
+        None => Ok(GroupConfig { voters, weight }),
+    }
 }
 
 #[cfg(test)]
@@ -259,7 +265,10 @@ mod tests {
             (GOOD.replace("id = 2, voters", "id = 1, voters"), "two groups have the id 1"),
             (GOOD.replace("id = 2, voters", "id = 0, voters"), "group 0 is the shardmaster"),
             (GOOD.replace("[1, 2] }", "[1, 9] }"), "9"),
-            (GOOD.replace("[1, 2] }", "[1, 1] }"), "voters of group 2"),
+            (
+                GOOD.replace("[1, 2] }", "[1, 1] }"),
+                "node 1 is named twice among the voters of group 2",
+            ),
             (GOOD.replace("[1, 2] }", "[] }"), "voter"),
             (GOOD.replace("127.0.0.1:7101", "127.0.0.1:0"), "127.0.0.1:0"),
             (GOOD.replace("id = 2, peer", "id = -2, peer"), "line 6"),

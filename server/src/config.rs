@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// A Redis-protocol datastore: every write is on disk on a majority before it is acknowledged.
 #[derive(Debug, Parser)]
-#[command(name = "flotilla", version, about, max_term_width = 100)]
+#[command(name = "flotilla", version, max_term_width = 100)]
 pub struct Cli {
     /// What to run.
     #[command(subcommand)]
@@ -117,7 +117,8 @@ pub struct NodeSettings {
     /// Address that peers are told, if it is not the one listened on.
     #[arg(long, value_name = "ADDR")]
     pub announce_peer: Option<String>,
-    /// Start as a spare: a node that is in no group and knows only itself.
+    /// Start as a spare: a node that is in no group and knows only itself. Of the cluster file it
+    /// takes the cluster's id and secret; --resp and --peer say where it listens.
     #[arg(long)]
     #[serde(default)]
     pub spare: bool,
@@ -146,7 +147,8 @@ pub struct RouterArgs {
     /// The cluster file (TOML): where the nodes are, and the secret they ask for.
     #[arg(long, value_name = "FILE")]
     pub cluster_file: PathBuf,
-    /// How long a request is retried inside before its client hears of it, in milliseconds.
+    /// How long a request is retried inside before its client hears of it, in milliseconds, 100 to
+    /// 600000.
     #[arg(long, value_name = "MS", default_value_t = 5000,
           value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub request_timeout: u64,

@@ -108,6 +108,12 @@ pub enum DataDirError {
          directory and let the node join again under a new node id"
     )]
     NoIdentity(PathBuf),
+    /// A node's directory, where an embedded cluster's was asked for.
+    #[error(
+        "the directory {0} is the data directory of a single node; start that with `flotilla node`, \
+         or name another --dir"
+    )]
+    SingleNode(PathBuf),
     /// A file of ours does not say what it should.
     #[error("the file {path} is damaged: {what}")]
     Damaged {
@@ -230,8 +236,22 @@ impl DataDir {
 
     /// Keeps the secret that the cluster file refers to. Called before the cluster file is kept.
     pub fn set_secret(&mut self, secret: &[u8]) -> Result<(), DataDirError> {
-        replace(&self.dir, SECRET, secret)
+        let path = self.dir.join(SECRET);
+        let same = match std::fs::read(&path) {
+            Ok(kept) => kept == secret,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => false,
+            Err(source) => return Err(io_error("read", &path, source)),
+        };
+        if same { Ok(()) } else { replace(&self.dir, SECRET, secret) }
     }
+}
+
+/// Refuses a node's directory as the place of a whole embedded cluster.
+pub(crate) fn refuse_single_node(dir: &Path) -> Result<(), DataDirError> {
+    if dir.join(IDENTITY).exists() {
+        return Err(DataDirError::SingleNode(dir.to_owned()));
+    }
+    Ok(())
 }
 
 fn io_error(action: &'static str, path: &Path, source: io::Error) -> DataDirError {

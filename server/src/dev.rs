@@ -26,6 +26,7 @@ const SECRET_FILE: &str = "secret";
 /// Runs until a signal or a failure.
 pub fn run(args: DevArgs) -> Result<(), RunError> {
     crate::logging::start(&args.log).map_err(RunError::Sentence)?;
+    data_dir::refuse_single_node(&args.dir)?;
     let planned = find_or_describe(&args)?;
     // Before anything is written: a start that cannot be leaves nothing behind.
     let sockets = Sockets::bind(&args, planned.nodes.len() as u16)?;
@@ -240,7 +241,8 @@ fn banner(args: &DevArgs, cluster: &Cluster) -> String {
     let replicas = file.groups.first().map_or(0, |group| group.voters.len());
     let dir = args.dir.display();
     let ports = (1..=nodes as u16).map(|i| (port + i).to_string()).collect::<Vec<_>>().join(" ");
-    let host = if args.bind.is_loopback() { String::new() } else { format!(" -h {}", args.bind) };
+    let everywhere = args.bind.is_loopback() || args.bind.is_unspecified();
+    let host = if everywhere { String::new() } else { format!(" -h {}", args.bind) };
     format!(
         "Flotilla {version}: {nodes} nodes, {groups} groups x {replicas} replicas, shardmaster x \
          {masters}\n\

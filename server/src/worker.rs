@@ -32,6 +32,11 @@ const BACKLOG_MAX: usize = 4096;
 const STATUS_EVERY: Duration = Duration::from_millis(100);
 /// How long a stop waits for what is in flight.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// A wake-up later than this means that the thread was busy with something else, or the machine
+/// stood still.
+const STALL: Duration = Duration::from_millis(50);
+/// Turns that other tasks of this thread get after a stall, to read what came meanwhile.
+const TURNS_AFTER_STALL: usize = 3;
 /// The origin of the router in this process; connections count from 1.
 const LOCAL: Origin = Origin(0);
 
@@ -104,6 +109,7 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Worker
         status_due: Instant::now(),
         peers_up: BTreeSet::new(),
         replies_dropped: Cell::new(0),
+        stalls: 0,
     };
     let result = worker.run(parts.local.from, parts.inbox, parts.log_events, shutdown).await;
     worker.log.close();
@@ -127,6 +133,7 @@ struct Worker {
     status_due: Instant,
     peers_up: BTreeSet<NodeId>,
     replies_dropped: Cell<u64>,
+    stalls: u64,
 }
 
 /// What woke the worker.
@@ -165,16 +172,26 @@ impl Worker {
                 tokio::task::yield_now().await;
                 Wake::Timer
             } else {
-                let timer = sleep_until(self.next_wake());
+                let planned = self.next_wake();
+                let timer = sleep_until(planned);
                 // Durable writes first: they release acknowledgements others wait for.
-                tokio::select! {
+                let wake = tokio::select! {
                     biased;
                     Some(event) = log_events.recv() => Wake::Log(event),
                     Some(inbound) = inbox.recv() => Wake::Inbound(inbound),
                     Some(message) = local.recv() => Wake::Local(message),
                     () = timer => Wake::Timer,
                     () = shutdown.cancelled(), if stopping.is_none() => Wake::Timer,
+                };
+                if Instant::now() > planned + STALL {
+                    // A leader's heartbeats may lie unread in the sockets: without them a timer
+                    // that is overdue says nothing about the leader (scenario T6).
+                    self.stalls += 1;
+                    for _ in 0..TURNS_AFTER_STALL {
+                        tokio::task::yield_now().await;
+                    }
                 }
+                wake
             };
             self.take(wake)?;
             for _ in 0..INPUTS_PER_TURN_MAX {
@@ -345,6 +362,7 @@ impl Worker {
             ("raft_messages_dropped", links.dropped),
             ("raft_links_opened", links.links),
         ]);
+        status.counters.push(("worker_stalls", self.stalls));
         status.counters.push(("router_replies_dropped", self.replies_dropped.get()));
         status.counters.push(("router_links", self.routers.len() as u64 - 1));
         self.status.send_replace(Arc::new(status));

@@ -7,8 +7,9 @@ use raft_core::frame::Frame;
 use raft_core::types::GroupId;
 use redb::{Database, ReadableDatabase, ReadableTable};
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// What a scan found, and where writing goes on.
@@ -48,6 +49,13 @@ pub(super) fn prepare_file(path: &Path, must_exist: bool) -> Result<(), LogStore
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
         _ => {}
     }
+    // All data is in it: readable by its owner alone. redb opens what is there, empty as it is.
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&unfinished)
+        .map_err(io_error)?;
     let database = Database::create(&unfinished)
         .map_err(|source| database_error(&unfinished, redb::Error::from(source)))?;
     write_format(&database).map_err(|source| database_error(&unfinished, source))?;
