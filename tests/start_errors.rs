@@ -92,6 +92,55 @@ fn a_node_refuses_the_directory_of_another_node_and_of_another_cluster() {
     refused(&["node", "--id", "1", "--dir", &dir, "--cluster-file", &other], &[&dir, "cluster"]);
 }
 
+#[test]
+fn a_nodes_directory_is_no_place_for_an_embedded_cluster_and_its_log_is_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut cluster = DevCluster::start(&[]);
+    let node = cluster.data().join("node-1");
+    let mode = fs::metadata(node.join("log.redb")).expect("a log").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "mode of the log");
+    cluster.process.kill();
+    let dir = node.display().to_string();
+    let ports = Ports::take();
+    let words = ["dev", "--dir", &dir, "--port", &ports.port(0).to_string()];
+    refused(&words, &[&dir, "flotilla node"]);
+    assert!(!node.join("node-1").exists(), "a cluster was begun in a node's directory");
+}
+
+#[test]
+fn of_two_starts_at_once_on_a_new_directory_one_serves_and_one_is_told() {
+    let (kept, dir) = folder();
+    let ports = [Ports::take(), Ports::take()];
+    let mut started: Vec<Process> = ports
+        .iter()
+        .enumerate()
+        .map(|(i, ports)| {
+            let port = ports.port(0).to_string();
+            let words = arguments(&["dev", "--dir", &format!("{dir}/data"), "--port", &port]);
+            Process::start(&format!("start {i}"), &words, kept.path())
+        })
+        .collect();
+    let end = Instant::now() + Duration::from_secs(30);
+    let loser = loop {
+        if let Some(loser) = started.iter_mut().position(Process::has_ended) {
+            break loser;
+        }
+        assert!(Instant::now() < end, "both starts run on one directory");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let ended = Ended {
+        code: started[loser].wait(Duration::from_secs(1)).code(),
+        stderr: started[loser].log(),
+    };
+    check_refusal(&ended, &["another process"]);
+    let winner = &mut started[1 - loser];
+    winner.wait_until_it_serves(ports[1 - loser].port(0));
+    // What it made is whole: it can be resumed.
+    winner.kill();
+    winner.restart();
+    winner.wait_until_it_serves(ports[1 - loser].port(0));
+}
+
 /// A node that has no majority yet answers PING all the same.
 fn wait_for_ping(port: u16) {
     let end = Instant::now() + Duration::from_secs(30);
