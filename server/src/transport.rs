@@ -309,10 +309,13 @@ fn encode(shared: &Shared, envelope: RaftEnvelope, buffer: &mut BytesMut) {
     count(&shared.sent_bytes, (buffer.len() - before) as u64);
 }
 
+/// How often the same reason for having no link is told.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
+
 /// Keeps a link to one peer until it is ended.
 async fn run(shared: &Shared, link: &Link) {
     let mut pause = RETRY_MIN;
-    let mut complaint = String::new();
+    let mut complaint: Option<(String, Instant)> = None;
     loop {
         let dialed = tokio::select! {
             () = link.ended.cancelled() => return,
@@ -321,7 +324,7 @@ async fn run(shared: &Shared, link: &Link) {
         match dialed {
             Ok(streams) => {
                 let began = Instant::now();
-                complaint.clear();
+                complaint = None;
                 if !stand(shared, link, streams).await {
                     return;
                 }
@@ -330,11 +333,14 @@ async fn run(shared: &Shared, link: &Link) {
                 }
             }
             Err(error) => {
-                // A peer that is away is tried for ever; one line tells it.
+                // A peer that is away is tried for ever: told at once, and again now and then.
                 let text = error.to_string();
-                if text != complaint {
+                let told = |(before, at): &(String, Instant)| {
+                    *before == text && at.elapsed() < COMPLAIN_EVERY
+                };
+                if !complaint.as_ref().is_some_and(told) {
                     warn!(peer = %link.node, address = link.address, error = text, "no link");
-                    complaint = text;
+                    complaint = Some((text, Instant::now()));
                 }
             }
         }

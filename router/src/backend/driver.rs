@@ -384,8 +384,16 @@ async fn hold_link(inner: Rc<Inner>, node: NodeId, address: String) {
             inner.links.borrow_mut().remove(&node);
         }
         Err(error) => {
-            inner.reach.borrow_mut().entry(node).or_default().failures += 1;
-            debug!(%node, address, %error, "node not reached");
+            let failures = {
+                let mut reach = inner.reach.borrow_mut();
+                let reach = reach.entry(node).or_default();
+                reach.failures += 1;
+                reach.failures
+            };
+            // Each is tried again soon; told at once, then ever more seldom.
+            if failures.is_power_of_two() {
+                warn!(%node, address, %error, failures, "node not reached");
+            }
         }
     }
     inner.on_link(node, LinkEvent::Down);
