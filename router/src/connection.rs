@@ -7,10 +7,11 @@
 use crate::FrontEnd;
 use crate::backend::{Answered, ReplySink, Target, Work};
 use crate::clients::ClientGuard;
-use crate::commands::{self, Call, Local};
+use crate::commands::{self, Call, Join, Local};
 use crate::pipeline::Pipeline;
 use crate::reply::{Protocol, Reply};
 use crate::resp::{ProtocolError, Scanner};
+use crate::window::answers_values;
 use bytes::{Buf, BytesMut};
 use std::future::pending;
 use std::io::{self, ErrorKind};
@@ -29,10 +30,9 @@ pub const WAITING_MAX: usize = 1024;
 pub const PIPELINE_COMMANDS_MAX: usize = 4 * WAITING_MAX;
 /// Bytes of arguments that one connection has under way; past it nothing more is taken.
 pub const ASKED_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Bytes of answers that may be on their way to one connection, going by the size of the last.
+/// Bytes of answers that may be on their way to one connection or wait for it, going by the size of
+/// the last. Commands whose answer has no small bound wait for room in it.
 pub const EXPECTED_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// What the size of answers is taken for before the first.
-const ANSWER_BYTES_GUESS: usize = 256 * 1024;
 /// Replies that are encoded ahead of the socket; past it nothing more is taken.
 const OUTPUT_BYTES_AHEAD: usize = 256 * 1024;
 /// The least room to read into.
@@ -61,13 +61,14 @@ pub async fn serve(
         client,
         sink: sink.clone(),
         scanner,
-        pipeline: Pipeline::new(ANSWER_BYTES_GUESS),
+        pipeline: Pipeline::new(),
         answers: Vec::new(),
         input: BytesMut::new(),
         output: BytesMut::new(),
         reading: true,
         scanning: true,
         kept_input: false,
+        held: None,
     };
     let ended = connection.run(&mut stream, &shutdown).await;
     sink.close();
@@ -100,6 +101,15 @@ struct Connection {
     scanning: bool,
     /// `input` may hold whole commands that the bounds kept back.
     kept_input: bool,
+    /// A command taken from `input`, whose answer has no room yet.
+    held: Option<Held>,
+}
+
+/// A command of so many bytes.
+struct Held {
+    spec: &'static commands::CommandSpec,
+    call: Call,
+    asked: usize,
 }
 
 impl Connection {
@@ -197,11 +207,21 @@ impl Connection {
     /// Takes commands until there are no more whole ones, or no room.
     fn scan(&mut self) {
         while self.has_room() {
+            if let Some(Held { spec, call, asked }) = self.held.take() {
+                self.execute(spec, call, asked);
+                continue;
+            }
             match self.scanner.next(&mut self.input) {
                 Ok(Some(arguments)) => {
                     let asked = arguments.iter().map(|a| a.len() + ARGUMENT_BYTES).sum();
-                    let parsed = commands::parse(arguments);
-                    self.execute(parsed, asked);
+                    match commands::parse(arguments) {
+                        Ok((spec, call)) if wants_values(&call) && !self.has_room_for_values() => {
+                            self.held = Some(Held { spec, call, asked });
+                            break;
+                        }
+                        Ok((spec, call)) => self.execute(spec, call, asked),
+                        Err(text) => self.refuse(text),
+                    }
                     if !self.scanning {
                         return;
                     }
@@ -222,28 +242,27 @@ impl Connection {
         }
     }
 
-    fn execute(
-        &mut self,
-        parsed: Result<(&'static commands::CommandSpec, Call), commands::ErrorText>,
-        asked: usize,
-    ) {
-        let info = &self.client.info;
-        let counters = self.front.counters();
+    fn count_command(&self) {
+        let (info, counters) = (&self.client.info, self.front.counters());
         counters.commands.set(counters.commands.get() + 1);
         info.commands.set(info.commands.get() + 1);
-        let (spec, call) = match parsed {
-            Ok(parsed) => parsed,
-            Err(text) => {
-                counters.errors.set(counters.errors.get() + 1);
-                self.reply(&Reply::Error(text));
-                return;
-            }
-        };
+    }
+
+    fn refuse(&mut self, text: commands::ErrorText) {
+        self.count_command();
+        let counters = self.front.counters();
+        counters.errors.set(counters.errors.get() + 1);
+        self.reply(&Reply::Error(text));
+    }
+
+    fn execute(&mut self, spec: &'static commands::CommandSpec, call: Call, asked: usize) {
+        self.count_command();
+        let info = &self.client.info;
         info.command.set(spec.name);
         let protocol = info.protocol.get();
         match call {
             Call::Op { slot, op, shape } => {
-                let tag = self.pipeline.push_one(protocol, shape, asked);
+                let tag = self.pipeline.push_one(protocol, &op, shape, asked);
                 let backend = self.front.backend();
                 backend.submit(&self.sink, tag, Target::Slot(slot), Work::Op(op));
             }
@@ -295,9 +314,13 @@ impl Connection {
             && pipeline.waiting() < WAITING_MAX
             && pipeline.len() < PIPELINE_COMMANDS_MAX
             && pipeline.asked_bytes() < ASKED_BYTES_MAX
-            && pipeline.expected_bytes() < EXPECTED_BYTES_MAX
             && pipeline.ready_bytes() < EXPECTED_BYTES_MAX
             && self.output.len() < OUTPUT_BYTES_AHEAD
+            && (self.held.is_none() || self.has_room_for_values())
+    }
+
+    fn has_room_for_values(&self) -> bool {
+        self.pipeline.may_ask_values(self.output.len())
     }
 
     fn is_over_limit(&self) -> bool {
@@ -345,6 +368,15 @@ impl Connection {
         info.query_bytes.set(self.input.len() + self.scanner.held_bytes());
         info.output_bytes.set(self.output.len() + self.pipeline.ready_bytes());
         info.waiting.set(self.pipeline.len());
+    }
+}
+
+/// Whether nothing but the size of values bounds the answer.
+fn wants_values(call: &Call) -> bool {
+    match call {
+        Call::Op { op, .. } => answers_values(op),
+        Call::Split(split) => matches!(split.join, Join::Values(_)),
+        Call::Barrier(_) | Call::Local(_) => false,
     }
 }
 

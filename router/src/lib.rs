@@ -21,6 +21,7 @@ pub mod node_name;
 mod pipeline;
 pub mod reply;
 mod topology;
+mod window;
 
 use crate::backend::Backend;
 use crate::clients::{ClientGuard, Clients};
@@ -52,7 +53,9 @@ pub struct ServeConfig {
     pub clients_max: usize,
     /// A connection without a command for so long is closed. `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// A connection whose replies wait in more bytes than this is closed.
+    /// A connection whose replies wait in more bytes than this is closed. A client that only asks
+    /// for much and reads late is held back long before: this closes for a single reply of more
+    /// bytes, or when values turn large all at once behind a pipeline of many small ones.
     pub output_bytes_max: usize,
     /// A connection that sends a command of more bytes than this is closed.
     pub query_bytes_max: usize,
@@ -177,7 +180,9 @@ impl FrontEnd {
             }
         }
         drop(listener);
-        info!(connections = connections.len(), "closing client connections");
+        if !connections.is_empty() {
+            info!(connections = connections.len(), "closing client connections");
+        }
         let all = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(SHUTDOWN_GRACE, all).await.is_err() {
             warn!("closed connections with replies not taken");

@@ -8,13 +8,14 @@ use crate::reply::Reply;
 use crate::reply::{
     Protocol, Shape, UNFIT_ANSWER, answer_bytes, op_error_text, put_answer, put_integer, put_values,
 };
+use crate::window::{AnswerWindow, answers_values};
 use bytes::{Bytes, BytesMut};
 use shard_core::cluster_config::ClusterConfig;
-use shard_core::op::Outcome;
+use shard_core::op::{Op, Outcome};
 use std::collections::VecDeque;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pipeline {
     entries: VecDeque<Entry>,
     next_tag: u64,
@@ -24,8 +25,8 @@ pub struct Pipeline {
     asked_bytes: usize,
     /// Bytes of answers and replies that are not written.
     ready_bytes: usize,
-    /// About how large answers have been lately: up at once, down by and by.
-    usual_answer_bytes: usize,
+    /// Of the answers that waiting commands want, those without a small bound.
+    window: AnswerWindow,
 }
 
 #[derive(Debug)]
@@ -35,6 +36,8 @@ struct Entry {
     protocol: Protocol,
     asked_bytes: usize,
     ready_bytes: usize,
+    /// Its answers have no small bound, and count in the window.
+    values: bool,
     state: State,
 }
 
@@ -64,9 +67,16 @@ struct Joined {
 }
 
 impl Pipeline {
-    /// An empty one. `usual_answer_bytes` is the guess before the first answer.
-    pub fn new(usual_answer_bytes: usize) -> Pipeline {
-        Pipeline { usual_answer_bytes, ..Pipeline::default() }
+    /// An empty one.
+    pub fn new() -> Pipeline {
+        Pipeline {
+            entries: VecDeque::new(),
+            next_tag: 0,
+            waiting: 0,
+            asked_bytes: 0,
+            ready_bytes: 0,
+            window: AnswerWindow::new(),
+        }
     }
 
     /// Whether nothing waits for its reply.
@@ -94,9 +104,10 @@ impl Pipeline {
         self.ready_bytes
     }
 
-    /// Bytes of answers to expect for what is under way, going by the last ones.
-    pub fn expected_bytes(&self) -> usize {
-        self.waiting.saturating_mul(self.usual_answer_bytes)
+    /// Whether a command whose answer has no small bound may be appended, while `output_bytes` of
+    /// replies wait for the client elsewhere.
+    pub fn may_ask_values(&self, output_bytes: usize) -> bool {
+        self.window.is_open(self.ready_bytes.saturating_add(output_bytes))
     }
 
     /// Whether a command that later ones must wait for is not answered.
@@ -112,10 +123,11 @@ impl Pipeline {
         self.entries.front().is_some_and(Entry::is_ready)
     }
 
-    fn push(&mut self, protocol: Protocol, asked_bytes: usize, state: State) {
+    fn push(&mut self, protocol: Protocol, asked_bytes: usize, values: bool, state: State) {
         self.asked_bytes += asked_bytes;
         let first_tag = self.next_tag;
-        self.entries.push_back(Entry { first_tag, protocol, asked_bytes, ready_bytes: 0, state });
+        let entry = Entry { first_tag, protocol, asked_bytes, ready_bytes: 0, values, state };
+        self.entries.push_back(entry);
     }
 
     fn tag(&mut self) -> u64 {
@@ -134,13 +146,21 @@ impl Pipeline {
         let mut bytes = BytesMut::new();
         reply.encode(protocol, &mut bytes);
         let ready_bytes = bytes.len();
-        self.push(protocol, 0, State::Ready(bytes.freeze()));
+        self.push(protocol, 0, false, State::Ready(bytes.freeze()));
         self.count_ready(self.entries.len() - 1, ready_bytes);
     }
 
-    /// Appends a command that is one op; returns the tag to submit it under.
-    pub fn push_one(&mut self, protocol: Protocol, shape: Shape, asked_bytes: usize) -> u64 {
-        self.push(protocol, asked_bytes, State::One { shape, answer: None });
+    /// Appends a command that is this one op; returns the tag to submit it under.
+    pub fn push_one(
+        &mut self,
+        protocol: Protocol,
+        op: &Op,
+        shape: Shape,
+        asked_bytes: usize,
+    ) -> u64 {
+        let values = answers_values(op);
+        self.push(protocol, asked_bytes, values, State::One { shape, answer: None });
+        self.window.asked(usize::from(values));
         self.tag()
     }
 
@@ -171,7 +191,9 @@ impl Pipeline {
             sum: 0,
             values,
         };
-        self.push(protocol, asked_bytes, State::Joined(Box::new(joined)));
+        let answers = if joined.values.is_some() { submits.len() } else { 0 };
+        self.push(protocol, asked_bytes, answers > 0, State::Joined(Box::new(joined)));
+        self.window.asked(answers);
         self.tagged(submits)
     }
 
@@ -181,7 +203,7 @@ impl Pipeline {
 
     /// Appends a command that starts when all before it are answered.
     pub fn push_barrier(&mut self, protocol: Protocol, barrier: Barrier) {
-        self.push(protocol, 0, State::Blocked(barrier));
+        self.push(protocol, 0, false, State::Blocked(barrier));
     }
 
     /// Starts the barrier command whose turn it is, if any; returns what to submit.
@@ -200,13 +222,14 @@ impl Pipeline {
     /// Takes the answer with this tag; returns what to submit next.
     pub fn answer(&mut self, tag: u64, answer: Answered) -> Vec<(u64, Target, Work)> {
         let bytes = answer_bytes(&answer);
-        self.usual_answer_bytes =
-            bytes.max(self.usual_answer_bytes - self.usual_answer_bytes.div_ceil(8));
         self.waiting = self.waiting.saturating_sub(1);
         let at = self.entries.partition_point(|entry| entry.first_tag <= tag);
         let Some(at) = at.checked_sub(1) else { return Vec::new() };
         self.count_ready(at, bytes);
         let entry = &mut self.entries[at];
+        if entry.values {
+            self.window.answered(bytes);
+        }
         match &mut entry.state {
             State::One { answer: place, .. } => *place = Some(answer),
             State::Joined(joined) => joined.answer((tag - entry.first_tag) as usize, answer),
@@ -306,5 +329,54 @@ impl Joined {
             (None, Some(values)) => put_values(output, protocol, values),
             (None, None) => put_integer(output, b':', self.sum),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::EXPECTED_BYTES_MAX;
+    use shard_core::slot::Slot;
+
+    fn get(pipeline: &mut Pipeline) -> u64 {
+        let op = Op::Get { key: Bytes::from_static(b"k") };
+        pipeline.push_one(Protocol::Resp2, &op, Shape::Plain, 0)
+    }
+
+    #[test]
+    fn only_answers_without_a_small_bound_count_in_the_window() {
+        let mut pipeline = Pipeline::new();
+        let strlen = Op::Strlen { key: Bytes::from_static(b"k") };
+        for _ in 0..1000 {
+            pipeline.push_one(Protocol::Resp2, &strlen, Shape::Plain, 0);
+        }
+        assert!(pipeline.may_ask_values(0));
+        get(&mut pipeline);
+        assert!(pipeline.may_ask_values(0));
+        let tag = get(&mut pipeline);
+        assert!(!pipeline.may_ask_values(0));
+        pipeline.answer(tag, Answered::Outcome(Outcome::Nil));
+        assert!(pipeline.may_ask_values(0));
+    }
+
+    #[test]
+    fn a_command_over_slots_counts_its_parts() {
+        let mut pipeline = Pipeline::new();
+        let part = |slot, at| (Slot(slot), Op::MGet { keys: vec![Bytes::new()] }, vec![at]);
+        let split = Split { parts: vec![part(1, 0), part(2, 1)], join: Join::Values(2) };
+        assert_eq!(pipeline.push_split(Protocol::Resp2, split, 0).len(), 2);
+        assert!(!pipeline.may_ask_values(0));
+    }
+
+    #[test]
+    fn answers_that_are_not_sent_hold_back_what_would_add_to_them() {
+        let mut pipeline = Pipeline::new();
+        let first = get(&mut pipeline);
+        let value = Bytes::from(vec![0; EXPECTED_BYTES_MAX]);
+        pipeline.answer(first, Answered::Outcome(Outcome::Value(value)));
+        assert!(!pipeline.may_ask_values(0));
+        pipeline.write_ready(&mut BytesMut::new(), 1);
+        assert!(pipeline.may_ask_values(0));
+        assert!(!pipeline.may_ask_values(EXPECTED_BYTES_MAX));
     }
 }

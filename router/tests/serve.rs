@@ -13,8 +13,10 @@ use shard_core::wire::{
     RequestBody, ToNode, ToRouter,
 };
 use shard_core::{GroupId, NodeId};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,6 +49,8 @@ struct FakeNode {
     keys: BTreeMap<(Slot, Vec<u8>), Vec<u8>>,
     /// Answers no request.
     silent: bool,
+    /// How many GETs it has had.
+    reads: Rc<Cell<usize>>,
 }
 
 impl FakeNode {
@@ -81,10 +85,13 @@ impl FakeNode {
     fn apply(&mut self, slot: Slot, op: &Op) -> Outcome {
         let at = |key: &[u8]| (slot, key.to_vec());
         match op {
-            Op::Get { key } => match self.keys.get(&at(key)) {
-                Some(value) => Outcome::Value(value.clone().into()),
-                None => Outcome::Nil,
-            },
+            Op::Get { key } => {
+                self.reads.set(self.reads.get() + 1);
+                match self.keys.get(&at(key)) {
+                    Some(value) => Outcome::Value(value.clone().into()),
+                    None => Outcome::Nil,
+                }
+            }
             Op::Set(set) => {
                 self.keys.insert(at(&set.key), set.value.to_vec());
                 Outcome::Ok
@@ -329,20 +336,64 @@ fn b28_a_command_over_the_query_buffer_limit_closes_without_a_reply() {
 }
 
 #[test]
-fn b29_a_client_that_takes_no_replies_is_closed() {
+fn b29_a_client_with_a_reply_over_the_output_limit_is_closed() {
     run(async {
         let config = ServeConfig { output_bytes_max: 1 << 20, ..ServeConfig::default() };
         let front = start(FakeNode::default(), config, Duration::from_secs(5)).await;
         let mut stream = front.connect().await;
-        let set =
-            format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4000000\r\n{}\r\n", "v".repeat(4_000_000));
-        stream.write_all(set.as_bytes()).await.expect("sent");
+        stream.write_all(set_of(4_000_000).as_bytes()).await.expect("sent");
         assert_eq!(read_some(&mut stream, 5).await, "+OK\r\n");
-        stream.write_all(b"GET k\r\nGET k\r\n").await.expect("sent");
-        let mut got = Vec::new();
-        // However it ends, it ends before the second value.
-        let _ = timeout(PATIENCE, stream.read_to_end(&mut got)).await.expect("an end");
-        assert!(got.len() < 8_000_000, "{} bytes", got.len());
+        stream.write_all(b"GET k\r\n").await.expect("sent");
+        assert_eq!(read_all(&mut stream).await, "");
+    });
+}
+
+/// SET of `k` to so many bytes.
+fn set_of(bytes: usize) -> String {
+    format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${bytes}\r\n{}\r\n", "v".repeat(bytes))
+}
+
+/// Reads a bulk string of so many bytes.
+async fn read_bulk(stream: &mut TcpStream, bytes: usize) {
+    let head = format!("${bytes}\r\n");
+    assert_eq!(read_some(stream, head.len()).await, head);
+    let mut value = vec![0; bytes + 2];
+    timeout(PATIENCE, stream.read_exact(&mut value)).await.expect("in time").expect("bytes");
+    assert!(value[..bytes].iter().all(|byte| *byte == b'v') && value.ends_with(b"\r\n"));
+}
+
+#[test]
+fn b29_large_reads_ahead_of_their_reader_wait_and_are_all_answered() {
+    const VALUE_BYTES: usize = 4_000_000;
+    const READS: usize = 100;
+    run(async {
+        let node = FakeNode::default();
+        let reads = node.reads.clone();
+        let front = start(node, ServeConfig::default(), Duration::from_secs(5)).await;
+        let mut stream = front.connect().await;
+        stream.write_all(set_of(VALUE_BYTES).as_bytes()).await.expect("sent");
+        assert_eq!(read_some(&mut stream, 5).await, "+OK\r\n");
+        let mut input = String::new();
+        for at in 0..READS {
+            input += &format!("GET k\r\nECHO {at:03}\r\n");
+        }
+        stream.write_all(input.as_bytes()).await.expect("sent");
+        // Others are served meanwhile, often enough for this one to have taken all it can.
+        let mut other = front.connect().await;
+        for _ in 0..1000 {
+            other.write_all(b"SET q 1\r\n").await.expect("sent");
+            assert_eq!(read_some(&mut other, 5).await, "+OK\r\n");
+        }
+        let mut most_ahead = reads.get();
+        assert!(most_ahead > 1);
+        for at in 0..READS {
+            read_bulk(&mut stream, VALUE_BYTES).await;
+            assert_eq!(read_some(&mut stream, 9).await, format!("$3\r\n{at:03}\r\n"));
+            most_ahead = most_ahead.max(reads.get().saturating_sub(at + 1));
+        }
+        assert_eq!(reads.get(), READS);
+        // 32 MiB of answers, those in the sockets' buffers, and the one that is being written.
+        assert!(most_ahead <= 12, "{most_ahead} values ahead of the reader");
     });
 }
 
