@@ -26,23 +26,7 @@ const SECRET_FILE: &str = "secret";
 /// Runs until a signal or a failure.
 pub fn run(args: DevArgs) -> Result<(), RunError> {
     crate::logging::start(&args.log).map_err(RunError::Sentence)?;
-    data_dir::refuse_single_node(&args.dir)?;
-    let planned = find_or_describe(&args)?;
-    // Before anything is written: a start that cannot be leaves nothing behind.
-    let sockets = Sockets::bind(&args, planned.nodes.len() as u16)?;
-    fs::create_dir_all(&args.dir).map_err(wrote(&args.dir))?;
-    let _lock = data_dir::lock(&args.dir)?;
-    let path = args.dir.join(CLUSTER_FILE);
-    if !path.exists() {
-        create(&args.dir, &planned)?;
-    }
-    let cluster = cluster_file::load(&path)?;
-    if cluster.file.nodes.len() != planned.nodes.len() {
-        return Err(RunError::Sentence(format!(
-            "the cluster in {} was made by another process just now; start again",
-            args.dir.display()
-        )));
-    }
+    let (cluster, sockets, _lock) = open(&args)?;
     let addresses = sockets.addresses(&args)?;
     let stop = Stop::default();
     let (ended_tx, mut ended) = mpsc::channel(sockets.nodes.len());
@@ -63,18 +47,7 @@ pub fn run(args: DevArgs) -> Result<(), RunError> {
         let (drained_tx, drained_rx) = oneshot::channel();
         started.push(started_rx);
         drained.push(drained_rx);
-        let (stop, ended) = (stop.clone(), ended_tx.clone());
-        thread::Builder::new()
-            .name(format!("node-{id}"))
-            .spawn(move || {
-                let result = runtime().and_then(|runtime| {
-                    LocalSet::new()
-                        .block_on(&runtime, run_node(options, started_tx, drained_tx, stop))
-                        .map_err(|error| RunError::Node { node: id, error })
-                });
-                let _ = ended.blocking_send(result);
-            })
-            .map_err(|error| RunError::Sentence(format!("cannot start a thread: {error}")))?;
+        start_node(options, started_tx, drained_tx, stop.clone(), ended_tx.clone())?;
     }
     drop(ended_tx);
     runtime()?.block_on(async {
@@ -98,6 +71,52 @@ pub fn run(args: DevArgs) -> Result<(), RunError> {
         }
         Ok(())
     })
+}
+
+/// Finds or makes the cluster, with its ports bound and its directory locked. Ports come before
+/// anything is written: a start that cannot be leaves nothing behind.
+fn open(args: &DevArgs) -> Result<(Cluster, Sockets, fs::File), RunError> {
+    data_dir::refuse_single_node(&args.dir)?;
+    let planned = find_or_describe(args)?;
+    let sockets = Sockets::bind(args, planned.nodes.len() as u16)?;
+    fs::create_dir_all(&args.dir).map_err(wrote(&args.dir))?;
+    let lock = data_dir::lock(&args.dir)?;
+    let path = args.dir.join(CLUSTER_FILE);
+    if !path.exists() {
+        create(&args.dir, &planned)?;
+    }
+    let cluster = cluster_file::load(&path)?;
+    if cluster.file.nodes.len() != planned.nodes.len() {
+        return Err(RunError::Sentence(format!(
+            "the cluster in {} was made by another process just now; start again",
+            args.dir.display()
+        )));
+    }
+    Ok((cluster, sockets, lock))
+}
+
+/// Runs a node on a thread of its own; how it ends goes to `ended`.
+fn start_node(
+    options: NodeOptions,
+    started: oneshot::Sender<()>,
+    drained: oneshot::Sender<()>,
+    stop: Stop,
+    ended: mpsc::Sender<Result<(), RunError>>,
+) -> Result<(), RunError> {
+    let node = options.id;
+    let run = move || {
+        let result = runtime().and_then(|runtime| {
+            LocalSet::new()
+                .block_on(&runtime, run_node(options, started, drained, stop))
+                .map_err(|error| RunError::Node { node, error })
+        });
+        // Nobody listens any more once another node's failure has ended the program.
+        let _ = ended.blocking_send(result);
+    };
+    let thread = thread::Builder::new().name(format!("node-{node}")).spawn(run);
+    thread
+        .map(|_| ())
+        .map_err(|error| RunError::Sentence(format!("cannot start a thread: {error}")))
 }
 
 /// The first node that ends before it was told to decides how the process ends.
