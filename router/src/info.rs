@@ -258,11 +258,15 @@ pub fn config_get(front: &FrontEnd, patterns: &[Bytes]) -> Reply {
             _ => String::new(),
         }
     };
-    let matches = |name: &str| {
-        patterns.iter().any(|pattern| glob_match(&pattern.to_ascii_lowercase(), name.as_bytes()))
+    // Redis answers a name that is no pattern in the spelling of the request; the first match counts.
+    let shown = |name: &'static str| -> Option<Bytes> {
+        let name = name.as_bytes();
+        let pattern = patterns.iter().find(|p| glob_match(&p.to_ascii_lowercase(), name))?;
+        let as_asked = pattern.eq_ignore_ascii_case(name);
+        Some(if as_asked { pattern.clone() } else { Bytes::from_static(name) })
     };
-    let matching = SETTINGS.iter().filter(|name| matches(name));
-    Reply::Map(matching.map(|name| (Reply::text(*name), Reply::text(value(name)))).collect())
+    let entry = |name: &&'static str| Some((Reply::Bulk(shown(name)?), Reply::text(value(name))));
+    Reply::Map(SETTINGS.iter().filter_map(entry).collect())
 }
 
 /// This machine's wall clock.
