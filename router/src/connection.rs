@@ -8,11 +8,12 @@ use crate::FrontEnd;
 use crate::backend::{Answered, ReplySink, Target, Work};
 use crate::clients::ClientGuard;
 use crate::commands::{self, Call, Join, Local};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, PutBack};
 use crate::reply::{Protocol, Reply};
 use crate::resp::{ProtocolError, Scanner};
 use crate::window::answers_values;
 use bytes::{Buf, BytesMut};
+use std::collections::VecDeque;
 use std::future::pending;
 use std::io::{self, ErrorKind};
 use std::rc::Rc;
@@ -68,7 +69,7 @@ pub async fn serve(
         reading: true,
         scanning: true,
         kept_input: false,
-        held: None,
+        held: VecDeque::new(),
     };
     let ended = connection.run(&mut stream, &shutdown).await;
     sink.close();
@@ -101,15 +102,9 @@ struct Connection {
     scanning: bool,
     /// `input` may hold whole commands that the bounds kept back.
     kept_input: bool,
-    /// A command taken from `input`, whose answer has no room yet.
-    held: Option<Held>,
-}
-
-/// A command of so many bytes.
-struct Held {
-    spec: &'static commands::CommandSpec,
-    call: Call,
-    asked: usize,
+    /// Commands taken from `input`, with their bytes, whose answers have no room yet: those that the
+    /// pipeline put back, and the one behind them.
+    held: VecDeque<(Call, usize)>,
 }
 
 impl Connection {
@@ -176,6 +171,12 @@ impl Connection {
         for (tag, answer) in answers.drain(..) {
             let asks = self.pipeline.answer(tag, answer);
             self.submit(asks);
+            for PutBack { slot, op, shape, asked_bytes } in
+                self.pipeline.put_back().into_iter().rev()
+            {
+                self.held.push_front((Call::Op { slot, op, shape }, asked_bytes));
+                self.kept_input = true;
+            }
         }
         self.answers = answers;
     }
@@ -207,19 +208,23 @@ impl Connection {
     /// Takes commands until there are no more whole ones, or no room.
     fn scan(&mut self) {
         while self.has_room() {
-            if let Some(Held { spec, call, asked }) = self.held.take() {
-                self.execute(spec, call, asked);
+            if let Some((call, asked)) = self.held.pop_front() {
+                self.execute(call, asked);
                 continue;
             }
             match self.scanner.next(&mut self.input) {
                 Ok(Some(arguments)) => {
                     let asked = arguments.iter().map(|a| a.len() + ARGUMENT_BYTES).sum();
                     match commands::parse(arguments) {
-                        Ok((spec, call)) if wants_values(&call) && !self.has_room_for_values() => {
-                            self.held = Some(Held { spec, call, asked });
-                            break;
+                        Ok((spec, call)) => {
+                            self.count_command();
+                            self.client.info.command.set(spec.name);
+                            if wants_values(&call) && !self.has_room_for_values() {
+                                self.held.push_back((call, asked));
+                                break;
+                            }
+                            self.execute(call, asked);
                         }
-                        Ok((spec, call)) => self.execute(spec, call, asked),
                         Err(text) => self.refuse(text),
                     }
                     if !self.scanning {
@@ -255,14 +260,12 @@ impl Connection {
         self.reply(&Reply::Error(text));
     }
 
-    fn execute(&mut self, spec: &'static commands::CommandSpec, call: Call, asked: usize) {
-        self.count_command();
+    fn execute(&mut self, call: Call, asked: usize) {
         let info = &self.client.info;
-        info.command.set(spec.name);
         let protocol = info.protocol.get();
         match call {
             Call::Op { slot, op, shape } => {
-                let tag = self.pipeline.push_one(protocol, &op, shape, asked);
+                let tag = self.pipeline.push_one(protocol, (slot, &op), shape, asked);
                 let backend = self.front.backend();
                 backend.submit(&self.sink, tag, Target::Slot(slot), Work::Op(op));
             }
@@ -316,7 +319,7 @@ impl Connection {
             && pipeline.asked_bytes() < ASKED_BYTES_MAX
             && pipeline.ready_bytes() < EXPECTED_BYTES_MAX
             && self.output.len() < OUTPUT_BYTES_AHEAD
-            && (self.held.is_none() || self.has_room_for_values())
+            && (self.held.is_empty() || self.has_room_for_values())
     }
 
     fn has_room_for_values(&self) -> bool {

@@ -55,7 +55,7 @@ pub struct ServeConfig {
     pub idle_timeout: Option<Duration>,
     /// A connection whose replies wait in more bytes than this is closed. A client that only asks
     /// for much and reads late is held back long before: this closes for a single reply of more
-    /// bytes, or when values turn large all at once behind a pipeline of many small ones.
+    /// bytes, or when values turn large all at once in a pipeline that not only GETs.
     pub output_bytes_max: usize,
     /// A connection that sends a command of more bytes than this is closed.
     pub query_bytes_max: usize,

@@ -4,6 +4,7 @@
 use crate::backend::{Answered, Target, Work};
 use crate::barrier::{Asks, BarrierRun, Refusals};
 use crate::commands::{Barrier, Join, Split};
+use crate::connection::EXPECTED_BYTES_MAX;
 use crate::reply::Reply;
 use crate::reply::{
     Protocol, Shape, UNFIT_ANSWER, answer_bytes, op_error_text, put_answer, put_integer, put_values,
@@ -12,6 +13,7 @@ use crate::window::{AnswerWindow, answers_values};
 use bytes::{Bytes, BytesMut};
 use shard_core::cluster_config::ClusterConfig;
 use shard_core::op::{Op, Outcome};
+use shard_core::slot::Slot;
 use std::collections::VecDeque;
 
 /// See the module.
@@ -46,7 +48,8 @@ enum State {
     /// Already bytes.
     Ready(Bytes),
     /// One op.
-    One { shape: Shape, answer: Option<Answered> },
+    /// A GET has what it takes to be asked again.
+    One { shape: Shape, answer: Option<Answered>, again: Option<(Slot, Op)> },
     /// Several ops.
     Joined(Box<Joined>),
     /// Waits to be the first.
@@ -154,12 +157,13 @@ impl Pipeline {
     pub fn push_one(
         &mut self,
         protocol: Protocol,
-        op: &Op,
+        (slot, op): (Slot, &Op),
         shape: Shape,
         asked_bytes: usize,
     ) -> u64 {
         let values = answers_values(op);
-        self.push(protocol, asked_bytes, values, State::One { shape, answer: None });
+        let again = matches!(op, Op::Get { .. }).then(|| (slot, op.clone()));
+        self.push(protocol, asked_bytes, values, State::One { shape, answer: None, again });
         self.window.asked(usize::from(values));
         self.tag()
     }
@@ -224,7 +228,12 @@ impl Pipeline {
         let bytes = answer_bytes(&answer);
         self.waiting = self.waiting.saturating_sub(1);
         let at = self.entries.partition_point(|entry| entry.first_tag <= tag);
-        let Some(at) = at.checked_sub(1) else { return Vec::new() };
+        let at = at.checked_sub(1).filter(|at| self.entries[*at].has_tag(tag));
+        let Some(at) = at else {
+            // Of a GET that was put back.
+            self.window.answered(bytes);
+            return Vec::new();
+        };
         self.count_ready(at, bytes);
         let entry = &mut self.entries[at];
         if entry.values {
@@ -240,6 +249,35 @@ impl Pipeline {
             State::Ready(_) | State::Blocked(_) => {}
         }
         Vec::new()
+    }
+
+    /// Takes back GETs behind more answers than the window is meant for, when values turn large all
+    /// at once; they are to be appended again, in this order, before anything else. All that were
+    /// appended behind the first of them are among them, so that no later command is executed before
+    /// an earlier one: with anything else at the end there are none.
+    pub fn put_back(&mut self) -> Vec<PutBack> {
+        if self.ready_bytes <= EXPECTED_BYTES_MAX {
+            return Vec::new();
+        }
+        let mut kept_bytes = 0;
+        let fit = self.entries.iter().take_while(|entry| {
+            kept_bytes += entry.ready_bytes;
+            kept_bytes <= EXPECTED_BYTES_MAX
+        });
+        // The first stays: every round gets one reply out.
+        let keep = fit.count().max(1);
+        let mut back = Vec::new();
+        while self.entries.len() > keep
+            && let Some(entry) = self.entries.pop_back_if(|entry| entry.is_get())
+        {
+            self.ready_bytes -= entry.ready_bytes;
+            self.asked_bytes -= entry.asked_bytes;
+            if let State::One { shape, again: Some((slot, op)), .. } = entry.state {
+                back.push(PutBack { slot, op, shape, asked_bytes: entry.asked_bytes });
+            }
+        }
+        back.reverse();
+        back
     }
 
     fn count_ready(&mut self, at: usize, bytes: usize) {
@@ -269,7 +307,35 @@ impl Pipeline {
 /// A queue of entries that grew past this gives its memory back when it is empty.
 const ENTRIES_KEPT_MAX: usize = 256;
 
+/// A GET that is to be appended again.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PutBack {
+    /// As it was appended.
+    pub slot: Slot,
+    /// As it was appended.
+    pub op: Op,
+    /// As it was appended.
+    pub shape: Shape,
+    /// As it was appended.
+    pub asked_bytes: usize,
+}
+
 impl Entry {
+    fn is_get(&self) -> bool {
+        matches!(self.state, State::One { again: Some(_), .. })
+    }
+
+    /// Whether the answer with this tag, not smaller than its first, is one of its own.
+    fn has_tag(&self, tag: u64) -> bool {
+        match &self.state {
+            State::Ready(_) | State::Blocked(_) => false,
+            State::One { .. } => tag == self.first_tag,
+            State::Joined(joined) => tag - self.first_tag < joined.places.len() as u64,
+            // Nothing is behind it, and what was put back had earlier tags.
+            State::Running(_) => true,
+        }
+    }
+
     fn is_ready(&self) -> bool {
         match &self.state {
             State::Ready(_) => true,
@@ -284,7 +350,7 @@ impl Entry {
     fn put(&self, output: &mut BytesMut) {
         match &self.state {
             State::Ready(bytes) => output.extend_from_slice(bytes),
-            State::One { shape, answer } => {
+            State::One { shape, answer, .. } => {
                 answer.iter().for_each(|answer| put_answer(output, self.protocol, *shape, answer));
             }
             State::Joined(joined) => joined.put(self.protocol, output),
@@ -335,12 +401,10 @@ impl Joined {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::EXPECTED_BYTES_MAX;
-    use shard_core::slot::Slot;
 
     fn get(pipeline: &mut Pipeline) -> u64 {
         let op = Op::Get { key: Bytes::from_static(b"k") };
-        pipeline.push_one(Protocol::Resp2, &op, Shape::Plain, 0)
+        pipeline.push_one(Protocol::Resp2, (Slot(1), &op), Shape::Plain, 0)
     }
 
     #[test]
@@ -348,7 +412,7 @@ mod tests {
         let mut pipeline = Pipeline::new();
         let strlen = Op::Strlen { key: Bytes::from_static(b"k") };
         for _ in 0..1000 {
-            pipeline.push_one(Protocol::Resp2, &strlen, Shape::Plain, 0);
+            pipeline.push_one(Protocol::Resp2, (Slot(1), &strlen), Shape::Plain, 0);
         }
         assert!(pipeline.may_ask_values(0));
         get(&mut pipeline);
@@ -366,6 +430,44 @@ mod tests {
         let split = Split { parts: vec![part(1, 0), part(2, 1)], join: Join::Values(2) };
         assert_eq!(pipeline.push_split(Protocol::Resp2, split, 0).len(), 2);
         assert!(!pipeline.may_ask_values(0));
+    }
+
+    #[test]
+    fn gets_behind_too_many_bytes_are_put_back_and_their_answers_forgotten() {
+        let value = || Answered::Outcome(Outcome::Value(vec![0; EXPECTED_BYTES_MAX / 4].into()));
+        let mut pipeline = Pipeline::new();
+        let tags: Vec<u64> = (0..8).map(|_| get(&mut pipeline)).collect();
+        assert!(pipeline.put_back().is_empty());
+        for tag in &tags[..5] {
+            pipeline.answer(*tag, value());
+        }
+        assert_eq!(pipeline.put_back().len(), 5);
+        assert!(pipeline.ready_bytes() <= EXPECTED_BYTES_MAX);
+        let ready_bytes = pipeline.ready_bytes();
+        for tag in &tags[5..] {
+            pipeline.answer(*tag, value());
+        }
+        assert_eq!((pipeline.ready_bytes(), pipeline.waiting()), (ready_bytes, 0));
+        let again = get(&mut pipeline);
+        pipeline.answer(again, value());
+        let mut output = BytesMut::new();
+        pipeline.write_ready(&mut output, usize::MAX);
+        assert!(pipeline.is_empty() && output.len() > EXPECTED_BYTES_MAX);
+    }
+
+    #[test]
+    fn nothing_is_put_back_before_a_write() {
+        let mut pipeline = Pipeline::new();
+        let tags: Vec<u64> = (0..3).map(|_| get(&mut pipeline)).collect();
+        let delete = Op::Del { keys: vec![Bytes::from_static(b"k")] };
+        pipeline.push_one(Protocol::Resp2, (Slot(1), &delete), Shape::Plain, 0);
+        let value = Bytes::from(vec![0; EXPECTED_BYTES_MAX]);
+        for tag in tags {
+            pipeline.answer(tag, Answered::Outcome(Outcome::Value(value.clone())));
+        }
+        assert!(pipeline.put_back().is_empty());
+        get(&mut pipeline);
+        assert_eq!(pipeline.put_back().len(), 1);
     }
 
     #[test]

@@ -398,6 +398,37 @@ fn b29_large_reads_ahead_of_their_reader_wait_and_are_all_answered() {
 }
 
 #[test]
+fn b29_gets_whose_values_turn_large_at_once_are_all_answered() {
+    const VALUE_BYTES: usize = 4_000_000;
+    const READS: usize = 100;
+    run(async {
+        let node = FakeNode::default();
+        let reads = node.reads.clone();
+        let front = start(node, ServeConfig::default(), Duration::from_secs(5)).await;
+        let mut stream = front.connect().await;
+        stream.write_all(set_of(VALUE_BYTES).as_bytes()).await.expect("sent");
+        assert_eq!(read_some(&mut stream, 5).await, "+OK\r\n");
+        // Small answers make the window wide.
+        let warm_up = "GET none\r\n".repeat(1000);
+        stream.write_all(warm_up.as_bytes()).await.expect("sent");
+        assert_eq!(read_some(&mut stream, 5000).await, "$-1\r\n".repeat(1000));
+        reads.set(0);
+        stream.write_all("GET k\r\n".repeat(READS).as_bytes()).await.expect("sent");
+        let mut other = front.connect().await;
+        for _ in 0..1000 {
+            other.write_all(b"SET q 1\r\n").await.expect("sent");
+            assert_eq!(read_some(&mut other, 5).await, "+OK\r\n");
+        }
+        for _ in 0..READS {
+            read_bulk(&mut stream, VALUE_BYTES).await;
+        }
+        assert!(reads.get() > READS, "none was asked again");
+        stream.write_all(b"PING\r\n").await.expect("sent");
+        assert_eq!(read_some(&mut stream, 7).await, "+PONG\r\n");
+    });
+}
+
+#[test]
 fn w12_a_shutdown_answers_what_was_taken() {
     run(async {
         let front = start_default().await;
