@@ -1,6 +1,7 @@
 //! Exactly once and in order: lanes (`docs/guarantees.md`).
 
 use crate::codec::bytes_of;
+use crate::data::OUTCOME_BYTES_MAX;
 use crate::digest::Digest;
 use crate::op::Outcome;
 use raft_core::id_type;
@@ -35,11 +36,18 @@ pub const SESSION_LIFE_MS: u64 = 5 * 60 * 1000;
 pub const SESSION_AHEAD_MS_MAX: u64 = 10 * 60 * 1000;
 /// How many seqs of a lane may be unacknowledged: the group refuses seq > acked + this.
 pub const LANE_WINDOW: u64 = 1024;
-/// Bytes of replies that one lane remembers. A reply over it is not kept: the lane then knows that
-/// the op was executed, but not what it answered.
-pub const LANE_REPLY_BYTES_MAX: u64 = 1 << 20;
-/// Bytes of replies that all lanes of a group remember; past it replies are not kept either.
-pub const GROUP_REPLY_BYTES_MAX: u64 = 64 << 20;
+/// A reply of at most so many bytes, as [`Outcome::bytes`] counts them, is small. Small and large
+/// ones have budgets apart, so that large ones cannot push out the answer of a counter; and a
+/// router acknowledges a large one though its lane is idle.
+pub const SMALL_REPLY_BYTES_MAX: u64 = 256;
+/// Bytes of large replies that one lane remembers: room for the largest there can be, so that the
+/// only op of a lane is answered again. A reply over it is not kept: the lane then knows that the op
+/// was executed, but not what it answered. Small ones are bounded by [`LANE_WINDOW`] alone.
+pub const LANE_REPLY_BYTES_MAX: u64 = REPLY_RECORD_BYTES + OUTCOME_BYTES_MAX as u64;
+/// Bytes of large replies that all lanes of a group remember; past it they are not kept either.
+pub const GROUP_REPLY_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of small replies that all lanes of a group remember; past it they are not kept either.
+pub const GROUP_SMALL_REPLY_BYTES_MAX: u64 = 256 << 20;
 /// Lanes of a group: 256 MiB of records. Past it new lanes are refused and none is evicted, since
 /// an evicted lane would run a late copy of its ops again.
 pub const GROUP_LANES_MAX: u64 = (256 << 20) / LANE_RECORD_BYTES;
@@ -58,10 +66,12 @@ pub const LANES_DROPPED_PER_ENTRY_MAX: usize = 64;
 pub struct LaneLimits {
     /// Lanes of the group; past it new ones are refused.
     pub lanes_max: u64,
-    /// Bytes of replies one lane remembers.
+    /// Bytes of large replies one lane remembers.
     pub lane_reply_bytes_max: u64,
-    /// Bytes of replies all lanes remember.
+    /// Bytes of large replies all lanes remember.
     pub group_reply_bytes_max: u64,
+    /// Bytes of small replies all lanes remember.
+    pub group_small_reply_bytes_max: u64,
 }
 
 impl Default for LaneLimits {
@@ -70,8 +80,48 @@ impl Default for LaneLimits {
             lanes_max: GROUP_LANES_MAX,
             lane_reply_bytes_max: LANE_REPLY_BYTES_MAX,
             group_reply_bytes_max: GROUP_REPLY_BYTES_MAX,
+            group_small_reply_bytes_max: GROUP_SMALL_REPLY_BYTES_MAX,
         }
     }
+}
+
+/// Bytes of remembered replies, as the budgets count them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplyBytes {
+    /// Of those up to [`SMALL_REPLY_BYTES_MAX`].
+    pub small: u64,
+    /// Of those over it.
+    pub large: u64,
+}
+
+impl ReplyBytes {
+    /// Both kinds.
+    pub fn total(self) -> u64 {
+        self.small + self.large
+    }
+
+    /// With `after` in the place of `before`, which is part of it.
+    pub fn moved(self, before: ReplyBytes, after: ReplyBytes) -> ReplyBytes {
+        ReplyBytes {
+            small: self.small - before.small + after.small,
+            large: self.large - before.large + after.large,
+        }
+    }
+
+    /// What one remembered reply counts as.
+    fn of(outcome: &Outcome) -> ReplyBytes {
+        let bytes = REPLY_RECORD_BYTES + outcome.bytes() as u64;
+        if is_small(outcome) {
+            ReplyBytes { small: bytes, large: 0 }
+        } else {
+            ReplyBytes { small: 0, large: bytes }
+        }
+    }
+}
+
+/// Whether a reply is small: see [`SMALL_REPLY_BYTES_MAX`].
+pub fn is_small(outcome: &Outcome) -> bool {
+    outcome.bytes() as u64 <= SMALL_REPLY_BYTES_MAX
 }
 
 /// What a group remembers of one session in one slot.
@@ -89,7 +139,7 @@ pub struct Lane {
     acked: Seq,
     /// In seq order. A seq of `(acked, last]` that is absent was executed, its reply not kept.
     replies: VecDeque<(Seq, Outcome)>,
-    reply_bytes: u64,
+    reply_bytes: ReplyBytes,
 }
 
 /// The lanes of one slot, in session order. There is one per router core and live session, a
@@ -164,7 +214,13 @@ pub enum Verdict<'a> {
 impl Lane {
     /// A lane in which nothing was executed.
     pub fn new(deadline: LogTime) -> Lane {
-        Lane { deadline, last: Seq(0), acked: Seq(0), replies: VecDeque::new(), reply_bytes: 0 }
+        Lane {
+            deadline,
+            last: Seq(0),
+            acked: Seq(0),
+            replies: VecDeque::new(),
+            reply_bytes: ReplyBytes::default(),
+        }
     }
 
     /// D of the session.
@@ -177,8 +233,8 @@ impl Lane {
         self.last
     }
 
-    /// Bytes of remembered replies, as the budgets count them.
-    pub fn reply_bytes(&self) -> u64 {
+    /// Bytes of its remembered replies.
+    pub fn reply_bytes(&self) -> ReplyBytes {
         self.reply_bytes
     }
 
@@ -207,25 +263,32 @@ impl Lane {
     }
 
     /// Notes that op `seq`, the one after the last, was executed; forgets replies up to `acked`.
-    /// `others` is what the replies of all other lanes take.
+    /// `group` is what the replies of all lanes take, this one's among them.
     pub fn remember(
         &mut self,
         seq: Seq,
         acked: Seq,
         outcome: &Outcome,
         limits: &LaneLimits,
-        others: u64,
+        group: ReplyBytes,
     ) {
         assert!(seq.0 == self.last.0 + 1 && acked < seq, "op {seq} after {}", self.last);
         self.last = seq;
         self.acked = self.acked.max(acked);
+        let before = self.reply_bytes;
         let known = self.replies.partition_point(|reply| reply.0 <= self.acked);
         for (_, gone) in self.replies.drain(..known) {
-            self.reply_bytes -= remembered_bytes(&gone);
+            self.reply_bytes = self.reply_bytes.moved(ReplyBytes::of(&gone), ReplyBytes::default());
         }
-        let bytes = self.reply_bytes + remembered_bytes(outcome);
-        if bytes <= limits.lane_reply_bytes_max && others + bytes <= limits.group_reply_bytes_max {
-            self.reply_bytes = bytes;
+        let with = self.reply_bytes.moved(ReplyBytes::default(), ReplyBytes::of(outcome));
+        let all = group.moved(before, with);
+        let fits = if is_small(outcome) {
+            all.small <= limits.group_small_reply_bytes_max
+        } else {
+            with.large <= limits.lane_reply_bytes_max && all.large <= limits.group_reply_bytes_max
+        };
+        if fits {
+            self.reply_bytes = with;
             // Most lanes remember one reply at a time; a first push would take room for four.
             if self.replies.capacity() == 0 {
                 self.replies.reserve_exact(1);
@@ -242,9 +305,4 @@ impl Lane {
             digest.bytes(&bytes_of(outcome));
         }
     }
-}
-
-/// What a reply counts as in the budgets.
-fn remembered_bytes(outcome: &Outcome) -> u64 {
-    REPLY_RECORD_BYTES + outcome.bytes() as u64
 }

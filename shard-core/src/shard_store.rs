@@ -12,7 +12,7 @@ use crate::data::{self, Flushed, SlotData, Tally};
 use crate::digest::Digest;
 use crate::op::{Op, Outcome};
 use crate::session::{
-    LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, Lanes, LogTime,
+    LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, Lanes, LogTime, ReplyBytes,
     SESSION_AHEAD_MS_MAX, Seq, SessionId, Verdict,
 };
 use crate::slot::{SLOTS, Slot, hash_slot};
@@ -60,7 +60,7 @@ pub struct ShardStore {
     lane_ends: BTreeSet<(LogTime, SessionId, Slot)>,
     /// Over all slots; in step with them after each item.
     tally: Tally,
-    reply_bytes: u64,
+    reply_bytes: ReplyBytes,
     /// No part of the state: nothing can tell whether it is there.
     flushed: Vec<Flushed>,
 }
@@ -92,7 +92,7 @@ impl ShardStore {
             expiry_due: BTreeSet::new(),
             lane_ends: BTreeSet::new(),
             tally: Tally::default(),
-            reply_bytes: 0,
+            reply_bytes: ReplyBytes::default(),
             flushed: Vec::new(),
         }
     }
@@ -144,7 +144,7 @@ impl ShardStore {
             expires: self.tally.expires,
             data_bytes: self.tally.bytes,
             lanes,
-            lane_bytes: lanes * LANE_RECORD_BYTES + self.reply_bytes,
+            lane_bytes: lanes * LANE_RECORD_BYTES + self.reply_bytes.total(),
         }
     }
 
@@ -223,9 +223,9 @@ impl ShardStore {
             self.lane_ends.insert((deadline, session, number));
             Lane::new(deadline)
         });
-        let others = self.reply_bytes - lane.reply_bytes();
-        lane.remember(seq, acked, &outcome, &self.limits, others);
-        self.reply_bytes = others + lane.reply_bytes();
+        let before = lane.reply_bytes();
+        lane.remember(seq, acked, &outcome, &self.limits, self.reply_bytes);
+        self.reply_bytes = self.reply_bytes.moved(before, lane.reply_bytes());
         outcome
     }
 
@@ -278,7 +278,8 @@ impl ShardStore {
                     self.lane_ends.pop_first();
                     let slot = self.slots.get_mut(&number).expect("a lane's slot is owned");
                     let lane = slot.lanes.remove(session).expect("every lane has one end");
-                    self.reply_bytes -= lane.reply_bytes();
+                    self.reply_bytes =
+                        self.reply_bytes.moved(lane.reply_bytes(), ReplyBytes::default());
                 }
                 _ => return,
             }

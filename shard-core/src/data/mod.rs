@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const VALUE_BYTES_MAX: usize = 64 << 20;
 /// The most that one op answers, as [`Outcome::bytes`] counts it, so that its reply fits a frame
 /// whatever else that has.
-const OUTCOME_BYTES_MAX: usize = VALUE_BYTES_MAX + (512 << 10);
+pub(crate) const OUTCOME_BYTES_MAX: usize = VALUE_BYTES_MAX + (512 << 10);
 
 /// One key's value and expiry.
 #[derive(Clone, Debug)]
