@@ -16,6 +16,9 @@
 //! **Voids.** An op whose client was answered without its outcome is sent as a void from then on: a
 //! read of no key, which fills the seq if the op has not. So what a client was told was not executed
 //! never will be, and what it was told is unknown does not happen much later without need.
+//!
+//! **Acknowledgements.** An op acknowledges the answers before it. In a lane that is idle after a large
+//! answer, or left, a void does, once: else the group would remember it to the end of the session.
 
 mod backoff;
 mod book;
@@ -44,7 +47,7 @@ use shard_core::slot::Slot;
 use shard_core::wire::RequestBody;
 use shard_core::wire::{Answer, ClusterView, GroupQuery, LeaderView, Reply, RequestBatch};
 use shard_core::{GroupId, NodeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// Monotonic time in nanoseconds.
@@ -118,6 +121,8 @@ pub struct Dispatch {
     refreshed_at: Option<Now>,
     last_query: u64,
     polled_at: Now,
+    /// When to see whether a slot is idle with a large reply unacknowledged; each slot once.
+    watched: BTreeSet<(Now, Slot)>,
 }
 
 impl Dispatch {
@@ -139,6 +144,7 @@ impl Dispatch {
             refreshed_at: None,
             last_query: 0,
             polled_at: 0,
+            watched: BTreeSet::new(),
         }
     }
 
@@ -204,6 +210,7 @@ impl Dispatch {
             sent_at: 0,
             frames: 0,
             open: 0,
+            told: Seq(0),
             older: Vec::new(),
         });
         self.book.remember(group, deadline, bytes);
@@ -480,6 +487,9 @@ impl Dispatch {
     fn on_lane_changed(&mut self, now: Now, slot: Slot) {
         let Some(state) = self.slots.get_mut(&slot) else { return };
         state.advance(&mut self.book);
+        if let Some(at) = state.answered(now) {
+            self.watched.insert((at, slot));
+        }
         if let Some(group) = self.groups.get_mut(&state.group) {
             state.queue(slot, group, now);
         }
@@ -547,9 +557,7 @@ impl Dispatch {
             op.fate = Fate::Rerun;
         } else if matches!(answer, Answer::Expired { .. }) {
             // Other frames may have been executed, whatever the book says.
-            let waited_ms = now.saturating_sub(op.submitted) / 1_000_000;
-            let refusal =
-                if op.write { Refusal::Unknown { waited_ms } } else { Refusal::ClusterDown };
+            let refusal = if op.write { op.unknown(now) } else { Refusal::ClusterDown };
             lane.settle(index, Answered::Refused(refusal), &mut self.book);
         } else {
             state.fail(index, Refusal::ClusterDown, now, &mut self.book);
@@ -586,6 +594,20 @@ impl Dispatch {
         }
         if self.book.timer().is_some_and(|timer| timer <= now) {
             self.expire(now);
+        }
+        self.acknowledge(now);
+    }
+
+    fn acknowledge(&mut self, now: Now) {
+        while self.watched.first().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, slot)) = self.watched.pop_first()
+        {
+            let Some(state) = self.slots.get_mut(&slot) else { continue };
+            if let Some(at) = state.acknowledge(now, &mut self.book) {
+                self.watched.insert((at, slot));
+            } else if let Some(group) = self.groups.get_mut(&state.group) {
+                state.queue(slot, group, now);
+            }
         }
     }
 
@@ -628,6 +650,7 @@ impl Dispatch {
             // What is due and was not done at the last poll waits for an event, not for time.
             .filter(|until| *until > self.polled_at)
             .chain(self.book.timer())
+            .chain(self.watched.first().map(|(at, _)| *at))
             .min()
     }
 

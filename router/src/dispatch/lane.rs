@@ -3,10 +3,11 @@
 //! Go-back-N: `next` is the first op to send (again); nothing after it is in flight. Whatever goes
 //! wrong moves `next` back, never forward, so that a seq leaves only behind all lower ones.
 
+use super::OP_BYTES;
 use super::book::{Attempt, Book, Ticket};
 use crate::backend::{Answered, Refusal};
 use shard_core::op::Op;
-use shard_core::session::{LogTime, Seq, SessionId};
+use shard_core::session::{LogTime, Seq, SessionId, is_small};
 use shard_core::slot::Slot;
 use shard_core::{GroupId, NodeId};
 use std::collections::VecDeque;
@@ -53,6 +54,8 @@ pub(super) struct PendingOp {
     pub(super) frames: u32,
     /// Of those, the ones that may have had, or have yet, an effect: no answer says otherwise.
     pub(super) open: u32,
+    /// What its first frame acknowledged: later ones acknowledge no less, but may not be executed.
+    pub(super) told: Seq,
     /// Earlier attempts whose answers would still tell something, oldest first.
     pub(super) older: Vec<u64>,
 }
@@ -60,18 +63,45 @@ pub(super) struct PendingOp {
 impl PendingOp {
     /// What to tell the client when the group's answer is not to be had.
     pub(super) fn refusal(&self, now: u64, sure: Refusal) -> Refusal {
-        if self.write && self.open > 0 {
-            Refusal::Unknown { waited_ms: now.saturating_sub(self.submitted) / 1_000_000 }
-        } else {
-            sure
+        if self.write && self.open > 0 { self.unknown(now) } else { sure }
+    }
+
+    /// Nobody knows whether it was executed. The deadline may be noticed late; what the client is
+    /// told is the time it was promised.
+    pub(super) fn unknown(&self, now: u64) -> Refusal {
+        let until = now.min(self.deadline);
+        Refusal::Unknown { waited_ms: until.saturating_sub(self.submitted) / 1_000_000 }
+    }
+
+    /// A void that nobody asked for: only what its frame acknowledges matters.
+    fn acknowledgement(group: GroupId, now: u64, deadline: u64) -> PendingOp {
+        PendingOp {
+            op: void(),
+            write: false,
+            ticket: None,
+            submitted: now,
+            deadline,
+            group,
+            bytes: OP_BYTES,
+            fate: Fate::Waiting,
+            sent_at: 0,
+            frames: 0,
+            open: 0,
+            told: Seq(0),
+            older: Vec::new(),
         }
     }
 
     /// Fills the seq without effect if it has had none so far: the lane needs every seq filled.
     /// Only for an op whose client was answered.
     pub(super) fn make_void(&mut self) {
-        self.op = Op::Exists { keys: Vec::new() };
+        self.op = void();
     }
+}
+
+/// The op without a key: fills a seq and has no effect.
+fn void() -> Op {
+    Op::Exists { keys: Vec::new() }
 }
 
 /// The ops of one slot in one session.
@@ -90,12 +120,22 @@ pub(super) struct Lane {
     /// The session is over or refused: no new op joins, and what is left is answered, or goes on in
     /// a new session's lane once nothing in this one waits any more.
     pub(super) closing: bool,
+    /// The newest seq whose answer was large, until an acknowledgement of it is on its way.
+    large: Option<Seq>,
 }
 
 impl Lane {
     /// An empty one.
     pub(super) fn new(session: SessionId, deadline: LogTime) -> Lane {
-        Lane { session, deadline, acked: Seq(0), ops: VecDeque::new(), next: 0, closing: false }
+        Lane {
+            session,
+            deadline,
+            acked: Seq(0),
+            ops: VecDeque::new(),
+            next: 0,
+            closing: false,
+            large: None,
+        }
     }
 
     /// The seq of the op at an index.
@@ -147,8 +187,12 @@ impl Lane {
     ) -> u64 {
         let seq = self.seq_at(index);
         let id = book.attempt(Attempt::Op { slot, seq });
+        let acked = self.acked;
         let op = &mut self.ops[index];
         op.fate = Fate::InFlight(id, node);
+        if op.frames == 0 {
+            op.told = acked;
+        }
         op.sent_at = now;
         op.frames += 1;
         op.open += 1;
@@ -162,6 +206,12 @@ impl Lane {
 
     /// Answers the op at `index` for good: its client, if one waits, and the lane's book.
     pub(super) fn settle(&mut self, index: usize, answer: Answered, book: &mut Book) {
+        let seq = self.seq_at(index);
+        let told = self.ops[index].told;
+        self.large = self.large.filter(|large| *large > told);
+        if matches!(&answer, Answered::Outcome(outcome) if !is_small(outcome)) {
+            self.large = self.large.max(Some(seq));
+        }
         let op = &mut self.ops[index];
         if let Fate::InFlight(id, node) = op.fate {
             book.release(node, op.bytes);
@@ -182,6 +232,30 @@ impl Lane {
             self.acked.0 += 1;
             self.next = self.next.saturating_sub(1);
         }
+    }
+
+    /// Whether the group remembers a large reply that was answered, and nothing is on its way that
+    /// would tell it so.
+    pub(super) fn owes_acknowledgement(&self) -> bool {
+        self.large.is_some() && self.ops.is_empty() && !self.closing
+    }
+
+    /// Adds an op that acknowledges every answer, if one is owed; at most once for an answer.
+    pub(super) fn owe_nothing(
+        &mut self,
+        group: GroupId,
+        now: u64,
+        deadline: u64,
+        book: &mut Book,
+    ) -> bool {
+        let owed = self.owes_acknowledgement();
+        if owed {
+            self.large = None;
+            let op = PendingOp::acknowledgement(group, now, deadline);
+            book.remember(group, deadline, op.bytes);
+            self.ops.push_back(op);
+        }
+        owed
     }
 
     /// Whether the group says it remembers less than it once answered: it forgot the lane.

@@ -17,6 +17,9 @@ use super::backoff::Backoff;
 /// A seq that is unanswered so long after it was sent is sent again, though nothing says that it was
 /// lost: also how often a given-up op is looked at. Far above what a healthy group takes.
 const STALL_NS: u64 = 10_000_000_000;
+/// A large reply that is answered so long, in a lane that has had nothing more to say, is
+/// acknowledged by an op of its own. The group would else remember it to the end of the session.
+const ACKNOWLEDGE_NS: u64 = 1_000_000_000;
 
 /// Why `fill` stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +47,10 @@ pub(super) struct SlotQueue {
     pub(super) sure: Refusal,
     /// Whether the slot stands in its group's `ready` or `parked`.
     queued: bool,
+    /// When the lane last answered.
+    answered_at: Now,
+    /// Whether a look at the slot is due for an acknowledgement.
+    watched: bool,
 }
 
 impl SlotQueue {
@@ -56,6 +63,8 @@ impl SlotQueue {
             backoff: Backoff::default(),
             sure: Refusal::ClusterDown,
             queued: false,
+            answered_at: 0,
+            watched: false,
         }
     }
 
@@ -76,6 +85,36 @@ impl SlotQueue {
     /// The slot was taken out of its group's `ready` or `parked`.
     pub(super) fn unqueue(&mut self) {
         self.queued = false;
+    }
+
+    /// The lane answered. When the slot has to be looked at by `acknowledge`, if that is new.
+    pub(super) fn answered(&mut self, now: Now) -> Option<Now> {
+        self.answered_at = now;
+        let watch = !self.watched && self.owes_acknowledgement();
+        self.watched |= watch;
+        watch.then(|| now.saturating_add(ACKNOWLEDGE_NS))
+    }
+
+    /// Acknowledges a large reply if the slot has been idle since, and says when to look again if it
+    /// has not been for long enough.
+    pub(super) fn acknowledge(&mut self, now: Now, book: &mut Book) -> Option<Now> {
+        self.watched = false;
+        if !self.owes_acknowledgement() {
+            return None;
+        }
+        let due = self.answered_at.saturating_add(ACKNOWLEDGE_NS);
+        if due > now {
+            self.watched = true;
+            return Some(due);
+        }
+        if let Some(lane) = &mut self.lane {
+            lane.owe_nothing(self.group, now, now.saturating_add(STALL_NS), book);
+        }
+        None
+    }
+
+    fn owes_acknowledgement(&self) -> bool {
+        self.unsent.is_empty() && self.lane.as_ref().is_some_and(Lane::owes_acknowledgement)
     }
 
     /// Holds the slot back after a failure, and sends from `from` on again.
@@ -141,6 +180,13 @@ impl SlotQueue {
             // Ops of one slot are in one lane at a time: that is what keeps them in order.
             Some(lane) if !lane.ops.is_empty() => return Err(Filled::Drained),
             lane => {
+                // Once it is left nobody would acknowledge anything in it.
+                let later = now.saturating_add(STALL_NS);
+                if let Some(left) = lane
+                    && left.owe_nothing(self.group, now, later, book)
+                {
+                    return Ok(0);
+                }
                 let (id, deadline) = group.session(now, book).ok_or(Filled::NoSession)?;
                 lane.insert(Lane::new(id, deadline))
             }
