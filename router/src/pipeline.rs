@@ -268,7 +268,8 @@ impl Pipeline {
         let keep = fit.count().max(1);
         let mut back = Vec::new();
         while self.entries.len() > keep
-            && let Some(entry) = self.entries.pop_back_if(|entry| entry.is_get())
+            && self.entries.back().is_some_and(Entry::is_get)
+            && let Some(entry) = self.entries.pop_back()
         {
             self.ready_bytes -= entry.ready_bytes;
             self.asked_bytes -= entry.asked_bytes;
