@@ -75,7 +75,8 @@ pub async fn serve(
     sink.close();
     drop(connection);
     if matches!(ended, Ok(End::Closing)) {
-        linger(&mut stream).await;
+        // Boxed: its buffer would be part of every connection's task.
+        Box::pin(linger(&mut stream)).await;
     }
 }
 
@@ -391,10 +392,17 @@ async fn until(deadline: Option<Instant>) {
 }
 
 async fn read(reader: &mut ReadHalf<'_>, input: &mut BytesMut) -> io::Result<usize> {
-    if input.capacity() - input.len() < READ_BYTES_MIN / 4 {
-        input.reserve(READ_BYTES_MIN);
+    loop {
+        // Memory is taken when bytes are there: a client that says nothing costs none.
+        reader.readable().await?;
+        if input.capacity() - input.len() < READ_BYTES_MIN / 4 {
+            input.reserve(READ_BYTES_MIN);
+        }
+        match reader.try_read_buf(input) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
     }
-    reader.read_buf(input).await
 }
 
 /// Closes our half and reads what the client still sends: closing a socket with unread bytes resets
