@@ -94,7 +94,6 @@ const CRATES: &[CrateRule] = &[
         dependencies: &[
             "bytes",
             "clap",
-            "mimalloc",
             "raft-core",
             "redb",
             "router",

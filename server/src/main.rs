@@ -4,10 +4,6 @@ use clap::Parser;
 use server::config::{Cli, Command};
 use std::process::ExitCode;
 
-/// Half of what a small write costs is memory taken and given back, often on another thread.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
