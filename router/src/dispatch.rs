@@ -612,10 +612,11 @@ impl Dispatch {
     }
 
     fn expire(&mut self, now: Now) {
-        let mut stalled = Vec::new();
+        // Each once, in whatever slots: a second step would pass over a voter.
+        let mut stalled = BTreeSet::new();
         for state in self.slots.values_mut() {
             if state.expire(now, &mut self.book) {
-                stalled.push(state.group);
+                stalled.insert(state.group);
             }
         }
         for group in self.groups.values_mut() {
@@ -631,7 +632,6 @@ impl Dispatch {
                 self.book.answer(&mut ticket, answer);
             }
         }
-        stalled.dedup();
         for id in stalled {
             self.fail_over(now, id);
         }

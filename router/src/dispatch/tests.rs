@@ -12,8 +12,9 @@ use shard_core::cluster_config::{ConfigNum, GroupConfig, SlotRange};
 use shard_core::op::{ELEMENT_BYTES, Op, Outcome};
 use shard_core::session::{LANE_WINDOW, LogTime, SESSION_LIFE_MS, Seq, SessionId};
 use shard_core::slot::{SLOTS, Slot};
-use shard_core::wire::{Answer, ClusterView, GroupAnswer, GroupQuery, LaneRequest};
-use shard_core::wire::{LeaderView, Reply, RequestBody};
+use shard_core::wire::{
+    Answer, ClusterView, GroupAnswer, GroupQuery, LaneRequest, LeaderView, Reply, RequestBody,
+};
 use shard_core::{GroupId, NodeId};
 use std::collections::BTreeMap;
 
@@ -396,6 +397,41 @@ fn w09_a_seq_without_any_answer_is_sent_again_after_a_long_while() {
         assert!(bench.now < 60_000 * MS, "never sent again");
     }
     assert_eq!(seqs(&again), seqs(&sent));
+}
+
+#[test]
+fn w09_two_groups_that_stall_in_each_others_midst_both_go_to_their_next_voter() {
+    let mut bench = Bench::new();
+    let mut mixed = view();
+    mixed.config.num = ConfigNum(2);
+    let voters = vec![NodeId(1), NodeId(2)];
+    for group in [1, 2] {
+        let seats = GroupConfig { voters: voters.clone(), weight: 1 };
+        mixed.config.groups.insert(GroupId(group), seats);
+    }
+    let range = |first, last, group| {
+        let group = GroupId(group);
+        SlotRange { first: Slot(first), last: Slot(last), group }
+    };
+    mixed.config.slots = vec![range(0, 0, 1), range(1, 1, 2), range(2, SLOTS - 1, 1)];
+    bench.dispatch.on_view(bench.now, &mixed);
+    for slot in 0..3 {
+        bench.submit(Target::Slot(Slot(slot)), Work::Op(append(b"v")));
+    }
+    for asked in bench.poll() {
+        bench.reply(&asked, Answer::LogTime(LogTime(T0)));
+    }
+    let silent = bench.poll();
+    assert_eq!(seqs(&silent), [1, 1, 1]);
+    let mut again = Vec::new();
+    while again.len() < 3 {
+        again.extend(bench.sleep());
+        assert!(bench.now < 60_000 * MS, "never sent again");
+    }
+    for (before, after) in silent.iter().zip(&again) {
+        assert_eq!((before.lane().slot, before.group), (after.lane().slot, after.group));
+        assert_ne!(before.node, after.node, "slot {}", before.lane().slot);
+    }
 }
 
 #[test]
