@@ -9,7 +9,6 @@ pub use self::sink::ReplySink;
 
 use self::driver::Inner;
 use crate::dispatch::Bounds;
-
 use shard_core::cluster_config::ClusterConfig;
 use shard_core::handshake::Credentials;
 use shard_core::op::{Op, Outcome};

@@ -44,8 +44,9 @@ use shard_core::codec::WIRE_FRAME_BYTES_MAX;
 use shard_core::op::Op;
 use shard_core::session::Seq;
 use shard_core::slot::Slot;
-use shard_core::wire::RequestBody;
-use shard_core::wire::{Answer, ClusterView, GroupQuery, LeaderView, Reply, RequestBatch};
+use shard_core::wire::{
+    Answer, ClusterView, GroupQuery, LeaderView, Reply, RequestBatch, RequestBody,
+};
 use shard_core::{GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -199,19 +200,9 @@ impl Dispatch {
             return Err(Refusal::Overloaded);
         }
         state.unsent.push_back(PendingOp {
-            write: op.is_write(),
-            op,
             ticket: Some(ticket),
-            submitted: now,
-            deadline,
-            group,
             bytes,
-            fate: Fate::Waiting,
-            sent_at: 0,
-            frames: 0,
-            open: 0,
-            told: Seq(0),
-            older: Vec::new(),
+            ..PendingOp::new(op, group, now, deadline)
         });
         self.book.remember(group, deadline, bytes);
         let id = state.group;

@@ -61,23 +61,11 @@ pub(super) struct PendingOp {
 }
 
 impl PendingOp {
-    /// What to tell the client when the group's answer is not to be had.
-    pub(super) fn refusal(&self, now: u64, sure: Refusal) -> Refusal {
-        if self.write && self.open > 0 { self.unknown(now) } else { sure }
-    }
-
-    /// Nobody knows whether it was executed. The deadline may be noticed late; what the client is
-    /// told is the time it was promised.
-    pub(super) fn unknown(&self, now: u64) -> Refusal {
-        let until = now.min(self.deadline);
-        Refusal::Unknown { waited_ms: until.saturating_sub(self.submitted) / 1_000_000 }
-    }
-
-    /// A void that nobody asked for: only what its frame acknowledges matters.
-    fn acknowledgement(group: GroupId, now: u64, deadline: u64) -> PendingOp {
+    /// One that nobody waits for and that was not sent; it weighs what an op without keys does.
+    pub(super) fn new(op: Op, group: GroupId, now: u64, deadline: u64) -> PendingOp {
         PendingOp {
-            op: void(),
-            write: false,
+            write: op.is_write(),
+            op,
             ticket: None,
             submitted: now,
             deadline,
@@ -90,6 +78,18 @@ impl PendingOp {
             told: Seq(0),
             older: Vec::new(),
         }
+    }
+
+    /// What to tell the client when the group's answer is not to be had.
+    pub(super) fn refusal(&self, now: u64, sure: Refusal) -> Refusal {
+        if self.write && self.open > 0 { self.unknown(now) } else { sure }
+    }
+
+    /// Nobody knows whether it was executed. The deadline may be noticed late; what the client is
+    /// told is the time it was promised.
+    pub(super) fn unknown(&self, now: u64) -> Refusal {
+        let until = now.min(self.deadline);
+        Refusal::Unknown { waited_ms: until.saturating_sub(self.submitted) / 1_000_000 }
     }
 
     /// Fills the seq without effect if it has had none so far: the lane needs every seq filled.
@@ -251,7 +251,8 @@ impl Lane {
         let owed = self.owes_acknowledgement();
         if owed {
             self.large = None;
-            let op = PendingOp::acknowledgement(group, now, deadline);
+            // Only what its frame acknowledges matters.
+            let op = PendingOp::new(void(), group, now, deadline);
             book.remember(group, deadline, op.bytes);
             self.ops.push_back(op);
         }

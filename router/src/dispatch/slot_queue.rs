@@ -1,5 +1,6 @@
 //! What one slot has to say to its group: the lane, and the ops that have no seq yet.
 
+use super::backoff::Backoff;
 use super::book::Book;
 use super::group::Group;
 use super::lane::{Fate, Lane, PendingOp};
@@ -11,8 +12,6 @@ use shard_core::session::LANE_WINDOW;
 use shard_core::slot::Slot;
 use shard_core::wire::{LaneRequest, RequestBody};
 use std::collections::VecDeque;
-
-use super::backoff::Backoff;
 
 /// A seq that is unanswered so long after it was sent is sent again, though nothing says that it was
 /// lost: also how often a given-up op is looked at. Far above what a healthy group takes.
