@@ -74,6 +74,8 @@ pub mod frame;
 
 pub mod effects;
 
+pub mod node_pair;
+
 mod random;
 
 pub mod invariants;
