@@ -107,6 +107,11 @@ impl BarrierRun {
         }
         let Step::Flush { todo } = &mut self.step else { return Asks::new() };
         let mut asks = Asks::new();
+        // Once a part failed so does the command. To go on would be to wait out a request's deadline
+        // for every window of slots of a group that is down.
+        if self.refusals.any() {
+            todo.clear();
+        }
         while self.waiting < FLUSHES_MAX
             && let Some(slot) = todo.pop()
         {
@@ -190,3 +195,49 @@ impl Refusals {
 /// For a write over several slots of which only a part was executed.
 const PARTLY_DONE: &str =
     "TIMEOUT a group did not answer, a part of the keys was written and a part was not";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shard_core::GroupId;
+    use shard_core::cluster_config::GroupConfig;
+
+    /// A FLUSHALL of one group with keys in every slot, and what it asks after the first answer.
+    fn flush() -> (BarrierRun, Asks) {
+        let mut config = ClusterConfig::default();
+        config.groups.insert(GroupId(1), GroupConfig { voters: Vec::new(), weight: 1 });
+        config.assign_evenly();
+        let (mut run, asks) = BarrierRun::start(Barrier::FlushAll, &config);
+        assert_eq!(asks, [(Target::Group(GroupId(1)), Work::Query(GroupQuery::OccupiedSlots))]);
+        let all = vec![(Slot(0), Slot(SLOTS - 1))];
+        let answer = GroupAnswer::OccupiedSlots { owned: all.clone(), occupied: all };
+        let asks = run.answer(Answered::Group(answer));
+        (run, asks)
+    }
+
+    #[test]
+    fn a_flush_visits_each_occupied_slot_a_window_at_a_time() {
+        let (mut run, asks) = flush();
+        assert_eq!(asks.len(), FLUSHES_MAX);
+        let mut visited = asks.len();
+        while !run.is_answered() {
+            visited += run.answer(Answered::Outcome(Outcome::Ok)).len();
+        }
+        assert_eq!((visited, run.reply()), (usize::from(SLOTS), Reply::OK));
+    }
+
+    #[test]
+    fn a_flush_begins_no_more_slots_after_a_refusal() {
+        for (done, text) in [(0, "CLUSTERDOWN The cluster is down"), (1, PARTLY_DONE)] {
+            let (mut run, asks) = flush();
+            for _ in 0..done {
+                assert_eq!(run.answer(Answered::Outcome(Outcome::Ok)).len(), 1);
+            }
+            for _ in &asks {
+                assert_eq!(run.answer(Answered::Refused(Refusal::ClusterDown)), []);
+            }
+            assert!(run.is_answered());
+            assert_eq!(run.reply(), Reply::error(text));
+        }
+    }
+}
