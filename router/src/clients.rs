@@ -3,7 +3,7 @@
 use crate::reply::Protocol;
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -116,7 +116,8 @@ impl Clients {
         ClientGuard { clients: self.clone(), info }
     }
 
-    /// The lines of CLIENT LIST: of these ids, or of all.
+    /// The lines of CLIENT LIST: of these ids, or of all. An id counts once however often it stands
+    /// there (in Redis each time), so that a list is no longer than all connections make it.
     pub fn list(&self, ids: Option<&[u64]>) -> String {
         let by_id = self.by_id.borrow();
         let mut lines = String::new();
@@ -126,7 +127,11 @@ impl Clients {
         };
         match ids {
             None => by_id.values().for_each(&mut put),
-            Some(ids) => ids.iter().filter_map(|id| by_id.get(id)).for_each(&mut put),
+            Some(ids) => {
+                let mut seen = BTreeSet::new();
+                let new = ids.iter().filter(|id| seen.insert(**id));
+                new.filter_map(|id| by_id.get(id)).for_each(&mut put);
+            }
         }
         lines
     }
@@ -143,5 +148,25 @@ pub struct ClientGuard {
 impl Drop for ClientGuard {
     fn drop(&mut self) {
         self.clients.by_id.borrow_mut().remove(&self.info.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_has_each_of_the_ids_once_in_the_order_asked_for() {
+        let clients = Rc::<Clients>::default();
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let guards: Vec<ClientGuard> = (0..3).map(|_| clients.enter(address, address)).collect();
+        let ids = |ids: Option<&[u64]>| -> Vec<String> {
+            let list = clients.list(ids);
+            list.lines().filter_map(|line| line.split(' ').next()).map(str::to_string).collect()
+        };
+        assert_eq!(ids(None), ["id=1", "id=2", "id=3"]);
+        assert_eq!(ids(Some(&[3, 9, 1, 3, 3])), ["id=3", "id=1"]);
+        drop(guards);
+        assert_eq!(ids(None), [""; 0]);
     }
 }

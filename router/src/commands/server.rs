@@ -10,6 +10,11 @@ use crate::reply::Reply;
 use crate::resp::parse_integer;
 use bytes::Bytes;
 
+/// Names that one COMMAND INFO or COMMAND DOCS takes: more than there are commands in any Redis.
+/// Redis has no such bound; without one a million names, a few megabytes, are answered with
+/// gigabytes.
+const COMMAND_NAMES_MAX: usize = 1024;
+
 /// INFO
 pub fn info(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     Ok(Call::Local(Local::Info(arguments.drain(1..).collect())))
@@ -131,13 +136,21 @@ fn lookup_full(name: &[u8]) -> Option<&'static CommandSpec> {
     }
 }
 
+/// The names behind COMMAND INFO or COMMAND DOCS.
+fn command_names(arguments: &Arguments) -> Result<&[Bytes], ErrorText> {
+    match &arguments[2..] {
+        names if names.len() > COMMAND_NAMES_MAX => Err("ERR too many command names".into()),
+        names => Ok(names),
+    }
+}
+
 /// COMMAND INFO
 pub fn command_info(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     if arguments.len() == 2 {
         return command(arguments);
     }
     let row = |name: &Bytes| lookup_full(name).map_or(Reply::Nil, describe);
-    answer(Reply::Array(arguments[2..].iter().map(row).collect()))
+    answer(Reply::Array(command_names(arguments)?.iter().map(row).collect()))
 }
 
 /// COMMAND DOCS
@@ -146,7 +159,7 @@ pub fn command_docs(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     if arguments.len() == 2 {
         return answer(Reply::Map(COMMANDS.iter().map(row).collect()));
     }
-    let named = arguments[2..].iter().filter_map(|name| lookup_full(name));
+    let named = command_names(arguments)?.iter().filter_map(|name| lookup_full(name));
     answer(Reply::Map(named.map(row).collect()))
 }
 

@@ -148,6 +148,15 @@ fn keys_of_several_slots_are_split_and_keep_their_places() {
 }
 
 #[test]
+fn command_info_and_docs_answer_a_bounded_number_of_names() {
+    for subcommand in ["INFO", "DOCS"] {
+        let names = |count| refusal(&format!("COMMAND {subcommand}{}", " cluster".repeat(count)));
+        assert!(names(1024).starts_with("Local(Reply("), "{subcommand}");
+        assert_eq!(names(1025), "ERR too many command names");
+    }
+}
+
+#[test]
 fn every_command_has_a_row_of_documentation_and_an_own_name() {
     let mut names = Vec::new();
     for spec in COMMANDS.iter().flat_map(|spec| std::iter::once(spec).chain(spec.subcommands)) {
