@@ -258,17 +258,13 @@ impl Topology<'_> {
         Reply::Array(peers.iter().map(link).collect())
     }
 
-    /// Whether every slot is assigned to a group that has a leader, as far as known.
-    fn is_ok(&self, assigned: u32, failed: u32) -> bool {
-        assigned == u32::from(SLOTS) && failed == 0
-    }
-
     fn info(&self) -> String {
-        let count = |range: &SlotRange| u32::from(range.last.0 - range.first.0) + 1;
-        let slots = &self.config().slots;
-        let assigned: u32 = slots.iter().map(count).sum();
-        let failed: u32 = slots.iter().filter(|range| self.is_down(range.group)).map(count).sum();
-        let state = if self.is_ok(assigned, failed) { "ok" } else { "fail" };
+        let slots = self.config().slots.iter().copied();
+        let down = slots.clone().filter(|range| self.is_down(range.group));
+        let assigned: u32 = slots.map(SlotRange::count).sum();
+        let failed: u32 = down.map(SlotRange::count).sum();
+        // Every slot is assigned to a group that has a leader, as far as known.
+        let state = if assigned == u32::from(SLOTS) && failed == 0 { "ok" } else { "fail" };
         let size = self.groups().filter(|(group, _)| self.config().ranges_of(*group).count() > 0);
         let epoch = self.config().num;
         let mut text = format!(
@@ -365,4 +361,23 @@ pub fn split_address(address: &str) -> (String, u16) {
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     (host.to_string(), port.parse().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shard_core::slot::Slot;
+
+    /// A view comes from a socket and is not checked: its ranges may be anything.
+    #[test]
+    fn a_range_that_ends_before_it_begins_counts_for_nothing() {
+        let mut view = ClusterView::default();
+        let range =
+            |first, last| SlotRange { first: Slot(first), last: Slot(last), group: GroupId(1) };
+        view.config.slots = vec![range(5, 4), range(0, 9), range(9, 0)];
+        let topology = Topology { view: &view, node: None, status: None };
+        let info = topology.info();
+        assert!(info.contains("cluster_slots_assigned:10\r\n"), "{info}");
+        assert!(info.contains("cluster_state:fail\r\n"), "{info}");
+    }
 }

@@ -59,6 +59,13 @@ pub struct SlotRange {
     pub group: GroupId,
 }
 
+impl SlotRange {
+    /// How many slots it has; none if it ends before it begins.
+    pub fn count(self) -> u32 {
+        (u32::from(self.last.0) + 1).saturating_sub(u32::from(self.first.0))
+    }
+}
+
 impl ClusterConfig {
     /// The group that a slot is assigned to.
     pub fn group_of(&self, slot: Slot) -> Option<GroupId> {
@@ -383,7 +390,7 @@ mod tests {
             assert_eq!(config.check(), Ok(()), "{groups} groups");
             let counts: Vec<u32> = config
                 .shard_groups()
-                .map(|g| config.ranges_of(g).map(|r| u32::from(r.last.0 - r.first.0) + 1).sum())
+                .map(|g| config.ranges_of(g).map(SlotRange::count).sum())
                 .collect();
             assert_eq!(counts.iter().sum::<u32>(), u32::from(SLOTS), "{groups} groups");
             let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
