@@ -22,6 +22,7 @@
 //! first byte is then at most 4, so HTTP, RESP and TLS are recognised from their first two bytes.
 //! The cores have no randomness: nonces and epochs are arguments.
 
+use crate::cluster_config::CLUSTER_ID_BYTES_MAX;
 use hmac::{Hmac, KeyInit, Mac};
 use raft_core::types::NodeId;
 use sha2::Sha256;
@@ -35,8 +36,6 @@ pub const VERSION_MIN: u8 = 1;
 pub const MESSAGE_BYTES_MAX: usize = 1024;
 /// Bytes of the length prefix.
 pub const PREFIX_BYTES: usize = 2;
-/// Upper bound of a cluster id.
-pub const CLUSTER_ID_BYTES_MAX: usize = 255;
 /// Both ends give up a handshake that has not ended after this long.
 pub const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
 
