@@ -9,6 +9,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
+use shard_core::integer::parse_integer;
 
 /// The longest line: an inline command, or a header with its count (Redis PROTO_INLINE_MAX_SIZE).
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
@@ -340,26 +341,6 @@ fn printable(byte: u8) -> char {
     }
 }
 
-/// A number as Redis' `string2ll` takes it: no sign but `-`, no leading zero, no blank.
-pub fn parse_integer(text: &[u8]) -> Option<i64> {
-    let (negative, digits) = match text {
-        [b'-', digits @ ..] => (true, digits),
-        digits => (false, digits),
-    };
-    match digits {
-        [b'0'] if !negative => return Some(0),
-        [b'1'..=b'9', ..] if digits.len() <= 19 => {}
-        _ => return None,
-    }
-    let mut value: i64 = 0;
-    for digit in digits {
-        let digit = i64::from(digit.checked_sub(b'0').filter(|digit| *digit <= 9)?);
-        // Counted downwards, since there is one negative number more.
-        value = value.checked_mul(10)?.checked_sub(digit)?;
-    }
-    if negative { Some(value) } else { value.checked_neg() }
-}
-
 const HTTP_METHODS: [&[u8]; 8] =
     [b"GET", b"HEAD", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"];
 
@@ -610,28 +591,5 @@ mod tests {
         assert!(input.try_reclaim(1 << 20));
         assert_eq!(input.as_ptr(), start);
         assert_eq!(arguments, ["PING"]);
-    }
-
-    #[test]
-    fn integers_are_those_of_redis() {
-        for (text, value) in [
-            ("0", Some(0)),
-            ("-1", Some(-1)),
-            ("9223372036854775807", Some(i64::MAX)),
-            ("-9223372036854775808", Some(i64::MIN)),
-            ("9223372036854775808", None),
-            ("-9223372036854775809", None),
-            ("", None),
-            ("-", None),
-            ("-0", None),
-            ("+1", None),
-            ("01", None),
-            (" 1", None),
-            ("1 ", None),
-            ("1.0", None),
-            ("99999999999999999999", None),
-        ] {
-            assert_eq!(parse_integer(text.as_bytes()), value, "{text}");
-        }
     }
 }

@@ -19,6 +19,7 @@ pub mod codec;
 mod data;
 mod digest;
 pub mod handshake;
+pub mod integer;
 pub mod node;
 #[cfg(test)]
 mod node_tests;

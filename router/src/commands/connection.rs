@@ -4,8 +4,8 @@ use super::{
     Arguments, Call, Client, ErrorText, Local, SYNTAX_ERROR, answer, integer, quote, take,
 };
 use crate::reply::{Protocol, Reply};
-use crate::resp::parse_integer;
 use bytes::Bytes;
+use shard_core::integer::parse_integer;
 
 const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";

@@ -1,8 +1,6 @@
 //! Commands on keys of any type.
 
-use super::{
-    Arguments, Call, ErrorText, Join, NOT_AN_INTEGER, Split, integer, on_key, quote, take,
-};
+use super::{Arguments, Call, ErrorText, Join, Split, integer, on_key, quote, take};
 use crate::reply::invalid_expire_time;
 use bytes::Bytes;
 use shard_core::op::{Expire, ExpireAt, ExpiryCommand, Op, TimeUnit};
@@ -93,7 +91,7 @@ fn expire_with(
     command: ExpiryCommand,
 ) -> Result<Call, ErrorText> {
     let [nx, xx, gt, lt] = expire_options(&arguments[3..])?;
-    let value = integer(arguments, 2).map_err(|_| NOT_AN_INTEGER)?;
+    let value = integer(arguments, 2)?;
     let at = at(value.checked_mul(unit_ms).ok_or_else(|| invalid_expire_time(command))?);
     let key = take(arguments, 1);
     on_key(hash_slot(&key), Op::Expire(Expire { key, at, nx, xx, gt, lt, command }))

@@ -10,6 +10,7 @@ pub mod string;
 
 use crate::reply::{Protocol, Reply, Shape};
 use bytes::Bytes;
+use shard_core::integer::parse_integer;
 use shard_core::op::Op;
 use shard_core::slot::Slot;
 use std::borrow::Cow;
@@ -430,7 +431,7 @@ pub fn take(arguments: &mut Arguments, at: usize) -> Bytes {
 
 /// The number at a place, or Redis' refusal.
 pub fn integer(arguments: &Arguments, at: usize) -> Result<i64, ErrorText> {
-    arguments.get(at).and_then(|text| crate::resp::parse_integer(text)).ok_or(NOT_AN_INTEGER)
+    arguments.get(at).and_then(|text| parse_integer(text)).ok_or(NOT_AN_INTEGER)
 }
 
 /// A call that is one op on the slot of its key, answered as it is.

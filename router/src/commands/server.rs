@@ -7,8 +7,8 @@ use super::{
 use crate::glob::glob_match;
 use crate::info::{INTEGER_SETTINGS, SETTINGS};
 use crate::reply::Reply;
-use crate::resp::parse_integer;
 use bytes::Bytes;
+use shard_core::integer::parse_integer;
 
 /// Names that one COMMAND INFO or COMMAND DOCS takes: more than there are commands in any Redis.
 /// Redis has no such bound; without one a million names, a few megabytes, are answered with

@@ -2,8 +2,8 @@
 
 use super::{Arguments, Call, ErrorText, NOT_AN_INTEGER, SYNTAX_ERROR, integer, on_key, take};
 use crate::reply::{Shape, invalid_expire_time};
-use crate::resp::parse_integer;
 use bytes::Bytes;
+use shard_core::integer::parse_integer;
 use shard_core::op::{ExpiryCommand, Op, Set, SetCondition, SetExpiry};
 use shard_core::slot::hash_slot;
 

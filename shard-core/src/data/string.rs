@@ -1,6 +1,7 @@
 //! GET, SET and their family (Redis t_string.c).
 
 use super::{Item, OUTCOME_BYTES_MAX, SlotData, VALUE_BYTES_MAX, expiry};
+use crate::integer::parse_integer;
 use crate::op::{OpError, Outcome, Set, SetCondition, SetExpiry};
 use crate::session::LogTime;
 use bytes::{Bytes, BytesMut};
@@ -106,51 +107,9 @@ fn into_growable(value: Bytes, len: usize) -> BytesMut {
     })
 }
 
-/// A number exactly as Redis prints it (util.c string2ll): no sign but a minus before a digit from
-/// 1 to 9, no leading zero, no space, within 64 bits. `str::parse` also takes `+1`, `01` and `-0`.
-fn parse_integer(text: &[u8]) -> Option<i64> {
-    let digits = text.strip_prefix(b"-").unwrap_or(text);
-    let plain = match digits {
-        [b'0'] => text.len() == 1,
-        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
-        _ => false,
-    };
-    if !plain {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_what_redis_takes_for_numbers() {
-        for (text, number) in [
-            ("0", Some(0)),
-            ("-1", Some(-1)),
-            ("10", Some(10)),
-            ("9223372036854775807", Some(i64::MAX)),
-            ("-9223372036854775808", Some(i64::MIN)),
-            ("9223372036854775808", None),
-            ("-9223372036854775809", None),
-            ("99999999999999999999999", None),
-            ("", None),
-            ("-", None),
-            ("-0", None),
-            ("+1", None),
-            ("01", None),
-            ("-01", None),
-            (" 1", None),
-            ("1 ", None),
-            ("1.0", None),
-            ("0x1", None),
-            ("1a", None),
-        ] {
-            assert_eq!(parse_integer(text.as_bytes()), number, "{text:?}");
-        }
-    }
 
     #[test]
     fn a_value_that_nobody_shares_grows_in_place() {
