@@ -248,6 +248,24 @@ impl Op {
         }
     }
 
+    /// Its keys, in the order of the request; none of an op on a whole slot.
+    pub fn keys(&self) -> &[Bytes] {
+        match self {
+            Op::Get { key }
+            | Op::Set(Set { key, .. })
+            | Op::Append { key, .. }
+            | Op::IncrBy { key, .. }
+            | Op::Strlen { key }
+            | Op::Ttl { key, .. }
+            | Op::Expire(Expire { key, .. })
+            | Op::Persist { key }
+            | Op::Type { key }
+            | Op::GetDel { key } => std::slice::from_ref(key),
+            Op::MGet { keys } | Op::Del { keys } | Op::Exists { keys } => keys,
+            Op::FlushSlot | Op::CountKeys | Op::ListKeys { .. } => &[],
+        }
+    }
+
     /// Bytes of keys and values in it: what bounds count.
     pub fn bytes(&self) -> usize {
         match self {

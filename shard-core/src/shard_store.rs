@@ -10,14 +10,13 @@ use crate::cluster_config::ConfigNum;
 use crate::codec::{EntryBatch, EntryItem};
 use crate::data::{self, Flushed, SlotData, Tally};
 use crate::digest::Digest;
-use crate::op::{Op, Outcome};
+use crate::op::Outcome;
 use crate::session::{
     LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, Lanes, LogTime, ReplyBytes,
     SESSION_AHEAD_MS_MAX, Seq, SessionId, Verdict,
 };
 use crate::slot::{SLOTS, Slot, hash_slot};
 use crate::wire::{Answer, GroupAnswer, GroupQuery, LaneRequest};
-use bytes::Bytes;
 use raft_core::types::GroupId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -329,24 +328,10 @@ fn reschedule(
 /// Whether a request can come from a router that works: a slot that exists, the keys in it, a seq
 /// that counts from 1 and is not acknowledged before it is answered.
 fn is_well_formed(request: &LaneRequest) -> bool {
-    let in_slot = |key: &Bytes| hash_slot(key) == request.slot;
     request.slot.0 < SLOTS
         && request.seq > Seq(0)
         && request.acked < request.seq
-        && match &request.op {
-            Op::Get { key }
-            | Op::Append { key, .. }
-            | Op::IncrBy { key, .. }
-            | Op::Strlen { key }
-            | Op::Ttl { key, .. }
-            | Op::Persist { key }
-            | Op::Type { key }
-            | Op::GetDel { key } => in_slot(key),
-            Op::Set(set) => in_slot(&set.key),
-            Op::Expire(expire) => in_slot(&expire.key),
-            Op::MGet { keys } | Op::Del { keys } | Op::Exists { keys } => keys.iter().all(in_slot),
-            Op::FlushSlot | Op::CountKeys | Op::ListKeys { .. } => true,
-        }
+        && request.op.keys().iter().all(|key| hash_slot(key) == request.slot)
 }
 
 /// Whether ranges are within the slots there are, in order and apart.
@@ -370,7 +355,9 @@ fn as_ranges(slots: impl Iterator<Item = Slot>) -> Vec<(Slot, Slot)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::op::Op;
     use crate::session::SESSION_LIFE_MS;
+    use bytes::Bytes;
 
     /// `count` appends to keys of slot 15891, each a key of its own.
     fn keys(session: u128, count: u64) -> EntryBatch {

@@ -144,8 +144,9 @@ impl ShardScript {
         let slot = key(args, "slot")?.map(Slot);
         let op = parse_op(name, args)?;
 
-        let slot =
-            slot.or_else(|| first_key(&op).map(|key| hash_slot(key))).ok_or("which slot?")?;
+        // That of its first key; the script says which where it has none.
+        let of_key = op.keys().first().map(|key| hash_slot(key));
+        let slot = slot.or(of_key).ok_or("which slot?")?;
         let usual = LogTime(self.stamp.0 + SESSION_LIFE_MS);
         let kept = *self.deadlines.entry(session).or_insert(deadline.unwrap_or(usual));
         let last = self.seqs.entry((session, slot)).or_insert(0);
@@ -295,24 +296,6 @@ fn parse_expire(name: &str, args: &mut ArgumentConsumer) -> Result<Expire> {
         }
     }
     Ok(expire)
-}
-
-/// The slot of an op is that of its first key; the script says which where it has none.
-fn first_key(op: &Op) -> Option<&Bytes> {
-    match op {
-        Op::Get { key }
-        | Op::Append { key, .. }
-        | Op::IncrBy { key, .. }
-        | Op::Strlen { key }
-        | Op::Ttl { key, .. }
-        | Op::Persist { key }
-        | Op::Type { key }
-        | Op::GetDel { key } => Some(key),
-        Op::Set(set) => Some(&set.key),
-        Op::Expire(expire) => Some(&expire.key),
-        Op::MGet { keys } | Op::Del { keys } | Op::Exists { keys } => keys.first(),
-        Op::FlushSlot | Op::CountKeys | Op::ListKeys { .. } => None,
-    }
 }
 
 fn limits(args: &mut ArgumentConsumer) -> Result<LaneLimits> {
