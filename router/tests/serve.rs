@@ -175,7 +175,6 @@ async fn start(node: FakeNode, config: ServeConfig, request_timeout: Duration) -
 }
 
 impl Front {
-    /// What comes back for these bytes until the connection is silent, or is closed by the server.
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.expect("a connection")
     }
@@ -362,32 +361,44 @@ async fn read_bulk(stream: &mut TcpStream, bytes: usize) {
     assert!(value[..bytes].iter().all(|byte| *byte == b'v') && value.ends_with(b"\r\n"));
 }
 
+/// A front end, a connection that has set `k` to `LARGE_BYTES`, and the count of GETs.
+async fn start_with_large_value() -> (Front, TcpStream, Rc<Cell<usize>>) {
+    let node = FakeNode::default();
+    let reads = node.reads.clone();
+    let front = start(node, ServeConfig::default(), Duration::from_secs(5)).await;
+    let mut stream = front.connect().await;
+    stream.write_all(set_of(LARGE_BYTES).as_bytes()).await.expect("sent");
+    assert_eq!(read_some(&mut stream, 5).await, "+OK\r\n");
+    (front, stream, reads)
+}
+
+/// Lets another connection be served, often enough for every other one to have taken all it can.
+async fn serve_another(front: &Front) {
+    let mut other = front.connect().await;
+    for _ in 0..1000 {
+        other.write_all(b"SET q 1\r\n").await.expect("sent");
+        assert_eq!(read_some(&mut other, 5).await, "+OK\r\n");
+    }
+}
+
+const LARGE_BYTES: usize = 4_000_000;
+/// More of them than may be ahead of their reader.
+const READS: usize = 100;
+
 #[test]
 fn b29_large_reads_ahead_of_their_reader_wait_and_are_all_answered() {
-    const VALUE_BYTES: usize = 4_000_000;
-    const READS: usize = 100;
     run(async {
-        let node = FakeNode::default();
-        let reads = node.reads.clone();
-        let front = start(node, ServeConfig::default(), Duration::from_secs(5)).await;
-        let mut stream = front.connect().await;
-        stream.write_all(set_of(VALUE_BYTES).as_bytes()).await.expect("sent");
-        assert_eq!(read_some(&mut stream, 5).await, "+OK\r\n");
+        let (front, mut stream, reads) = start_with_large_value().await;
         let mut input = String::new();
         for at in 0..READS {
             input += &format!("GET k\r\nECHO {at:03}\r\n");
         }
         stream.write_all(input.as_bytes()).await.expect("sent");
-        // Others are served meanwhile, often enough for this one to have taken all it can.
-        let mut other = front.connect().await;
-        for _ in 0..1000 {
-            other.write_all(b"SET q 1\r\n").await.expect("sent");
-            assert_eq!(read_some(&mut other, 5).await, "+OK\r\n");
-        }
+        serve_another(&front).await;
         let mut most_ahead = reads.get();
         assert!(most_ahead > 1);
         for at in 0..READS {
-            read_bulk(&mut stream, VALUE_BYTES).await;
+            read_bulk(&mut stream, LARGE_BYTES).await;
             assert_eq!(read_some(&mut stream, 9).await, format!("$3\r\n{at:03}\r\n"));
             most_ahead = most_ahead.max(reads.get().saturating_sub(at + 1));
         }
@@ -399,28 +410,17 @@ fn b29_large_reads_ahead_of_their_reader_wait_and_are_all_answered() {
 
 #[test]
 fn b29_gets_whose_values_turn_large_at_once_are_all_answered() {
-    const VALUE_BYTES: usize = 4_000_000;
-    const READS: usize = 100;
     run(async {
-        let node = FakeNode::default();
-        let reads = node.reads.clone();
-        let front = start(node, ServeConfig::default(), Duration::from_secs(5)).await;
-        let mut stream = front.connect().await;
-        stream.write_all(set_of(VALUE_BYTES).as_bytes()).await.expect("sent");
-        assert_eq!(read_some(&mut stream, 5).await, "+OK\r\n");
+        let (front, mut stream, reads) = start_with_large_value().await;
         // Small answers make the window wide.
         let warm_up = "GET none\r\n".repeat(1000);
         stream.write_all(warm_up.as_bytes()).await.expect("sent");
         assert_eq!(read_some(&mut stream, 5000).await, "$-1\r\n".repeat(1000));
         reads.set(0);
         stream.write_all("GET k\r\n".repeat(READS).as_bytes()).await.expect("sent");
-        let mut other = front.connect().await;
-        for _ in 0..1000 {
-            other.write_all(b"SET q 1\r\n").await.expect("sent");
-            assert_eq!(read_some(&mut other, 5).await, "+OK\r\n");
-        }
+        serve_another(&front).await;
         for _ in 0..READS {
-            read_bulk(&mut stream, VALUE_BYTES).await;
+            read_bulk(&mut stream, LARGE_BYTES).await;
         }
         assert!(reads.get() > READS, "none was asked again");
         stream.write_all(b"PING\r\n").await.expect("sent");
