@@ -5,9 +5,9 @@ use crate::backend::{Answered, Target, Work};
 use crate::barrier::{Asks, BarrierRun, Refusals};
 use crate::commands::{Barrier, Join, Split};
 use crate::connection::EXPECTED_BYTES_MAX;
-use crate::reply::Reply;
 use crate::reply::{
-    Protocol, Shape, UNFIT_ANSWER, answer_bytes, op_error_text, put_answer, put_integer, put_values,
+    Protocol, Reply, Shape, UNFIT_ANSWER, answer_bytes, op_error_text, put_answer, put_integer,
+    put_values,
 };
 use crate::window::{AnswerWindow, answers_values};
 use bytes::{Bytes, BytesMut};
@@ -47,8 +47,7 @@ struct Entry {
 enum State {
     /// Already bytes.
     Ready(Bytes),
-    /// One op.
-    /// A GET has what it takes to be asked again.
+    /// One op. A GET has what it takes to be asked again.
     One { shape: Shape, answer: Option<Answered>, again: Option<(Slot, Op)> },
     /// Several ops.
     Joined(Box<Joined>),

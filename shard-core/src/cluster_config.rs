@@ -14,8 +14,8 @@ id_type! {
 /// The group that keeps the configuration itself.
 pub const SHARDMASTER: GroupId = GroupId(0);
 
-/// One numbered configuration (the target of `design.md` 8; in this version also the owners, since
-/// slots do not move yet).
+/// One numbered configuration: which group should own each slot and, as long as slots do not move,
+/// which one does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterConfig {
     /// Its number.

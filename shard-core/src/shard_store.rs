@@ -50,8 +50,7 @@ pub struct ShardStore {
     log_time: LogTime,
     /// The configuration that gave the group its first slots.
     assigned: Option<ConfigNum>,
-    /// The slots the group owns.
-    /// Boxed, so that finding one touches few cache lines: a leader looks up a slot per op.
+    /// The slots the group owns. Boxed, so that finding one touches few cache lines: a leader looks up a slot per op.
     slots: BTreeMap<Slot, Box<SlotState>>,
     /// When the first key of a slot expires, for each slot with such a key.
     expiry_due: BTreeSet<(LogTime, Slot)>,

@@ -53,7 +53,7 @@ pub struct Request {
 /// What a request asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RequestBody {
-    /// An op of a lane (`design.md` 6).
+    /// An op of a lane ([`crate::session`]).
     Lane(LaneRequest),
     /// A read of the whole group, linearizable, outside every lane.
     Group(GroupQuery),
@@ -195,8 +195,9 @@ pub enum Answer {
     Window,
     /// Executed by an earlier attempt, but its reply is over the lane's budget and was not kept.
     ReplyGone,
-    /// The request makes no sense to this node (a slot of another group's numbering, a group it
-    /// does not host): a router with such a bug must hear it rather than wait.
+    /// No router that works sends this (keys of another slot, a seq or a deadline that cannot be, an
+    /// op larger than an entry, anything for the shardmaster): one with such a bug must hear it rather
+    /// than wait.
     Invalid,
     /// The lanes' memory budget is spent and the lane is new: nothing changed.
     LanesFull,
