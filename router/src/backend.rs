@@ -165,10 +165,4 @@ impl Backend {
     pub fn stats(&self) -> DispatchStats {
         self.0.stats()
     }
-
-    /// Waits until every request taken has its answer, `within` at most.
-    pub async fn drain(&self, within: Duration) {
-        // Whatever has no answer by then gets none: the caller closes its connections.
-        let _ = tokio::time::timeout(within, self.0.idle()).await;
-    }
 }

@@ -210,16 +210,6 @@ impl FrontEnd {
     }
 }
 
-/// Accepts connections on one listener with a front end of its own: see [`FrontEnd::serve`].
-pub async fn serve(
-    listener: TcpListener,
-    backend: Backend,
-    config: ServeConfig,
-    shutdown: CancellationToken,
-) {
-    FrontEnd::new(backend, config).serve(listener, shutdown).await;
-}
-
 fn ready(stream: &TcpStream) -> io::Result<SocketAddr> {
     stream.set_nodelay(true)?;
     SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))?;

@@ -72,10 +72,6 @@ impl Waiting {
             _ => true,
         }
     }
-
-    fn is_empty(&self) -> bool {
-        self.free.len() == self.places.len()
-    }
 }
 
 /// The node in this process.
@@ -115,7 +111,6 @@ pub(super) struct Inner {
     request_timeout: Duration,
     started: Instant,
     wake: Notify,
-    all_answered: Notify,
     sinks_gone: Cell<bool>,
     invalid_seen: Cell<u64>,
 }
@@ -143,7 +138,6 @@ pub(super) fn start(config: BackendConfig, local: Option<LocalNode>) -> Rc<Inner
         request_timeout,
         started: Instant::now(),
         wake: Notify::new(),
-        all_answered: Notify::new(),
         sinks_gone: Cell::new(false),
         invalid_seen: Cell::new(0),
     });
@@ -196,13 +190,6 @@ impl Inner {
         self.dispatch.borrow().stats()
     }
 
-    /// Ends when nobody waits.
-    pub(super) async fn idle(&self) {
-        while !self.waiting.borrow().is_empty() {
-            self.all_answered.notified().await;
-        }
-    }
-
     /// A sink with requests on their way was closed or dropped.
     pub(super) fn sink_gone(&self) {
         self.sinks_gone.set(true);
@@ -241,9 +228,6 @@ impl Inner {
         }
         for (ticket, answer) in output.answers.drain(..) {
             self.deliver(ticket, answer);
-        }
-        if self.waiting.borrow().is_empty() {
-            self.all_answered.notify_waiters();
         }
         let invalid = self.dispatch.borrow().stats().invalid;
         if self.invalid_seen.replace(invalid) < invalid {

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{LocalSet, spawn_local, yield_now};
 
 const GROUP: GroupId = GroupId(1);
 const NODE: NodeId = NodeId(1);
@@ -137,7 +137,6 @@ fn the_node_in_this_process_answers_in_order() {
         assert_eq!(backend.stats().retries, 0);
         assert_eq!(backend.node(), Some(NODE));
         assert!(backend.status().is_some());
-        backend.drain(Duration::from_secs(60)).await;
         assert_eq!(backend.stats().pending, 0);
     });
 }
@@ -182,7 +181,9 @@ fn w13_a_closed_or_dropped_sink_gets_nothing_and_keeps_nothing() {
         append(&backend, &dropped, 3);
         closed.close();
         drop(dropped);
-        backend.drain(Duration::from_secs(60)).await;
+        for _ in 0..10 {
+            yield_now().await;
+        }
         assert_eq!(backend.stats().pending, 0, "none of it was sent");
         let mut answers = Vec::new();
         closed.take(&mut answers);
