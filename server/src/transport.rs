@@ -33,7 +33,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 /// A write takes no further message once it has this many bytes, and a bigger append goes over the
 /// bulk connection: what is written is what a heartbeat has to wait for (rule R27).
@@ -316,6 +316,7 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 async fn run(shared: &Shared, link: &Link) {
     let mut pause = RETRY_MIN;
     let mut complaint: Option<(String, Instant)> = None;
+    let mut lost = false;
     loop {
         let dialed = tokio::select! {
             () = link.ended.cancelled() => return,
@@ -325,6 +326,11 @@ async fn run(shared: &Shared, link: &Link) {
             Ok(streams) => {
                 let began = Instant::now();
                 complaint = None;
+                // The first link of a start that goes well is no news.
+                match std::mem::replace(&mut lost, true) {
+                    true => info!(peer = %link.node, "link is back"),
+                    false => debug!(peer = %link.node, "link stands"),
+                }
                 if !stand(shared, link, streams).await {
                     return;
                 }
@@ -333,6 +339,7 @@ async fn run(shared: &Shared, link: &Link) {
                 }
             }
             Err(error) => {
+                lost = true;
                 // A peer that is away is tried for ever: told at once, and again now and then.
                 let text = error.to_string();
                 let told = |(before, at): &(String, Instant)| {
@@ -398,7 +405,7 @@ async fn stand(shared: &Shared, link: &Link, streams: Streams) -> bool {
     };
     link.reset();
     if let Some(error) = &ended {
-        debug!(peer = %node, link = number, %error, "link broke");
+        warn!(peer = %node, link = number, %error, "link broke");
     }
     shared.inbox.send(Inbound::LinkDown { node }).await.is_ok() && ended.is_some()
 }

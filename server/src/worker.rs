@@ -236,13 +236,11 @@ impl Worker {
         match inbound {
             Inbound::Raft { from, envelope } => self.handle(Input::Raft { from, envelope }),
             Inbound::LinkUp { node, epoch, link } => {
-                info!(%node, "link to peer is up");
                 self.peers_up.insert(node);
                 let state = NodeLiveness::Up { epoch, link };
                 self.handle(Input::Link { node, state });
             }
             Inbound::LinkDown { node } => {
-                warn!(%node, "link to peer is down");
                 self.peers_up.remove(&node);
                 self.handle(Input::Link { node, state: NodeLiveness::Down });
             }
