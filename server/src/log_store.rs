@@ -80,10 +80,12 @@ pub enum LogEvent {
         group: GroupId,
         /// The request.
         id: FetchId,
-        /// Entries, or that the first is not held; an error concerns this request only.
-        result: Result<FetchResult, String>,
+        /// Entries, or that the first is not held. No entries at all: too many reads wait, ask again
+        /// later.
+        result: FetchResult,
     },
-    /// The log can no longer be written; nothing more will be reported persisted. One sentence.
+    /// The log can no longer be written or read: the node has to stop. One sentence that names the
+    /// file.
     Failed(String),
 }
 
@@ -164,11 +166,11 @@ enum Command {
 }
 
 /// The handle. Dropping it lets the threads end by themselves once they have written what was
-/// submitted; [`LogStore::close`] waits for that.
+/// submitted, whatever comes of that; [`LogStore::close`] waits for that.
 pub struct LogStore {
     path: Option<PathBuf>,
     commands: SyncSender<Command>,
-    writer: JoinHandle<()>,
+    writer: JoinHandle<Result<(), String>>,
     counters: Arc<Counters>,
 }
 
@@ -256,12 +258,10 @@ impl LogStore {
     }
 
     /// Writes what was submitted, answers what was fetched, closes the file. The next start needs
-    /// no repair.
-    pub fn close(self) {
+    /// no repair. An error is the sentence of `Failed`, which may have come too late for its reader.
+    pub fn close(self) -> Result<(), String> {
         drop(self.commands);
-        if let Err(panic) = self.writer.join() {
-            std::panic::resume_unwind(panic);
-        }
+        self.writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 

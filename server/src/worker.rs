@@ -88,7 +88,7 @@ pub struct Parts {
 /// Why a worker ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// The log cannot be written any more.
+    /// The log cannot be written or read any more.
     #[error("{0}")]
     Log(String),
     /// A replica cannot go on.
@@ -112,8 +112,8 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Worker
         stalls: 0,
     };
     let result = worker.run(parts.local.from, parts.inbox, parts.log_events, shutdown).await;
-    worker.log.close();
-    result
+    let closed = worker.log.close().map_err(WorkerError::Log);
+    result.and(closed)
 }
 
 /// A router's side of the worker: its channel, and what did not fit into it.
@@ -222,10 +222,9 @@ impl Worker {
             Wake::Timer => {}
             Wake::Local(message) => self.take_message(LOCAL, message),
             Wake::Log(LogEvent::Persisted(tokens)) => self.handle(Input::Persisted(tokens)),
-            Wake::Log(LogEvent::Fetched { group, id, result }) => match result {
-                Ok(result) => self.handle(Input::Fetched { group, id, result }),
-                Err(error) => return Err(WorkerError::Log(error)),
-            },
+            Wake::Log(LogEvent::Fetched { group, id, result }) => {
+                self.handle(Input::Fetched { group, id, result });
+            }
             Wake::Log(LogEvent::Failed(error)) => return Err(WorkerError::Log(error)),
             Wake::Inbound(inbound) => self.inbound(inbound),
         }

@@ -112,7 +112,7 @@ fn contents(log: &Log) -> Model {
                 Fetch { id: FetchId(0), from, to: recovered.last.index, bytes_max: 1 << 16 };
             log.store.fetch(*group, fetch);
             match log.events.recv().unwrap() {
-                LogEvent::Fetched { result: Ok(FetchResult::Entries(more)), .. } => {
+                LogEvent::Fetched { result: FetchResult::Entries(more), .. } => {
                     entries.extend(more);
                 }
                 other => panic!("{other:?}"),
@@ -150,10 +150,11 @@ fn play(log: Log, workload: &Workload) -> (usize, Option<String>) {
             take(log.events.recv().unwrap(), &mut durable, &mut failure);
         }
     }
-    log.store.close();
+    let closed = log.store.close();
     for event in log.events.try_iter() {
         take(event, &mut durable, &mut failure);
     }
+    assert_eq!(closed.err(), failure, "what the log says at its end");
     (durable, failure)
 }
 
@@ -179,7 +180,7 @@ fn check_image(workload: &Workload, image: Vec<u8>, durable: usize, what: &str) 
     let disk = Disk::with(image);
     let log = open(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
     let found = contents(&log);
-    log.store.close();
+    log.store.close().unwrap();
     let fits = |state: &Model| *state == found;
     assert!(workload.states[durable..].iter().any(fits), "{what}: not a state after {durable}");
     disk
@@ -205,7 +206,7 @@ fn what_arrives_during_a_sync_is_the_next_commit() {
     }
     assert_eq!(reports, [1, 100]);
     assert_eq!(log.store.stats().commits, 2);
-    log.store.close();
+    log.store.close().unwrap();
 }
 
 #[test]
@@ -225,7 +226,7 @@ fn fetches_agree_with_what_was_submitted_before_them() {
             log.store.fetch(*group, Fetch { id, from: first, to: Index(to), bytes_max });
             let result = loop {
                 match log.events.recv().unwrap() {
-                    LogEvent::Fetched { result, .. } => break result.unwrap(),
+                    LogEvent::Fetched { result, .. } => break result,
                     LogEvent::Persisted(_) => {}
                     LogEvent::Failed(sentence) => panic!("{sentence}"),
                 }
@@ -242,7 +243,7 @@ fn fetches_agree_with_what_was_submitted_before_them() {
             assert!(got >= bytes_max || found.len() == rest.len(), "{group}: too little");
         }
     }
-    log.store.close();
+    log.store.close().unwrap();
 }
 
 #[test]
@@ -286,7 +287,7 @@ fn a_power_loss_at_the_very_beginning_leaves_a_log_that_opens_or_says_why_not() 
                 let found = contents(&log);
                 let durable = reported(&steps[..at]);
                 assert!(workload.states[durable..].contains(&found), "step {at}");
-                log.store.close();
+                log.store.close().unwrap();
             }
             // Only a log that had never been opened may be unreadable.
             Err(error) => assert_eq!(reported(&steps[..at]), 0, "step {at}: {error}"),
@@ -299,7 +300,7 @@ fn after_the_first_error_nothing_is_written_and_nothing_reported() {
     let workload = Workload::new(5, 12);
     let calls = played(&workload).calls();
     let fresh = Disk::default();
-    open(&fresh).unwrap().store.close();
+    open(&fresh).unwrap().store.close().unwrap();
     let mut failures = 0;
     for fail_at in 0..calls {
         let disk = Disk::failing_at(fresh.image(), fail_at);

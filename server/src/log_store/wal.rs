@@ -99,7 +99,8 @@ pub(super) fn write_blob(
 /// Reads frames in the order they were written, from some place on.
 pub(super) struct FrameReader<'t> {
     rows: redb::Range<'t, u64, &'static [u8]>,
-    /// What the next row's header must say; `None` before the first row.
+    /// What the next row's header must say; `None` before the first row of a reader that begins
+    /// inside the log.
     expected: Option<(u64, RowStart)>,
     /// Bytes to pass over in the first row.
     skip: usize,
@@ -124,7 +125,8 @@ impl<'t> FrameReader<'t> {
     ) -> Result<FrameReader<'t>, StorageError> {
         Ok(FrameReader {
             rows: table.range(from.seq..)?,
-            expected: None,
+            // Nothing is ever removed: the log's beginning is known.
+            expected: (from == Place::default()).then_some((0, RowStart::Blob)),
             skip: from.offset as usize,
             buffer: Bytes::new(),
             segments: VecDeque::new(),

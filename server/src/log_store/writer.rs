@@ -20,7 +20,7 @@ const BATCH_BYTES_MAX: u64 = 4 << 20;
 /// Nor once it has this many commands: fetches have no bytes.
 const BATCH_COMMANDS_MAX: usize = 4096;
 /// Fetches that wait for the reader. Each group has one open per peer at most (rule R25); past the
-/// bound a fetch is answered with an error and may be tried again.
+/// bound a fetch is answered with no entries, and the core asks again after a heartbeat.
 const READS_MAX: usize = 4096;
 
 type Events = Arc<dyn Fn(LogEvent) + Send + Sync>;
@@ -75,9 +75,13 @@ impl Writer {
     }
 
     /// Until every sender is gone and all is written, or the first error.
-    pub(super) fn run(mut self, queue: &Receiver<Command>) {
+    pub(super) fn run(mut self, queue: &Receiver<Command>) -> Result<(), String> {
         let (reads, waiting) = sync_channel(READS_MAX);
-        let reader = Reader { database: self.database.clone(), events: self.events.clone() };
+        let reader = Reader {
+            database: self.database.clone(),
+            path: self.path.clone(),
+            events: self.events.clone(),
+        };
         let reader = match std::thread::Builder::new()
             .name("log-reader".into())
             .spawn(move || reader.run(&waiting))
@@ -91,13 +95,13 @@ impl Writer {
             }
         }
         drop(reads);
-        let read = reader.join();
-        debug_assert!(read.is_ok(), "the reader panicked");
-        if let Some(Err(error)) = Arc::into_inner(self.database).map(Database::close) {
-            (self.events)(LogEvent::Failed(format!(
-                "closing the log {} failed: {error}",
-                self.path.display()
-            )));
+        reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        match Arc::into_inner(self.database).map(Database::close) {
+            Some(Err(error)) => Err(failed(
+                &self.events,
+                format!("closing the log {} failed: {error}", self.path.display()),
+            )),
+            Some(Ok(())) | None => Ok(()),
         }
     }
 
@@ -189,28 +193,34 @@ impl Writer {
 
     fn plan(&self, group: GroupId, fetch: &Fetch, reads: &SyncSender<Read>) {
         let id = fetch.id;
-        let gone = LogEvent::Fetched { group, id, result: Ok(FetchResult::Gone) };
+        let answer = |result| (self.events)(LogEvent::Fetched { group, id, result });
         match self.index.plan(group, fetch.from, fetch.to) {
-            None => (self.events)(gone),
+            None => answer(FetchResult::Gone),
             Some(parts) => {
                 let read = Read { group, id, parts, bytes_max: fetch.bytes_max };
                 if reads.try_send(read).is_err() {
-                    let result = Err("too many reads of the log wait".to_owned());
-                    (self.events)(LogEvent::Fetched { group, id, result });
+                    answer(FetchResult::Entries(Vec::new()));
                 }
             }
         }
     }
 
     /// The last thing that the thread does. The database is not even closed: that would write.
-    fn fail(self, error: &dyn std::fmt::Display) {
-        (self.events)(LogEvent::Failed(format!(
+    fn fail(self, error: &dyn std::fmt::Display) -> Result<(), String> {
+        let sentence = format!(
             "writing the log {} failed: {error}; whether the last commit is on disk is unknown, and \
              nothing was written after it",
             self.path.display()
-        )));
+        );
         std::mem::forget(self.database);
+        Err(failed(&self.events, sentence))
     }
+}
+
+/// Tells of a failure; the sentence again, for [`super::LogStore::close`].
+fn failed(events: &Events, sentence: String) -> String {
+    events(LogEvent::Failed(sentence.clone()));
+    sentence
 }
 
 impl Batch {
@@ -223,14 +233,27 @@ impl Batch {
 /// The reader thread's own.
 struct Reader {
     database: Arc<Database>,
+    path: PathBuf,
     events: Events,
 }
 
 impl Reader {
+    /// Until the writer ends, or the first error: what cannot be read now was once written, so the
+    /// disk is not to be trusted.
     fn run(self, waiting: &Receiver<Read>) {
         while let Ok(read) = waiting.recv() {
-            let result = self.read(&read).map(FetchResult::Entries).map_err(|e| e.to_string());
-            (self.events)(LogEvent::Fetched { group: read.group, id: read.id, result });
+            match self.read(&read) {
+                Ok(entries) => (self.events)(LogEvent::Fetched {
+                    group: read.group,
+                    id: read.id,
+                    result: FetchResult::Entries(entries),
+                }),
+                Err(error) => {
+                    let path = self.path.display();
+                    failed(&self.events, format!("reading the log {path} failed: {error}"));
+                    return;
+                }
+            }
         }
     }
 
