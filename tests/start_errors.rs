@@ -24,6 +24,9 @@ fn check_refusal(ended: &Ended, needles: &[&str]) {
         .filter(|line| line.starts_with("flotilla: ") || line.starts_with("error: "))
         .collect();
     assert_eq!(sentences.len(), 1, "one sentence: {said}");
+    // The rest of what the argument parser says is how to get help; all else is one line.
+    let more = said.lines().skip_while(|line| !line.starts_with("flotilla: ")).count();
+    assert!(more <= 1, "more than a sentence: {said}");
     for needle in needles {
         assert!(said.contains(needle), "`{needle}` is not in: {said}");
     }
@@ -238,7 +241,14 @@ fn a_wrong_cluster_file_is_named_with_the_place() {
     with(good.replace("cluster_id", "colour"), &["colour"]);
     with(good.replace("id = 2", "id = 1"), &["1"]);
     with(good.replace("[1, 2, 3]", "[1, 2, 9]"), &["9"]);
-    with(good.replace("id = 3", "id = \"three\""), &["line"]);
+    with(good.replace("id = 3", "id = \"three\""), &["line ", "column 6", "three"]);
+    with(good.replace("voters = ", "voters "), &["line 4, column "]);
+    let missing = format!("{dir}/missing.toml");
+    let exists = "missing.toml does not exist";
+    let words = ["node", "--id", "1", "--dir", &dir, "--cluster-file", &missing];
+    refused(&words, &["cluster file", exists]);
+    refused(&["router", "--listen", "127.0.0.1:1", "--cluster-file", &missing], &[exists]);
+    refused(&["node", "--config", &missing], &["--config", exists]);
 
     let secret = kept.path().join("cluster.secret");
     set_mode(&secret, 0o644).expect("its mode");

@@ -1,5 +1,6 @@
 //! The cluster file: what a node must be told at its first start.
 
+use crate::small_file::{self, SmallFileError};
 use serde::{Deserialize, Serialize};
 use shard_core::cluster_config::{ClusterConfig, ConfigNum, GroupConfig, NodeConfig, SHARDMASTER};
 use shard_core::{GroupId, NodeId};
@@ -66,34 +67,14 @@ pub struct GroupEntry {
 /// Why a cluster file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterFileError {
-    /// It cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is too large to be one.
-    #[error("{path} has {bytes} bytes, more than the {max} that such a file can have")]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-        /// The bound.
-        max: u64,
-    },
-    /// It is not TOML of this form.
-    #[error("{path}: {message}")]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// What the parser says, with line and column.
-        message: String,
-    },
+    /// It cannot be read, or is not TOML of this form.
+    #[error("cluster file: {0}")]
+    File(#[source] SmallFileError),
+    /// The secret that it names cannot be read.
+    #[error("secret file: {0}")]
+    Secret(#[source] SmallFileError),
     /// It contradicts itself.
-    #[error("{path}: {message}")]
+    #[error("cluster file: {path}: {message}")]
     Content {
         /// The file.
         path: PathBuf,
@@ -133,15 +114,7 @@ pub struct Cluster {
 
 /// Reads a cluster file and its secret.
 pub fn load(path: &Path) -> Result<Cluster, ClusterFileError> {
-    let text = read_bounded(path, FILE_BYTES_MAX)?;
-    let text = String::from_utf8(text).map_err(|_| ClusterFileError::Syntax {
-        path: path.into(),
-        message: "the file is not UTF-8 text".into(),
-    })?;
-    let file: ClusterFile = toml::from_str(&text).map_err(|error| ClusterFileError::Syntax {
-        path: path.into(),
-        message: error.to_string().trim_end().to_owned(),
-    })?;
+    let file = read(path)?;
     let config = file
         .config()
         .map_err(|message| ClusterFileError::Content { path: path.into(), message })?;
@@ -150,26 +123,24 @@ pub fn load(path: &Path) -> Result<Cluster, ClusterFileError> {
     Ok(Cluster { config, secret, file })
 }
 
+/// Reads a cluster file alone; whether it contradicts itself is not checked.
+pub fn read(path: &Path) -> Result<ClusterFile, ClusterFileError> {
+    small_file::read_toml(path, FILE_BYTES_MAX).map_err(ClusterFileError::File)
+}
+
 fn load_secret(path: &Path) -> Result<Vec<u8>, ClusterFileError> {
-    let read = |source| ClusterFileError::Read { path: path.into(), source };
-    let mode = fs::metadata(path).map_err(read)?.permissions().mode() & 0o777;
+    let secret = small_file::read(path, SECRET_BYTES_MAX).map_err(ClusterFileError::Secret)?;
+    let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o777);
+    let mode = mode.map_err(|source| {
+        ClusterFileError::Secret(SmallFileError::Read { path: path.into(), source })
+    })?;
     if mode & 0o077 != 0 {
         return Err(ClusterFileError::SecretMode { path: path.into(), mode });
     }
-    let secret = read_bounded(path, SECRET_BYTES_MAX)?;
     if secret.len() < SECRET_BYTES_MIN {
         return Err(ClusterFileError::SecretShort { path: path.into(), bytes: secret.len() });
     }
     Ok(secret)
-}
-
-fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, ClusterFileError> {
-    let read = |source| ClusterFileError::Read { path: path.into(), source };
-    let bytes = fs::metadata(path).map_err(read)?.len();
-    if bytes > max {
-        return Err(ClusterFileError::TooLarge { path: path.into(), bytes, max });
-    }
-    fs::read(path).map_err(read)
 }
 
 impl ClusterFile {
@@ -271,10 +242,14 @@ mod tests {
             ),
             (GOOD.replace("[1, 2] }", "[] }"), "voter"),
             (GOOD.replace("127.0.0.1:7101", "127.0.0.1:0"), "127.0.0.1:0"),
-            (GOOD.replace("id = 2, peer", "id = -2, peer"), "line 6"),
+            (
+                GOOD.replace("id = 2, peer", "id = -2, peer"),
+                "DIR/cluster.toml, line 6, column 20: ",
+            ),
         ] {
             let error = load_text(&bad, secret, 0o600).unwrap_err();
             assert!(error.contains("DIR/cluster.toml") && error.contains(sentence), "{error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
         }
     }
 

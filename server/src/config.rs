@@ -2,6 +2,7 @@
 //! configuration with every limit filled in.
 
 use crate::cluster_file::ClusterFileError;
+use crate::small_file::{self, SmallFileError};
 use clap::{Args, Parser, Subcommand};
 use router::ServeConfig;
 use serde::Deserialize;
@@ -160,28 +161,18 @@ pub struct RouterArgs {
     pub clients: ClientSettings,
 }
 
+/// Bytes of a configuration file, at most: far above what all settings need.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+
 /// Milliseconds a request is retried inside by default.
 pub const REQUEST_TIMEOUT_MS: u64 = 5000;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The configuration file cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is not of the right form.
-    #[error("{path}: {message}")]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// What the parser says, with line and column.
-        message: String,
-    },
+    /// The configuration file cannot be read, or is not of the right form.
+    #[error("--config: {0}")]
+    File(#[from] SmallFileError),
     /// A setting is missing.
     #[error("--{0} is missing: give it as a flag or in the file that --config names")]
     Missing(&'static str),
@@ -226,11 +217,7 @@ impl NodeArgs {
 }
 
 fn load_settings(path: &Path) -> Result<NodeSettings, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.into(), source })?;
-    let mut settings: NodeSettings = toml::from_str(&text).map_err(|error| {
-        ConfigError::Syntax { path: path.into(), message: error.to_string().trim_end().to_owned() }
-    })?;
+    let mut settings: NodeSettings = small_file::read_toml(path, FILE_BYTES_MAX)?;
     // A path in a file counts from the file, wherever the program was started.
     let beside = path.parent().unwrap_or(Path::new("."));
     settings.dir = settings.dir.map(|dir| beside.join(dir));
@@ -316,8 +303,8 @@ mod tests {
     #[test]
     fn b103_bad_settings_name_the_flag_or_the_file() {
         for (file, flags, sentence) in [
-            ("idd = 1", &[][..], "DIR/node.toml: TOML parse error at line 1"),
-            ("id = \"x\"", &[], "DIR/node.toml: TOML parse error at line 1"),
+            ("idd = 1", &[][..], "--config: DIR/node.toml, line 1, column 1: unknown"),
+            ("\nid = \"x\"", &[], "--config: DIR/node.toml, line 2, column 6: invalid type"),
             ("id = 0", &[], "--id: node ids count from 1"),
             ("request-timeout = 5", &[], "--request-timeout: 5 is not in 100..=600000"),
             ("maxclients = 0", &[], "--maxclients: 0 is not in 1..=65000"),

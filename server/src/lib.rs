@@ -17,6 +17,7 @@ pub mod log_store;
 pub mod logging;
 pub mod process;
 pub mod random;
+pub mod small_file;
 pub mod standalone;
 pub mod transport;
 pub mod worker;
