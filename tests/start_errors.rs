@@ -95,6 +95,33 @@ fn a_node_refuses_the_directory_of_another_node_and_of_another_cluster() {
     refused(&["node", "--id", "1", "--dir", &dir, "--cluster-file", &other], &[&dir, "cluster"]);
 }
 
+/// Voters change by the log alone: two majorities that do not meet would both decide.
+#[test]
+fn a_later_cluster_file_changes_addresses_but_no_group() {
+    let (kept, _) = folder();
+    let ports = Ports::take();
+    let file = write_cluster_file(kept.path(), &ports);
+    let dir = kept.path().join("node").display().to_string();
+    let words = ["node", "--id", "1", "--dir", &dir, "--cluster-file", &file];
+    let mut node = Process::start("node 1", &arguments(&words), kept.path());
+    wait_for_ping(ports.port(1));
+    node.kill();
+
+    let text = fs::read_to_string(&file).expect("the cluster file");
+    let with = |text: String| fs::write(&file, text).expect("a changed cluster file");
+    with(text.replace("id = 2\nvoters = [1, 2, 3]", "id = 2\nvoters = [1, 2]"));
+    refused(&words, &["--cluster-file", "group 2 has voters [1, 2]", "with voters [1, 2, 3]"]);
+    with(text.replace("[shardmaster]\nvoters = [1, 2, 3]", "[shardmaster]\nvoters = [1]"));
+    refused(&words, &["group 0 has voters [1]"]);
+    with(text.clone() + "[[groups]]\nid = 3\nvoters = [1]\n");
+    refused(&words, &["group 3 has voters [1], but this node started with no such group"]);
+
+    let moved = ports.port(7);
+    with(text.replace(&format!("127.0.0.1:{}\"", ports.port(1)), &format!("127.0.0.1:{moved}\"")));
+    node.restart();
+    wait_for_ping(moved);
+}
+
 #[test]
 fn a_nodes_directory_is_no_place_for_an_embedded_cluster_and_its_log_is_private() {
     use std::os::unix::fs::PermissionsExt;

@@ -173,6 +173,18 @@ impl ClusterFile {
         Ok(config)
     }
 
+    /// Each group's voters in ascending order, the shardmaster's among them.
+    pub fn seats(&self) -> BTreeMap<u32, Vec<u64>> {
+        let shardmaster = (SHARDMASTER.0, &self.shardmaster.voters);
+        let groups = self.groups.iter().map(|group| (group.id, &group.voters));
+        let sorted = |voters: &Vec<u64>| {
+            let mut voters = voters.clone();
+            voters.sort_unstable();
+            voters
+        };
+        groups.chain([shardmaster]).map(|(group, voters)| (group, sorted(voters))).collect()
+    }
+
     /// The file as text.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a cluster file is plain strings, numbers and lists")

@@ -1,6 +1,6 @@
 //! `flotilla node` and `flotilla router`: one process each.
 
-use crate::cluster_file::{self, Cluster, ClusterFileError};
+use crate::cluster_file::{self, Cluster, ClusterFile, ClusterFileError};
 use crate::config::{
     ClientSettings, ConfigError, NodeArgs, NodeSettings, REQUEST_TIMEOUT_MS, RouterArgs,
     check_address,
@@ -12,6 +12,7 @@ use crate::{data_dir, logging};
 use router::FrontEnd;
 use shard_core::NodeId;
 use shard_core::cluster_config::NodeConfig;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
@@ -108,6 +109,9 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
         None if kept.exists() => cluster_file::load(&kept)?,
         None => return Err(ConfigError::Missing("cluster-file").into()),
     };
+    if kept.exists() && !settings.spare {
+        check_groups(&cluster_file::read(&kept)?, &cluster.file)?;
+    }
     if settings.spare {
         cluster.config.groups.clear();
         cluster.config.slots.clear();
@@ -146,6 +150,31 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
         ),
         cluster,
     })
+}
+
+/// A cluster file that comes later may bring new addresses and a new secret. New voters it may not:
+/// two majorities of one group, of old voters and of new ones, would not meet (Raft section 6).
+fn check_groups(kept: &ClusterFile, given: &ClusterFile) -> Result<(), RunError> {
+    // Another cluster's is refused with both names when the directory is opened.
+    if kept.cluster_id != given.cluster_id {
+        return Ok(());
+    }
+    let (kept, given) = (kept.seats(), given.seats());
+    match kept.keys().chain(given.keys()).find(|id| kept.get(*id) != given.get(*id)) {
+        None => Ok(()),
+        Some(id) => {
+            let says = |seats: &BTreeMap<u32, Vec<u64>>| match seats.get(id) {
+                Some(voters) => format!("voters {voters:?}"),
+                None => "no such group".to_owned(),
+            };
+            Err(RunError::Sentence(format!(
+                "--cluster-file: group {id} has {}, but this node started with {}; a file does not \
+                 change the groups of a cluster: put that back, or leave the flag out",
+                says(&given),
+                says(&kept)
+            )))
+        }
+    }
 }
 
 /// Runs a router until a signal.
