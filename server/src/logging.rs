@@ -12,6 +12,8 @@ pub fn start(filter: &str) -> Result<(), String> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // Told with `eprintln!`, which panics: a log that nobody reads must not end the program.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }

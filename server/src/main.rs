@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use server::config::{Cli, Command};
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -21,7 +22,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("flotilla: {error}");
+            // `eprintln!` panics if nobody reads standard error any more.
+            let _ = writeln!(std::io::stderr(), "flotilla: {error}");
             ExitCode::FAILURE
         }
     }
