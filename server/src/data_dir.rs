@@ -258,17 +258,26 @@ fn io_error(action: &'static str, path: &Path, source: io::Error) -> DataDirErro
     DataDirError::Io { action, path: path.to_owned(), source }
 }
 
-fn create_directory(dir: &Path) -> Result<(), DataDirError> {
+/// Makes a directory and those above it, unless they are there. Each entry is synced: a power loss
+/// must not take away the directory of a node that has acknowledged something.
+pub(crate) fn create_directory(dir: &Path) -> Result<(), DataDirError> {
     match std::fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => return Ok(()),
         Ok(_) => return Err(DataDirError::NotADirectory(dir.to_owned())),
         Err(source) if source.kind() == io::ErrorKind::NotFound => {}
         Err(source) => return Err(io_error("read", dir, source)),
     }
-    std::fs::create_dir_all(dir).map_err(|source| io_error("create", dir, source))?;
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent),
-        _ => sync_directory(Path::new(".")),
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    create_directory(parent)?;
+    match std::fs::create_dir(dir) {
+        // Another process may have made it meanwhile.
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            Err(io_error("create", dir, source))
+        }
+        _ => sync_directory(parent),
     }
 }
 

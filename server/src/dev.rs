@@ -79,7 +79,7 @@ fn open(args: &DevArgs) -> Result<(Cluster, Sockets, fs::File), RunError> {
     data_dir::refuse_single_node(&args.dir)?;
     let planned = find_or_describe(args)?;
     let sockets = Sockets::bind(args, planned.nodes.len() as u16)?;
-    fs::create_dir_all(&args.dir).map_err(wrote(&args.dir))?;
+    data_dir::create_directory(&args.dir)?;
     let lock = data_dir::lock(&args.dir)?;
     let path = args.dir.join(CLUSTER_FILE);
     if !path.exists() {
