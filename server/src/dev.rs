@@ -4,10 +4,10 @@
 use crate::cluster_file::{self, Cluster, ClusterFile, GroupEntry, NodeEntry, Seats};
 use crate::config::DevArgs;
 use crate::data_dir;
-use crate::process::{NodeOptions, Stop, run_node};
+use crate::process::{NodeOptions, StatusWatch, Stop, run_node};
 use crate::standalone::{self, RunError, bind, runtime};
-use shard_core::NodeId;
 use shard_core::cluster_config::NodeConfig;
+use shard_core::{GroupId, NodeId};
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -18,10 +18,14 @@ use std::thread;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
+use tokio::time::timeout;
 
 /// The file that describes the embedded cluster, and the secret beside it.
 const CLUSTER_FILE: &str = "cluster.toml";
 const SECRET_FILE: &str = "secret";
+/// How long the banner waits for leaders. A log that is long takes a while to be replayed, and who
+/// started the program wants to know where it listens.
+const LEADERS_MAX: Duration = Duration::from_secs(3);
 
 /// Runs until a signal or a failure.
 pub fn run(args: DevArgs) -> Result<(), RunError> {
@@ -51,15 +55,24 @@ pub fn run(args: DevArgs) -> Result<(), RunError> {
     }
     drop(ended_tx);
     runtime()?.block_on(async {
+        let mut nodes = Vec::new();
         for started in started {
-            if started.await.is_err() {
-                return first_failure(&mut ended).await;
+            match started.await {
+                Ok(status) => nodes.push(status),
+                Err(_) => return first_failure(&mut ended).await,
             }
         }
-        println!("{}", banner(&args, &cluster));
+        let announced = async {
+            // Not before elections are through: it stays the last that is said.
+            let _ = timeout(LEADERS_MAX, every_group_leads(&mut nodes, &cluster)).await;
+            // Nobody may be reading.
+            let _ = writeln!(io::stdout(), "{}", banner(&args, &cluster));
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             result = first_failure(&mut ended) => return result,
             signal = standalone::signal() => standalone::say_stopping(signal?),
+            () = announced => {}
         }
         stop.clients.cancel();
         for drained in drained {
@@ -71,6 +84,22 @@ pub fn run(args: DevArgs) -> Result<(), RunError> {
         }
         Ok(())
     })
+}
+
+/// Waits until each group has a leader, or the first node has ended.
+async fn every_group_leads(nodes: &mut [StatusWatch], cluster: &Cluster) {
+    let leads = |nodes: &[StatusWatch], group: &GroupId| {
+        nodes.iter().any(|node| {
+            node.borrow().replicas.get(group).is_some_and(|replica| replica.role == "leader")
+        })
+    };
+    while !cluster.config.groups.keys().all(|group| leads(nodes, group)) {
+        // All are renewed as often.
+        let Some(first) = nodes.first_mut() else { return };
+        if first.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Finds or makes the cluster, with its ports bound and its directory locked. Ports come before
@@ -98,7 +127,7 @@ fn open(args: &DevArgs) -> Result<(Cluster, Sockets, fs::File), RunError> {
 /// Runs a node on a thread of its own; how it ends goes to `ended`.
 fn start_node(
     options: NodeOptions,
-    started: oneshot::Sender<()>,
+    started: oneshot::Sender<StatusWatch>,
     drained: oneshot::Sender<()>,
     stop: Stop,
     ended: mpsc::Sender<Result<(), RunError>>,

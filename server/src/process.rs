@@ -17,6 +17,7 @@ use router::{FrontEnd, ServeConfig};
 use shard_core::cluster_config::{ClusterConfig, NodeConfig};
 use shard_core::handshake::{Credentials, Secret};
 use shard_core::node::{Node, NodeSetup};
+use shard_core::wire::NodeStatus;
 use shard_core::{GroupId, NodeId};
 use std::collections::BTreeMap;
 use std::io;
@@ -97,11 +98,14 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> NodeError {
     move |source| NodeError::System { what, source }
 }
 
-/// Runs one node on this thread's `LocalSet` until it is told to stop or has to. `started` hears of
-/// the node's router once clients can connect; `drained` when the last client was answered.
+/// What a node says of itself, renewed every 100 ms or so.
+pub type StatusWatch = watch::Receiver<Arc<NodeStatus>>;
+
+/// Runs one node on this thread's `LocalSet` until it is told to stop or has to. `started` gets the
+/// node's status once clients can connect; `drained` hears when the last client was answered.
 pub async fn run_node(
     options: NodeOptions,
-    started: oneshot::Sender<()>,
+    started: oneshot::Sender<StatusWatch>,
     drained: oneshot::Sender<()>,
     stop: Stop,
 ) -> Result<(), NodeError> {
@@ -111,6 +115,7 @@ pub async fn run_node(
     let mut data_dir = DataDir::open(&dir, &identity)?;
     keep_cluster(&mut data_dir, &cluster)?;
     let (local_router, local_node) = join_router(id);
+    let status = local_node.status.clone();
     let mut bootstrap = cluster.config.clone();
     bootstrap.nodes.extend(addresses.clone());
     let backend =
@@ -126,7 +131,7 @@ pub async fn run_node(
         clients.spawn_local(async move { front.serve(listener, stop).await });
     }
     info!(node = %id, dir = %dir.display(), "node started");
-    let _ = started.send(());
+    let _ = started.send(status);
 
     tokio::select! {
         result = &mut worker => return finish(result),
