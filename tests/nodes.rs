@@ -1,10 +1,13 @@
-//! Single node processes: a spare, a node told by a file, and what the directory keeps of the first
-//! start.
+//! Single processes: a spare, a node told by a file, what the directory keeps of the first start, and
+//! what a process says of itself.
 
-use harness::process::{Ports, Process, arguments, set_mode, write_cluster_file};
+use harness::process::{
+    DevCluster, Ports, Process, arguments, program, set_mode, write_cluster_file,
+};
 use harness::resp::{Client, Value};
 use std::fs;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -106,4 +109,58 @@ fn the_cluster_file_is_needed_at_the_first_start_only() {
     node.wait_until_it_serves(ports.port(0));
     let mut client = Client::connect(ports.port(0)).expect("a connection");
     assert_eq!(text(&mut client, &["GET", "kept"]), "value");
+}
+
+/// Ends with the test, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself, which is what we want here.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn it_runs_on_when_nobody_reads_what_it_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ports = Ports::take();
+    let mut command = Command::new(program());
+    command.args(["dev", "--log", "debug", "--port", &ports.port(0).to_string(), "--dir"]);
+    command.arg(folder.path().join("data")).stdin(Stdio::null());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut running = Running(child);
+    // Whatever it says from now on meets a broken pipe.
+    drop((running.0.stdout.take(), running.0.stderr.take()));
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let set = Client::connect(ports.port(0)).and_then(|mut c| c.call(&["SET", "k", "v"]));
+        if set.is_ok_and(|reply| reply == Value::Simple("OK".into())) {
+            break;
+        }
+        assert_eq!(running.0.try_wait().expect("its state"), None, "it ended");
+        assert!(Instant::now() < end, "it does not serve");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let id = running.0.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
+    while running.0.try_wait().expect("its state").is_none() {
+        assert!(Instant::now() < end, "it does not end");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(running.0.wait().expect("its state").code(), Some(0));
+}
+
+#[test]
+fn the_banner_is_said_when_each_group_has_a_leader() {
+    let cluster = DevCluster::start(&[]);
+    let end = Instant::now() + PATIENCE;
+    while !cluster.process.output().contains("stop ") {
+        assert!(Instant::now() < end, "no banner: {}", cluster.process.log());
+        thread::sleep(Duration::from_millis(5));
+    }
+    let log = cluster.process.log();
+    assert!(log.matches("became leader").count() >= 3, "the banner came before:\n{log}");
+    assert!(!log.contains("link"), "links that stand are no news:\n{log}");
 }

@@ -25,7 +25,7 @@ const CLUSTER_FILE: &str = "cluster.toml";
 const SECRET_FILE: &str = "secret";
 /// How long the banner waits for leaders. A log that is long takes a while to be replayed, and who
 /// started the program wants to know where it listens.
-const LEADERS_MAX: Duration = Duration::from_secs(3);
+const LEADERS_MAX: Duration = Duration::from_secs(5);
 
 /// Runs until a signal or a failure.
 pub fn run(args: DevArgs) -> Result<(), RunError> {
