@@ -29,6 +29,8 @@ const WATCH_STEP: Duration = Duration::from_millis(250);
 const WRITE_WAITED: Duration = Duration::from_millis(2);
 /// Room asked for with each read.
 const READ_BYTES: usize = 64 << 10;
+/// Buffer that a link without traffic keeps, each way.
+const KEPT_BYTES_MAX: usize = 256 << 10;
 
 /// Why a link broke.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +81,17 @@ impl LinkQueue {
         self.filled.notify_one();
     }
 
+    /// All that was added since the last call.
+    fn take(&self) -> BytesMut {
+        let mut bytes = self.bytes.borrow_mut();
+        let taken = bytes.split();
+        // The rest is of the same memory, and would hold that of a big message for good.
+        if taken.len() + bytes.capacity() > KEPT_BYTES_MAX {
+            *bytes = BytesMut::new();
+        }
+        taken
+    }
+
     fn alive(&self) {
         self.alive_at.set(Instant::now());
         self.pinged_at.set(None);
@@ -119,11 +132,17 @@ async fn read(
             return Err(LinkError::Closed);
         }
         queue.alive();
+        let came = bytes.len();
         while let Some(frame) = decode_frame(&mut bytes, WIRE_FRAME_BYTES_MAX)? {
             match frame {
                 WireFrame::ToRouter(message) => hear(message),
                 WireFrame::Raft(_) | WireFrame::ToNode(_) => return Err(LinkError::Misplaced),
             }
+        }
+        // The frames share this memory; once they are gone, a further read would take it up again
+        // and keep it, however big.
+        if bytes.is_empty() && came.max(bytes.capacity()) > KEPT_BYTES_MAX {
+            bytes = BytesMut::new();
         }
     }
 }
@@ -133,7 +152,7 @@ async fn write(
     queue: &LinkQueue,
 ) -> Result<std::convert::Infallible, LinkError> {
     loop {
-        let mut bytes = queue.bytes.borrow_mut().split();
+        let mut bytes = queue.take();
         if bytes.is_empty() {
             queue.filled.notified().await;
             continue;
@@ -169,5 +188,21 @@ async fn watch(
             }
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_big_message_leaves_no_memory_behind() {
+        let queue = LinkQueue::new();
+        queue.push(ToNode::Ping);
+        let small = queue.take();
+        assert!(!small.is_empty() && queue.take().is_empty());
+        queue.bytes.borrow_mut().extend_from_slice(&vec![0; KEPT_BYTES_MAX + 1]);
+        assert_eq!(queue.take().len(), KEPT_BYTES_MAX + 1);
+        assert_eq!(queue.bytes.borrow().capacity(), 0);
     }
 }
