@@ -304,7 +304,8 @@ impl Worker {
             }
             self.status_due = Instant::now();
         }
-        for origin in self.routers.keys().copied().collect::<Vec<_>>() {
+        let behind = self.routers.iter().filter(|(_, router)| !router.backlog.is_empty());
+        for origin in behind.map(|(origin, _)| *origin).collect::<Vec<_>>() {
             self.flush_router(origin);
         }
         self.publish_status();
@@ -334,6 +335,7 @@ impl Worker {
                 }
             }
         }
+        // Our own router shares this thread; what it has in flight is bounded there.
         if router.backlog.len() > BACKLOG_MAX && origin != LOCAL {
             warn!(router = origin.0, "router does not read its answers, closing its link");
             self.replies_dropped.set(self.replies_dropped.get() + router.backlog.len() as u64);
@@ -361,7 +363,8 @@ impl Worker {
         ]);
         status.counters.push(("worker_stalls", self.stalls));
         status.counters.push(("router_replies_dropped", self.replies_dropped.get()));
-        status.counters.push(("router_links", self.routers.len() as u64 - 1));
+        let routers = self.routers.keys().filter(|origin| **origin != LOCAL).count();
+        status.counters.push(("router_links", routers as u64));
         self.status.send_replace(Arc::new(status));
     }
 }
