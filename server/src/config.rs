@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// A Redis-protocol datastore: every write is on disk on a majority before it is acknowledged.
 #[derive(Debug, Parser)]
-#[command(name = "flotilla", version, max_term_width = 100)]
+#[command(name = "flotilla", version)]
 pub struct Cli {
     /// What to run.
     #[command(subcommand)]
@@ -39,13 +39,14 @@ pub struct DevArgs {
     /// Groups that keep data, 1 to 64 [default: 2, or what the directory holds].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub groups: Option<u32>,
-    /// Replicas of each group, 1 to 7, no more than nodes [default: 3, or what the directory holds].
+    /// Replicas of each group, 1 to 7 and no more than nodes [default: 3, or all nodes if they are
+    /// fewer, or what the directory holds].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=7))]
     pub replicas: Option<u64>,
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1")]
     pub bind: IpAddr,
-    /// Port for clients; node i listens on PORT + i as well.
+    /// Port for clients, 1 to 65535 less the nodes; node i listens on PORT + i as well.
     #[arg(long, default_value_t = 6379, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
     /// Where the nodes keep their data.
@@ -97,7 +98,7 @@ pub struct NodeArgs {
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NodeSettings {
-    /// Id of this node in the cluster file.
+    /// Id of this node in the cluster file, from 1.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub id: Option<u64>,
     /// Where the node keeps its data.
