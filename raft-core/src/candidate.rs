@@ -1,6 +1,7 @@
 //! How a leader is found: a pre-vote that changes nothing, then a vote in a term of its own.
 
 use crate::message::{Message, PreVote, PreVoteReply, RequestVote, RequestVoteReply};
+use crate::mutant::Mutant;
 use crate::quorum::{VoteResult, vote_result};
 use crate::raft::{Raft, RoleState};
 use crate::types::{NodeId, Now, WriteToken};
@@ -26,6 +27,8 @@ pub(crate) struct Candidate {
     pub(crate) votes: BTreeMap<NodeId, bool>,
     /// The write that makes its own term and vote durable, and the log that its requests name (R2).
     pub(crate) own_vote: WriteToken,
+    /// The leader of the term before gave the go-ahead (R19).
+    pub(crate) transfer: bool,
     /// When to ask those again who did not answer.
     pub(crate) ask_at: Now,
     /// When to start over.
@@ -35,8 +38,8 @@ pub(crate) struct Candidate {
 impl Raft {
     /// The election timer ran out, or nobody else can lead.
     pub(crate) fn campaign(&mut self, now: Now) {
-        if self.config.voters.len() == 1 {
-            return self.request_votes(now);
+        if self.config.voters.len() == 1 || self.config.breaks(Mutant::NoPreVote) {
+            return self.request_votes(now, false);
         }
         let election_at = now + self.election_timeout();
         self.pre_vote_round += 1;
@@ -58,6 +61,10 @@ impl Raft {
             RoleState::Candidate(asking) if asking.own_vote > durable => {
                 asking.election_at = election_at;
             }
+            // Its own vote is promised as well (R18).
+            RoleState::Follower(follower) if now < self.promised_until => {
+                follower.election_at = self.promised_until;
+            }
             RoleState::Candidate(_) | RoleState::PreCandidate(_) | RoleState::Follower(_) => {
                 self.campaign(now);
             }
@@ -67,11 +74,15 @@ impl Raft {
 
     /// Raises the term and votes for itself. Nobody is asked, and its own vote does not count,
     /// before both are durable: a candidate that forgot them could win the same term twice (R2).
-    fn request_votes(&mut self, now: Now) {
+    pub(crate) fn request_votes(&mut self, now: Now, transfer: bool) {
         let election_at = now + self.election_timeout();
         self.set_hard(self.hard.term.next(), Some(self.config.id));
         self.role = RoleState::Candidate(Candidate {
-            votes: BTreeMap::new(),
+            votes: match self.config.breaks(Mutant::OwnVoteBeforeDurable) {
+                true => BTreeMap::from([(self.config.id, true)]),
+                false => BTreeMap::new(),
+            },
+            transfer,
             own_vote: self.log.promise(self.hard, self.log.last().index),
             ask_at: now + self.config.heartbeat_ns,
             election_at,
@@ -93,7 +104,7 @@ impl Raft {
                 self.send_unpromised(peer, Message::PreVote(m));
             }
             RoleState::Candidate(asking) if !asking.votes.contains_key(&peer) => {
-                let m = RequestVote { term: self.hard.term, last };
+                let m = RequestVote { term: self.hard.term, last, transfer: asking.transfer };
                 self.send(peer, Message::RequestVote(m), last.index);
             }
             RoleState::PreCandidate(_) | RoleState::Candidate(_) => {}
@@ -126,7 +137,7 @@ impl Raft {
         }
         asking.votes.entry(from).or_insert(m.granted);
         match self.tally() {
-            VoteResult::Won => self.request_votes(now),
+            VoteResult::Won => self.request_votes(now, false),
             VoteResult::Lost => self.follow(now, self.hard.term, None),
             VoteResult::Pending => {}
         }
@@ -169,6 +180,10 @@ impl Raft {
             RoleState::Follower(_) | RoleState::Leader(_) => return VoteResult::Pending,
         };
         let granted = votes.values().filter(|granted| **granted).count();
-        vote_result(self.config.voters.len(), granted, votes.len() - granted)
+        let voters = self.config.voters.len();
+        if 2 * granted == voters && self.config.breaks(Mutant::HalfIsMajority) {
+            return VoteResult::Won;
+        }
+        vote_result(voters, granted, votes.len() - granted)
     }
 }

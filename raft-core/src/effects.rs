@@ -2,7 +2,9 @@
 //! in the order they are owed).
 
 use crate::message::Message;
-use crate::types::{Entry, EntryId, FetchId, HardState, Index, Mark, NodeId, Term, WriteToken};
+use crate::types::{
+    Entry, EntryId, FetchId, HardState, Index, Mark, NodeId, ReadId, Term, WriteToken,
+};
 use std::collections::BTreeSet;
 
 /// Everything owed since the last `poll`. Reused between polls; empty fields owe nothing.
@@ -20,6 +22,11 @@ pub struct Effects {
     pub commit: Vec<Entry>,
     /// Entries that are no longer cached, to be read off the worker thread and given to `fetched`.
     pub fetch: Vec<Fetch>,
+    /// Reads whose index is known: each may be served here once everything up to it is applied
+    /// (thesis 6.4). A read in [`ReadMode::Lease`] only while [`crate::Raft::lease_holds`].
+    pub reads: Vec<(ReadId, Index)>,
+    /// Reads that will get no index; they may be asked again, here or at another replica.
+    pub reads_failed: Vec<ReadId>,
     /// Role, term and leader changes, for clients' hints, logs, counters and golden files alike.
     pub role: Option<RoleChange>,
     /// A `Busy` that was given out has passed.
@@ -35,6 +42,8 @@ impl Effects {
             && self.appendable.is_empty()
             && self.commit.is_empty()
             && self.fetch.is_empty()
+            && self.reads.is_empty()
+            && self.reads_failed.is_empty()
             && self.role.is_none()
             && !self.room
     }
@@ -47,6 +56,8 @@ impl Effects {
         self.appendable.clear();
         self.commit.clear();
         self.fetch.clear();
+        self.reads.clear();
+        self.reads_failed.clear();
         self.role = None;
         self.room = false;
     }
@@ -133,7 +144,17 @@ pub struct Proposed {
     pub refused: Option<Refused>,
 }
 
-/// Why a proposal was not taken. It was not appended and never will be.
+/// How a read is made linearizable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadMode {
+    /// A majority confirms the leader after the read came (thesis 6.4). On any replica.
+    Index,
+    /// By the leader's lease if it holds, else as `Index` (thesis 6.4.1). Needs clocks whose rates
+    /// differ by no more than [`crate::Config::clock_drift_ppm`].
+    Lease,
+}
+
+/// Why a call was refused. A proposal refused was not appended and never will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// This replica does not lead (or has lost its quorum).
@@ -142,9 +163,19 @@ pub enum Refused {
         /// Who does, as far as known.
         hint: Option<NodeId>,
     },
-    /// The budget of uncommitted bytes is spent; `Effects::room` tells when it is not any more.
-    #[error("too many bytes wait to be committed")]
+    /// A budget is spent: of uncommitted bytes or, for a read, of waiting reads. `Effects::room`
+    /// tells when it is not any more.
+    #[error("too much waits already")]
     Busy,
+    /// Leadership is being handed to another replica; `Effects::room` tells if it stays here.
+    #[error("leadership is moving to {to}")]
+    Transferring {
+        /// Who is to lead.
+        to: NodeId,
+    },
+    /// The target is not another voter of the group.
+    #[error("{0} is not another voter of the group")]
+    NotVoter(NodeId),
     /// The payload is over the entry limit.
     #[error("an entry of {bytes} bytes is over the limit")]
     TooBig {

@@ -2,9 +2,10 @@
 
 use crate::effects::Reject;
 use crate::message::{
-    AppendEntries, AppendEntriesReply, AppendOutcome, Message, PreVote, PreVoteReply, RequestVote,
-    RequestVoteReply,
+    AppendEntries, AppendEntriesReply, AppendOutcome, Confirm, ConfirmReply, Message, PreVote,
+    PreVoteReply, RequestVote, RequestVoteReply,
 };
+use crate::mutant::Mutant;
 use crate::raft::{Raft, RoleState};
 use crate::types::{EntryId, Index, NodeId, Now, Term};
 
@@ -17,6 +18,22 @@ pub(crate) struct Follower {
     pub(crate) contact: Now,
     /// When to campaign.
     pub(crate) election_at: Now,
+    /// Up to where this log is known to be that leader's.
+    pub(crate) verified: Index,
+}
+
+impl Follower {
+    /// Of no leader yet.
+    pub(crate) fn new(now: Now, election_at: Now) -> Follower {
+        Follower { leader: None, contact: now, election_at, verified: Index(0) }
+    }
+}
+
+/// What an answer to a leader gives back: when the request left, and what is promised.
+#[derive(Clone, Copy)]
+struct Echo {
+    stamp: Now,
+    promised_ns: Now,
 }
 
 impl Raft {
@@ -24,6 +41,10 @@ impl Raft {
     /// is named: a candidate that nobody can elect must not hold back one that can win (E14).
     pub(crate) fn follow(&mut self, now: Now, term: Term, leader: Option<NodeId>) {
         let vote = if term > self.hard.term { None } else { self.hard.voted_for };
+        let verified = match &self.role {
+            RoleState::Follower(f) if term == self.hard.term && f.leader == leader => f.verified,
+            _ => Index(0),
+        };
         self.set_hard(term, vote);
         let running = match &self.role {
             RoleState::Follower(follower) => Some(follower.election_at),
@@ -35,7 +56,19 @@ impl Raft {
             Some(at) if leader.is_none() => at,
             _ => now + self.election_timeout(),
         };
-        self.role = RoleState::Follower(Follower { leader, contact: now, election_at });
+        self.role = RoleState::Follower(Follower { leader, contact: now, election_at, verified });
+    }
+
+    /// A message of the current term that only its leader sends.
+    ///
+    /// # Errors
+    /// If another leader of this term is known: one of the two lies.
+    pub(crate) fn hear_leader(&mut self, now: Now, from: NodeId) -> Result<(), Reject> {
+        if self.leader().is_some_and(|leader| leader != from) {
+            return Err(Reject::Malformed("a second leader in one term"));
+        }
+        self.follow(now, self.hard.term, Some(from));
+        Ok(())
     }
 
     /// Whether a live leader other than `asker` is believed in; itself counts. While one is, votes
@@ -52,13 +85,19 @@ impl Raft {
         }
     }
 
+    /// Whether votes and pre-votes are refused: a live leader is believed in, or a promise runs.
+    pub(crate) fn withholds_vote(&self, now: Now, asker: NodeId) -> bool {
+        let promised = now < self.promised_until && !self.config.breaks(Mutant::VoteDespitePromise);
+        let believes = self.believes_leader(now, asker);
+        promised || believes && !self.config.breaks(Mutant::VoteBesideLeader)
+    }
+
     /// Says what it would answer, and forgets it (thesis 9.6, E18).
     pub(crate) fn on_pre_vote(&mut self, now: Now, from: NodeId, m: PreVote) {
-        let believes = self.believes_leader(now, from);
-        if believes {
-            self.probe_asker(now, from);
-        }
-        let granted = !believes && m.term >= self.hard.term && self.log.is_up_to_date(m.last);
+        self.probe_asker(now, from);
+        let granted = !self.withholds_vote(now, from)
+            && m.term >= self.hard.term
+            && self.log.is_up_to_date(m.last);
         let reply = PreVoteReply { term: self.hard.term, round: m.round, granted };
         self.send_unpromised(from, Message::PreVoteReply(reply));
     }
@@ -80,7 +119,7 @@ impl Raft {
         let free = match self.hard.voted_for {
             None => self.leader().is_none(),
             Some(voted_for) => voted_for == from,
-        };
+        } || self.config.breaks(Mutant::VoteTwice);
         let RoleState::Follower(_) = &self.role else {
             // Candidates and leaders of this term have voted for themselves. A pre-candidate has
             // perhaps not voted, and is a follower in all that matters here.
@@ -90,7 +129,9 @@ impl Raft {
             }
             return self.refuse_vote(from);
         };
-        if !free || !self.log.is_up_to_date(m.last) {
+        let complete =
+            self.log.is_up_to_date(m.last) || self.config.breaks(Mutant::VoteForShorterLog);
+        if !free || !complete {
             return self.refuse_vote(from);
         }
         self.set_hard(self.hard.term, Some(from));
@@ -109,17 +150,23 @@ impl Raft {
             Message::RequestVote(_) => self.refuse_vote(from),
             Message::AppendEntries(m) => {
                 let hint = EntryId::default();
-                self.answer_append(
-                    from,
-                    m.stamp,
-                    AppendOutcome::Rejected { prev: m.prev.index, hint },
-                    Index(0),
-                );
+                let echo = Echo { stamp: m.stamp, promised_ns: 0 };
+                let outcome = AppendOutcome::Rejected { prev: m.prev.index, hint };
+                self.answer_append(from, echo, outcome, Index(0));
             }
+            Message::Confirm(m) => {
+                let Confirm { seq, stamp, .. } = *m;
+                let reply = ConfirmReply { term: self.hard.term, seq, stamp, promised_ns: 0 };
+                self.send(from, Message::ConfirmReply(reply), Index(0));
+            }
+            Message::ReadIndex(m) => self.answer_read_index(from, m.seq, None),
             Message::PreVote(_)
             | Message::PreVoteReply(_)
             | Message::RequestVoteReply(_)
-            | Message::AppendEntriesReply(_) => {}
+            | Message::AppendEntriesReply(_)
+            | Message::ConfirmReply(_)
+            | Message::ReadIndexReply(_)
+            | Message::TimeoutNow(_) => {}
         }
     }
 
@@ -130,23 +177,31 @@ impl Raft {
         from: NodeId,
         m: AppendEntries,
     ) -> Result<(), Reject> {
-        if self.leader().is_some_and(|leader| leader != from) {
-            return Err(Reject::Malformed("a second leader in one term"));
-        }
-        self.follow(now, self.hard.term, Some(from));
-        if !self.log.contains(m.prev) {
+        self.hear_leader(now, from)?;
+        let promised_ns = self.promise_lease(now, m.lease_ns);
+        let echo = Echo { stamp: m.stamp, promised_ns };
+        if !self.log.contains(m.prev) && !self.ignores_previous(m.prev) {
             let prev = m.prev.index;
             let hint = self.log.last_within(EntryId { index: prev.prev(), ..m.prev });
-            self.answer_append(from, m.stamp, AppendOutcome::Rejected { prev, hint }, Index(0));
+            self.answer_append(from, echo, AppendOutcome::Rejected { prev, hint }, Index(0));
             return Ok(());
         }
-        self.accept_entries(from, m)
+        self.accept_entries(from, m, echo)
+    }
+
+    fn ignores_previous(&self, prev: EntryId) -> bool {
+        self.config.breaks(Mutant::IgnorePrevious) && prev.index <= self.log.last().index
     }
 
     /// Takes the entries of a message whose `prev` is in the log. If too much already waits for the
     /// disk they are dropped, and the rest of the message is a heartbeat: memory stays bounded, and
     /// the leader learns at its next one that they are missing.
-    fn accept_entries(&mut self, from: NodeId, mut m: AppendEntries) -> Result<(), Reject> {
+    fn accept_entries(
+        &mut self,
+        from: NodeId,
+        mut m: AppendEntries,
+        echo: Echo,
+    ) -> Result<(), Reject> {
         if self.log.unsynced_bytes() >= self.config.unsynced_bytes_max {
             m.entries.clear();
         }
@@ -165,18 +220,29 @@ impl Raft {
             }
         }
         self.log.accept(m.term);
+        if self.config.breaks(Mutant::CutOnMatch) && !empty {
+            self.log.truncate(received.next());
+        }
+        if let RoleState::Follower(follower) = &mut self.role {
+            follower.verified = follower.verified.max(received);
+        }
         // No further than this message has verified (Figure 2, R5).
-        self.commit_to(m.commit.min(received));
+        let verified = match self.config.breaks(Mutant::CommitBeyondVerified) {
+            true => self.log.last().index,
+            false => received,
+        };
+        self.commit_to(m.commit.min(verified));
         // A heartbeat is answered at once with what is durable, so that a slow disk does not look
         // like a dead node; entries are answered when they are durable.
         let matched = if empty { received.min(self.log.durable()) } else { received };
-        self.answer_append(from, m.stamp, AppendOutcome::Accepted { matched, received }, matched);
+        self.answer_append(from, echo, AppendOutcome::Accepted { matched, received }, matched);
         Ok(())
     }
 
-    fn answer_append(&mut self, to: NodeId, stamp: Now, outcome: AppendOutcome, promised: Index) {
-        let term = self.hard.term;
-        let reply = AppendEntriesReply { term, stamp, commit: self.commit, outcome };
+    fn answer_append(&mut self, to: NodeId, echo: Echo, outcome: AppendOutcome, promised: Index) {
+        let (term, commit) = (self.hard.term, self.commit);
+        let Echo { stamp, promised_ns } = echo;
+        let reply = AppendEntriesReply { term, stamp, promised_ns, commit, outcome };
         self.send(to, Message::AppendEntriesReply(reply), promised);
     }
 }

@@ -8,7 +8,7 @@
 //! | 4 | group | little endian |
 //! | 8 | index | little endian; of a cut: the first index dropped; of a hard state: 0 |
 //! | 8 | term | little endian; of a cut: 0 |
-//! | n | payload | of a command: its bytes; of a hard state: 0, or 1 and the node voted for |
+//! | n | payload | of a command: its bytes; of a hard state: 0, or 1 and the node voted for; then 8 bytes of `promised_ns` unless it is 0 |
 //!
 //! A frame is built once and copied as it is from then on. New kinds may be added, none may change.
 
@@ -77,16 +77,15 @@ pub fn encode_entry(group: GroupId, id: EntryId, kind: EntryKind, payload: &[u8]
 
 /// Encodes term and vote.
 pub fn encode_hard_state(group: GroupId, hard: HardState) -> Bytes {
-    let mut payload = [0u8; 9];
-    let len = match hard.voted_for {
-        None => 1,
-        Some(node) => {
-            payload[0] = 1;
-            payload[1..].copy_from_slice(&node.0.to_le_bytes());
-            9
-        }
-    };
-    encode(KIND_HARD_STATE, group, Index(0), hard.term, &payload[..len])
+    let mut payload = Vec::with_capacity(17);
+    payload.put_u8(u8::from(hard.voted_for.is_some()));
+    if let Some(node) = hard.voted_for {
+        payload.put_u64_le(node.0);
+    }
+    if hard.promised_ns > 0 {
+        payload.put_u64_le(hard.promised_ns);
+    }
+    encode(KIND_HARD_STATE, group, Index(0), hard.term, &payload)
 }
 
 /// Encodes "every entry at or above `from` is dropped".
@@ -141,15 +140,20 @@ pub fn decode(bytes: &mut Bytes) -> Result<Frame, FrameError> {
             Frame::Entry(group, Entry { id, kind: EntryKind::Command, frame: bytes.slice(..total) })
         }
         KIND_HARD_STATE => {
-            let voted_for = match payload {
-                [0] => None,
-                [1, node @ ..] if node.len() == 8 => {
-                    let mut node = node;
-                    Some(NodeId(node.get_u64_le()))
+            let (voted_for, mut promised) = match payload {
+                [0, rest @ ..] => (None, rest),
+                [1, rest @ ..] if rest.len() >= 8 => {
+                    let mut rest = rest;
+                    (Some(NodeId(rest.get_u64_le())), rest)
                 }
                 _ => return Err(FrameError::Kind(kind)),
             };
-            Frame::HardState(group, HardState { term: id.term, voted_for })
+            let promised_ns = match promised.len() {
+                0 => 0,
+                8 => promised.get_u64_le(),
+                _ => return Err(FrameError::Kind(kind)),
+            };
+            Frame::HardState(group, HardState { term: id.term, voted_for, promised_ns })
         }
         KIND_CUT if payload.is_empty() => Frame::Cut(group, id.index),
         _ => return Err(FrameError::Kind(kind)),

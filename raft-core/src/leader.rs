@@ -3,10 +3,12 @@
 use crate::effects::{Effects, Fetch, FetchResult, Pull};
 use crate::frame;
 use crate::message::{AppendEntries, AppendEntriesReply, AppendOutcome, Message};
+use crate::mutant::Mutant;
 use crate::progress::{Next, PeerFetch, Progress};
 use crate::quorum::{VOTERS_MAX, reached_by_majority};
 use crate::raft::{FETCH_BYTES_MAX, Raft, RoleState};
-use crate::types::{EntryId, EntryKind, FetchId, NodeId, Now};
+use crate::transfer::Transfer;
+use crate::types::{EntryId, EntryKind, FetchId, Index, NodeId, Now};
 use std::collections::BTreeMap;
 
 /// A leader's own state.
@@ -14,6 +16,12 @@ use std::collections::BTreeMap;
 pub(crate) struct Leader {
     /// Every other voter.
     pub(crate) peers: BTreeMap<NodeId, Progress>,
+    /// The first index of its own term: nothing is known to be committed before this is.
+    pub(crate) first: Index,
+    /// The transfer under way.
+    pub(crate) transfer: Option<Transfer>,
+    /// A go-ahead left in this term: no lease any more, cancelled or not (R19).
+    pub(crate) go_ahead_left: bool,
 }
 
 impl Raft {
@@ -22,7 +30,12 @@ impl Raft {
     pub(crate) fn lead(&mut self, now: Now) {
         let next_index = self.log.last().index.next();
         let progress = |peer: &NodeId| (*peer, Progress::new(next_index, now));
-        self.role = RoleState::Leader(Leader { peers: self.links.keys().map(progress).collect() });
+        self.role = RoleState::Leader(Leader {
+            peers: self.links.keys().map(progress).collect(),
+            first: next_index,
+            transfer: None,
+            go_ahead_left: false,
+        });
         self.append_own(EntryKind::Empty, &[]);
     }
 
@@ -101,7 +114,7 @@ impl Raft {
     pub(crate) fn pull(&mut self, now: Now, peer: NodeId, room: u64) -> Pull {
         let max = self.window_max();
         let heartbeat_at = now + self.config.heartbeat_ns;
-        let (term, commit) = (self.hard.term, self.commit);
+        let (term, commit, lease_ns) = (self.hard.term, self.commit, self.lease_asked());
         let RoleState::Leader(leader) = &mut self.role else { return Pull::Nothing };
         let Some(progress) = leader.peers.get_mut(&peer) else { return Pull::Nothing };
         progress.announced_until = 0;
@@ -119,6 +132,7 @@ impl Raft {
             prev,
             commit,
             stamp: now,
+            lease_ns,
             entries,
         }))
     }
@@ -129,10 +143,12 @@ impl Raft {
         from: NodeId,
         m: AppendEntriesReply,
     ) {
+        let (lease_ns, from_receipt) =
+            (self.config.lease_ns, self.config.breaks(Mutant::LeaseFromReceipt));
         let RoleState::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.peers.get_mut(&from) else { return };
-        // The stamp is echoed by the peer: one from the future must not stretch its credit.
-        progress.answered_stamp = progress.answered_stamp.max(m.stamp.min(now));
+        let stamp = if from_receipt { now } else { m.stamp };
+        progress.answered(now, stamp, m.promised_ns, lease_ns);
         match m.outcome {
             AppendOutcome::Accepted { received, .. } if received > self.log.last().index => {
                 // No correct follower agrees beyond this log in this term.
@@ -151,32 +167,41 @@ impl Raft {
     /// Commits what a majority has on disk, this leader counted by its own disk alone (R4), if it
     /// is of this term: an older entry on a majority can still be overwritten (Raft 5.4.2, figure 8).
     pub(crate) fn advance_commit(&mut self) {
-        let RoleState::Leader(leader) = &self.role else { return };
-        let mut held = [self.log.durable(); VOTERS_MAX];
-        for (slot, progress) in held[1..].iter_mut().zip(leader.peers.values()) {
-            *slot = progress.match_index;
+        if !matches!(self.role, RoleState::Leader(_)) {
+            return;
         }
-        let index = reached_by_majority(&mut held[..=leader.peers.len()]);
-        if self.log.term_at(index) == Some(self.hard.term) {
+        let own = match self.config.breaks(Mutant::LeaderCountsUnsynced) {
+            true => self.log.last().index,
+            false => self.log.durable(),
+        };
+        let index = self.majority_value(own, |progress| progress.match_index);
+        let own_term = self.log.term_at(index) == Some(self.hard.term);
+        if own_term || self.config.breaks(Mutant::CommitOldTerm) {
             self.commit_to(index);
         }
     }
 
+    /// The highest value that a majority has reached: `own` stands for this leader.
+    pub(crate) fn majority_value<T: Ord + Copy>(&self, own: T, of: impl Fn(&Progress) -> T) -> T {
+        let RoleState::Leader(leader) = &self.role else { return own };
+        let mut values = [own; VOTERS_MAX];
+        for (slot, progress) in values[1..].iter_mut().zip(leader.peers.values()) {
+            *slot = of(progress);
+        }
+        reached_by_majority(&mut values[..=leader.peers.len()])
+    }
+
     /// When a majority, this leader among it, was last known to listen: the send stamp of what it
     /// answered.
-    fn quorum_heard(&self, leader: &Leader) -> Now {
-        let mut heard = [Now::MAX; VOTERS_MAX];
-        for (slot, progress) in heard[1..].iter_mut().zip(leader.peers.values()) {
-            *slot = progress.answered_stamp;
-        }
-        reached_by_majority(&mut heard[..=leader.peers.len()])
+    fn quorum_heard(&self) -> Now {
+        self.majority_value(Now::MAX, |progress| progress.answered_stamp)
     }
 
     /// Whether no majority has answered for a whole election timeout.
     pub(crate) fn quorum_lost(&self, now: Now) -> bool {
         match &self.role {
-            RoleState::Leader(leader) => {
-                let silent = now.saturating_sub(self.quorum_heard(leader));
+            RoleState::Leader(_) => {
+                let silent = now.saturating_sub(self.quorum_heard());
                 silent >= self.config.election_timeout_ns_max
             }
             RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => true,
@@ -186,7 +211,7 @@ impl Raft {
     /// Steps down without a majority (thesis 6.2): its clients must look for another leader, and
     /// the followers it still has must be free to elect one.
     pub(crate) fn check_quorum(&mut self, now: Now) {
-        if self.quorum_lost(now) {
+        if self.quorum_lost(now) && !self.config.breaks(Mutant::NoCheckQuorum) {
             self.follow(now, self.hard.term, None);
         }
     }
@@ -196,7 +221,7 @@ impl Raft {
         let RoleState::Leader(leader) = &self.role else { return None };
         let up = leader.peers.iter().filter(|(peer, _)| self.is_up(**peer));
         let heartbeat = up.map(|(_, p)| p.heartbeat_at.max(p.announced_until)).min();
-        let heard = self.quorum_heard(leader);
+        let heard = self.quorum_heard();
         let lost = (heard < Now::MAX).then(|| heard + self.config.election_timeout_ns_max);
         heartbeat.into_iter().chain(lost).min()
     }

@@ -56,11 +56,17 @@ pub mod types;
 
 pub mod message;
 
+pub mod config;
+
 pub mod raft;
 
 mod follower;
 
 mod candidate;
+
+mod reads;
+
+mod transfer;
 
 mod leader;
 
@@ -80,4 +86,7 @@ mod random;
 
 pub mod invariants;
 
-pub use raft::{Config, MemUse, OpenError, Raft, Restored, Status};
+pub mod mutant;
+
+pub use config::{Config, MemUse, OpenError, Restored, Status};
+pub use raft::Raft;

@@ -5,7 +5,9 @@
 //! term is found without the disk and in memory that grows with elections, not with entries. The
 //! entries themselves are kept only near the end, in the cache; older ones come by `Effects::fetch`.
 
+use crate::config::Config;
 use crate::effects::Write;
+use crate::mutant::Mutant;
 use crate::types::{Entry, EntryId, HardState, Index, Mark, Term, WriteToken};
 use std::collections::VecDeque;
 
@@ -21,6 +23,8 @@ pub(crate) struct Log {
     cache: VecDeque<Entry>,
     cache_bytes: u64,
     cache_bytes_max: u64,
+    /// [`crate::mutant::Mutant::StaleWriteCounts`]
+    stale_writes_count: bool,
     /// Entries up to here may leave the cache: they are committed and durable.
     settled: Index,
     unsettled_bytes: u64,
@@ -59,18 +63,14 @@ struct PendingWrite {
 
 impl Log {
     /// A log found on disk: `runs` and `last` as recovered, all of it durable.
-    pub(crate) fn new(
-        hard: HardState,
-        runs: Vec<EntryId>,
-        last: EntryId,
-        cache_bytes_max: u64,
-    ) -> Log {
+    pub(crate) fn new(hard: HardState, runs: Vec<EntryId>, last: EntryId, config: &Config) -> Log {
         Log {
             runs,
             last,
             cache: VecDeque::new(),
             cache_bytes: 0,
-            cache_bytes_max,
+            cache_bytes_max: config.entry_cache_bytes_max,
+            stale_writes_count: config.breaks(Mutant::StaleWriteCounts),
             settled: last.index,
             unsettled_bytes: 0,
             writes: Writes {
@@ -225,7 +225,7 @@ impl Log {
             writes.log_owed = true;
         }
         writes.durable = writes.durable.min(index);
-        for pending in &mut writes.pending {
+        for pending in writes.pending.iter_mut().filter(|_| !self.stale_writes_count) {
             pending.covers = pending.covers.min(index);
         }
     }

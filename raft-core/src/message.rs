@@ -4,7 +4,7 @@
 
 use crate::effects::Reject;
 use crate::frame::HEADER_BYTES;
-use crate::types::{Entry, EntryId, Index, Term};
+use crate::types::{Entry, EntryId, Index, Now, Term};
 use serde::{Deserialize, Serialize};
 
 /// A message between two replicas of one group.
@@ -22,6 +22,16 @@ pub enum Message {
     AppendEntries(AppendEntries),
     /// Answer to `AppendEntries`; an acceptance leaves only once it is durable (R3).
     AppendEntriesReply(AppendEntriesReply),
+    /// Am I still believed? One round confirms all reads that came before it (thesis 6.4).
+    Confirm(Confirm),
+    /// Answer to `Confirm`.
+    ConfirmReply(ConfirmReply),
+    /// A follower asks its leader for a read index.
+    ReadIndex(ReadIndex),
+    /// Answer to `ReadIndex`.
+    ReadIndexReply(ReadIndexReply),
+    /// The go-ahead of a leadership transfer (thesis 3.10).
+    TimeoutNow(TimeoutNow),
 }
 
 /// See [`Message::PreVote`].
@@ -53,6 +63,9 @@ pub struct RequestVote {
     pub term: Term,
     /// The candidate's last entry.
     pub last: EntryId,
+    /// The leader of the term before gave the go-ahead: belief in that leader, and promises to it,
+    /// do not stand against this request (R19).
+    pub transfer: bool,
 }
 
 /// See [`Message::RequestVoteReply`].
@@ -73,8 +86,11 @@ pub struct AppendEntries {
     pub prev: EntryId,
     /// The leader's commit index.
     pub commit: Index,
-    /// The leader's send stamp (its own clock), echoed by the answer: check-quorum counts from it.
-    pub stamp: u64,
+    /// The leader's send stamp (its own clock), echoed by the answer: check-quorum and leases count
+    /// from it.
+    pub stamp: Now,
+    /// The length of the promise that is asked for, nanoseconds; 0 for none (R18).
+    pub lease_ns: Now,
     /// Contiguous from `prev.index + 1`. On the wire their frames follow the encoded header as
     /// they are, so they are not part of what serde sees.
     #[serde(skip)]
@@ -87,7 +103,9 @@ pub struct AppendEntriesReply {
     /// The answerer's current term.
     pub term: Term,
     /// The send stamp of the request that is answered.
-    pub stamp: u64,
+    pub stamp: Now,
+    /// The promise that is given: what was asked for, or 0.
+    pub promised_ns: Now,
     /// The answerer's commit index (R12: a leader is quiet only once it knows this).
     pub commit: Index,
     /// What became of the request.
@@ -114,6 +132,60 @@ pub enum AppendOutcome {
     },
 }
 
+/// See [`Message::Confirm`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirm {
+    /// The leader's term.
+    pub term: Term,
+    /// The newest read when this was built: an answer confirms it and all before it (R23).
+    pub seq: u64,
+    /// The leader's send stamp, echoed by the answer.
+    pub stamp: Now,
+    /// As in `AppendEntries`.
+    pub lease_ns: Now,
+}
+
+/// See [`Message::ConfirmReply`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfirmReply {
+    /// The answerer's current term; a higher one is the refusal.
+    pub term: Term,
+    /// The `seq` that is answered.
+    pub seq: u64,
+    /// The send stamp that is answered.
+    pub stamp: Now,
+    /// As in `AppendEntriesReply`.
+    pub promised_ns: Now,
+}
+
+/// See [`Message::ReadIndex`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadIndex {
+    /// The asker's current term.
+    pub term: Term,
+    /// The asker's newest read. Never repeats, not over restarts either (R23).
+    pub seq: u64,
+}
+
+/// See [`Message::ReadIndexReply`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadIndexReply {
+    /// The answerer's current term.
+    pub term: Term,
+    /// The `seq` that is answered, and with it all reads before it.
+    pub seq: u64,
+    /// The index that must be applied before the reads are served; `None` from one that does not
+    /// lead, or has too many reads waiting.
+    pub index: Option<Index>,
+}
+
+/// See [`Message::TimeoutNow`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeoutNow {
+    /// The leader's term. The receiver campaigns in the next.
+    pub term: Term,
+}
+
 /// The highest term and index that a message may name. Far above what any cluster reaches, and so
 /// far below the end of the integers that no sum of ours overflows (E32).
 pub const ID_MAX: u64 = u64::MAX / 2;
@@ -131,6 +203,14 @@ impl Message {
             Message::PreVoteReply(_) | Message::RequestVoteReply(_) => &[],
             Message::AppendEntries(m) => return m.check(),
             Message::AppendEntriesReply(m) => return m.check(),
+            Message::ReadIndexReply(m) if m.index.is_some_and(|index| index.0 > ID_MAX) => {
+                return Err(Reject::Malformed("index out of range"));
+            }
+            Message::Confirm(_)
+            | Message::ConfirmReply(_)
+            | Message::ReadIndex(_)
+            | Message::ReadIndexReply(_)
+            | Message::TimeoutNow(_) => &[],
         };
         if ids.iter().any(|id| id.index.0 > ID_MAX || id.term > self.term()) {
             return Err(Reject::Malformed("last entry out of range"));
@@ -147,6 +227,11 @@ impl Message {
             Message::RequestVoteReply(m) => m.term,
             Message::AppendEntries(m) => m.term,
             Message::AppendEntriesReply(m) => m.term,
+            Message::Confirm(m) => m.term,
+            Message::ConfirmReply(m) => m.term,
+            Message::ReadIndex(m) => m.term,
+            Message::ReadIndexReply(m) => m.term,
+            Message::TimeoutNow(m) => m.term,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a leader knows of one follower, and what it may send it next.
 
 use crate::log::{Log, take_fitting};
+use crate::reads::Confirmed;
 use crate::types::{Entry, EntryId, FetchId, Index, Now};
 use std::collections::VecDeque;
 
@@ -22,6 +23,8 @@ pub(crate) struct Progress {
     pub(crate) heartbeat_at: Now,
     /// The newest send stamp that was answered in this term.
     pub(crate) answered_stamp: Now,
+    /// What it has confirmed.
+    pub(crate) confirmed: Confirmed,
     /// The host was told that it may pull, and need not be told again before this.
     pub(crate) announced_until: Now,
     /// Older entries on their way from the host's log, or here and not sent yet.
@@ -110,6 +113,7 @@ impl Progress {
             state: ProgressState::Probe { sent: false },
             heartbeat_at: now,
             answered_stamp: now,
+            confirmed: Confirmed::default(),
             announced_until: 0,
             fetch: PeerFetch::Idle,
         }
@@ -121,6 +125,17 @@ impl Progress {
         self.probe(self.match_index.next());
         self.heartbeat_at = now;
         self.announced_until = 0;
+        self.confirmed.sent = None;
+    }
+
+    /// It answered, in this term, what left at `stamp`. That is echoed by the peer: one from the
+    /// future must not stretch its credit.
+    pub(crate) fn answered(&mut self, now: Now, stamp: Now, promised_ns: Now, lease_ns: Now) {
+        let stamp = stamp.min(now);
+        self.answered_stamp = self.answered_stamp.max(stamp);
+        if lease_ns > 0 && promised_ns >= lease_ns {
+            self.confirmed.lease_stamp = self.confirmed.lease_stamp.max(stamp);
+        }
     }
 
     fn probe(&mut self, next_index: Index) {

@@ -1,6 +1,7 @@
 //! One replica of one group, and everything that can be asked of it.
 
 use crate::candidate::{Candidate, PreCandidate};
+use crate::config::{Config, MemUse, OpenError, Restored, Status};
 use crate::effects::{
     Effects, Envelope, Fetch, FetchResult, NodeLiveness, Proposed, Pull, Refused, Reject, Role,
     RoleChange,
@@ -10,198 +11,20 @@ use crate::frame;
 use crate::leader::Leader;
 use crate::log::Log;
 use crate::message::Message;
+use crate::mutant::Mutant;
 use crate::progress::WindowMax;
-use crate::quorum::VOTERS_MAX;
 use crate::random::Random;
+use crate::reads::Reads;
 use crate::types::{
-    Entry, EntryId, EntryKind, FetchId, GroupId, HardState, Index, NodeId, Now, Term, WriteToken,
+    Entry, EntryId, EntryKind, FetchId, HardState, Index, NodeId, Now, Term, WriteToken,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-const MILLISECOND: Now = 1_000_000;
-
 /// Frame bytes that one `Fetch` asks for: large enough to feed a follower or a replay at disk
 /// speed, small enough that a few of them in memory do not matter.
 pub const FETCH_BYTES_MAX: u64 = 1 << 20;
-
-/// What a replica is told once. Every limit is in frame bytes where it says bytes.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// This replica's node.
-    pub id: NodeId,
-    /// The group it belongs to; stands in each frame.
-    pub group: GroupId,
-    /// All voters, `id` among them; at most [`VOTERS_MAX`].
-    pub voters: Vec<NodeId>,
-    /// A leader lets no follower wait longer than this for a message. Default 100 ms.
-    pub heartbeat_ns: Now,
-    /// The shortest election timeout; within it after hearing a leader no vote is given. Default
-    /// 500 ms.
-    pub election_timeout_ns_min: Now,
-    /// The longest one; a leader that no majority answers for so long steps down. Default 1 s.
-    pub election_timeout_ns_max: Now,
-    /// Messages with entries on their way to one peer. Default 256.
-    pub inflight_messages_max: usize,
-    /// Bytes on their way to one peer; a larger entry goes alone. Default 4 MiB.
-    pub inflight_bytes_max: u64,
-    /// Bytes of entries that are not both committed and durable here; beyond it proposals are
-    /// `Busy`. An entry is let in alone. Default 16 MiB.
-    pub uncommitted_bytes_max: u64,
-    /// Bytes of entries on their way to this replica's own disk; beyond it a follower drops the
-    /// entries of appends, and the leader sends them again. Default 16 MiB.
-    pub unsynced_bytes_max: u64,
-    /// Bytes of settled entries kept in memory for slow followers. Default 8 MiB.
-    pub entry_cache_bytes_max: u64,
-    /// Bytes handed to the state machine and not yet `applied`; beyond it commits wait. Default
-    /// 16 MiB.
-    pub apply_queue_bytes_max: u64,
-    /// The largest payload of one proposal. Default [`frame::PAYLOAD_BYTES_MAX`].
-    pub entry_bytes_max: u64,
-}
-
-impl Config {
-    /// The defaults.
-    pub fn new(id: NodeId, group: GroupId, voters: Vec<NodeId>) -> Config {
-        Config {
-            id,
-            group,
-            voters,
-            heartbeat_ns: 100 * MILLISECOND,
-            election_timeout_ns_min: 500 * MILLISECOND,
-            election_timeout_ns_max: 1000 * MILLISECOND,
-            inflight_messages_max: 256,
-            inflight_bytes_max: 4 << 20,
-            uncommitted_bytes_max: 16 << 20,
-            unsynced_bytes_max: 16 << 20,
-            entry_cache_bytes_max: 8 << 20,
-            apply_queue_bytes_max: 16 << 20,
-            entry_bytes_max: frame::PAYLOAD_BYTES_MAX as u64,
-        }
-    }
-
-    fn check(&self) -> Result<(), OpenError> {
-        let mut voters = self.voters.clone();
-        voters.sort_unstable();
-        voters.dedup();
-        if voters.len() != self.voters.len() || voters.len() > VOTERS_MAX {
-            return Err(OpenError::Voters);
-        }
-        if !voters.contains(&self.id) || voters.contains(&NodeId(0)) {
-            return Err(OpenError::Voters);
-        }
-        let ordered = 0 < self.heartbeat_ns
-            && self.heartbeat_ns < self.election_timeout_ns_min
-            && self.election_timeout_ns_min <= self.election_timeout_ns_max;
-        if !ordered || self.election_timeout_ns_max > Now::MAX / 4 {
-            return Err(OpenError::Timeouts);
-        }
-        let limits = [
-            self.inflight_messages_max as u64,
-            self.inflight_bytes_max,
-            self.uncommitted_bytes_max,
-            self.unsynced_bytes_max,
-            self.apply_queue_bytes_max,
-            self.entry_bytes_max,
-        ];
-        if limits.contains(&0) || self.entry_bytes_max > frame::PAYLOAD_BYTES_MAX as u64 {
-            return Err(OpenError::Limits);
-        }
-        Ok(())
-    }
-}
-
-/// What was found on disk. The default is a new, empty replica.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Restored {
-    /// Term and vote.
-    pub hard: HardState,
-    /// The first entry of each run of equal terms, in order.
-    pub term_runs: Vec<EntryId>,
-    /// The last entry.
-    pub last: EntryId,
-}
-
-impl Restored {
-    fn check(&self) -> Result<(), OpenError> {
-        let grows = |pair: &[EntryId]| pair[0].index < pair[1].index && pair[0].term < pair[1].term;
-        let runs = self.term_runs.windows(2).all(grows);
-        let start = self.term_runs.first().is_none_or(|first| first.index == Index(1));
-        let end = match self.term_runs.last() {
-            None => self.last == EntryId::default(),
-            Some(run) => run.term == self.last.term && run.index <= self.last.index,
-        };
-        if !(runs && start && end) {
-            return Err(OpenError::Log);
-        }
-        if self.last.term > self.hard.term {
-            return Err(OpenError::Term { log: self.last.term, hard: self.hard.term });
-        }
-        Ok(())
-    }
-}
-
-/// Why a replica cannot be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// Voters are doubled, too many, or this node is not among them.
-    #[error("the voters must be 1 to {VOTERS_MAX} different nodes, this one among them")]
-    Voters,
-    /// Not heartbeat < shortest election timeout <= longest one.
-    #[error("timeouts must be heartbeat < election minimum <= election maximum")]
-    Timeouts,
-    /// A limit is 0, or the entry limit is above what a frame holds.
-    #[error("a limit is zero or above what a frame holds")]
-    Limits,
-    /// The runs of terms do not describe a log from index 1 to the last entry.
-    #[error("the recovered log has a hole or falling terms")]
-    Log,
-    /// The log has an entry of a term that the hard state has not reached (R3).
-    #[error("the recovered log reaches term {log}, its hard state only {hard}")]
-    Term {
-        /// Term of the last entry.
-        log: Term,
-        /// Term of the hard state.
-        hard: Term,
-    },
-}
-
-/// A replica at a glance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// What it is.
-    pub role: Role,
-    /// Term and vote, perhaps not yet durable.
-    pub hard: HardState,
-    /// Who leads that term, as far as known.
-    pub leader: Option<NodeId>,
-    /// The last entry.
-    pub last: EntryId,
-    /// The commit index.
-    pub commit: Index,
-    /// What the host said is applied.
-    pub applied: Index,
-    /// Up to where the log is on disk.
-    pub durable: Index,
-    /// A leader's view of each other voter's match index; empty for other roles.
-    pub matched: Vec<(NodeId, Index)>,
-}
-
-/// What a replica keeps in memory, in frame bytes. Each is bounded by its setting in [`Config`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MemUse {
-    /// The entry cache, `unsettled` included.
-    pub cache_bytes: u64,
-    /// Entries that are not both committed and durable here.
-    pub unsettled_bytes: u64,
-    /// Entries on their way to this replica's own disk, overwritten ones included.
-    pub unsynced_bytes: u64,
-    /// Older entries read back for followers and for the state machine.
-    pub fetched_bytes: u64,
-    /// Handed to the state machine and not applied.
-    pub apply_queue_bytes: u64,
-}
 
 /// One replica of one group. No IO, no clock, no threads: inputs are method calls, what they cause
 /// is collected by [`Raft::poll`].
@@ -214,6 +37,9 @@ pub struct Raft {
     pub(crate) commit: Index,
     pub(crate) apply: Apply,
     pub(crate) links: BTreeMap<NodeId, Link>,
+    pub(crate) reads: Reads,
+    /// Until then no vote is given and none is asked for (R8, R18).
+    pub(crate) promised_until: Now,
     random: Random,
     next_fetch: FetchId,
     /// The newest round of pre-votes asked for.
@@ -221,8 +47,8 @@ pub struct Raft {
     /// Messages since the last poll, each with the write that must be durable first.
     out: Vec<(WriteToken, Envelope)>,
     reported: RoleChange,
-    /// A `Busy` was given out.
-    busy: bool,
+    /// A `Busy`, or `Transferring`, was given out.
+    pub(crate) busy: bool,
 }
 
 /// What a role needs, and nothing that another role could misread.
@@ -282,16 +108,21 @@ impl Raft {
             random.between(config.election_timeout_ns_min, config.election_timeout_ns_max);
         // A sole voter has nobody to wait for.
         let election_at = if config.voters.len() == 1 { now } else { now + timeout };
+        // Whom the last promise was given to is not known any more, nor when (R8).
+        let promised_until = if hard.promised_ns > 0 { now + hard.promised_ns } else { 0 };
         let peers = config.voters.iter().copied().filter(|voter| *voter != config.id);
         Ok(Raft {
             links: peers.map(|peer| (peer, Link::default())).collect(),
-            log: Log::new(hard, term_runs, last, config.entry_cache_bytes_max),
-            role: RoleState::Follower(Follower { leader: None, contact: now, election_at }),
+            log: Log::new(hard, term_runs, last, &config),
+            role: RoleState::Follower(Follower::new(now, election_at)),
+            reads: Reads::new(config.epoch),
+            promised_until,
             commit: Index(0),
             apply: Apply::default(),
             random,
             next_fetch: FetchId(1),
-            pre_vote_round: 0,
+            // Rounds do not repeat over restarts either (R16).
+            pre_vote_round: config.epoch << 32,
             out: Vec::new(),
             reported: RoleChange { role: Role::Follower, term: hard.term, leader: None },
             busy: false,
@@ -319,14 +150,16 @@ impl Raft {
                 self.on_pre_vote_reply(now, from, m);
                 return Ok(());
             }
-            Message::RequestVote(_) if self.believes_leader(now, from) => {
+            Message::RequestVote(m)
+                if self.withholds_vote(now, from) && !self.passes_belief(m.transfer, m.term) =>
+            {
                 self.refuse_vote_beside_leader(now, from);
                 return Ok(());
             }
             other => other,
         };
         let term = message.term();
-        if term < self.hard.term {
+        if term < self.hard.term && !self.config.breaks(Mutant::CountStaleVotes) {
             self.answer_stale(from, &message);
             return Ok(());
         }
@@ -338,6 +171,11 @@ impl Raft {
             Message::RequestVoteReply(m) => self.on_request_vote_reply(now, from, m),
             Message::AppendEntries(m) => return self.on_append_entries(now, from, m),
             Message::AppendEntriesReply(m) => self.on_append_entries_reply(now, from, m),
+            Message::Confirm(m) => return self.on_confirm(now, from, m),
+            Message::ConfirmReply(m) => self.on_confirm_reply(now, from, m),
+            Message::ReadIndex(m) => self.on_read_index(now, from, m),
+            Message::ReadIndexReply(m) => self.on_read_index_reply(from, m),
+            Message::TimeoutNow(_) => self.on_timeout_now(now, from),
             Message::PreVote(_) | Message::PreVoteReply(_) => {}
         }
         Ok(())
@@ -351,6 +189,11 @@ impl Raft {
         if self.role() != Role::Leader || self.quorum_lost(now) {
             let hint = self.leader().filter(|leader| *leader != self.config.id);
             proposed.refused = Some(Refused::NotLeader { hint });
+            return proposed;
+        }
+        if let Some(to) = self.transferring() {
+            self.busy = true;
+            proposed.refused = Some(Refused::Transferring { to });
             return proposed;
         }
         for payload in batch {
@@ -404,7 +247,11 @@ impl Raft {
             RoleState::Candidate(asking) => Some(asking.election_at.min(asking.ask_at)),
             RoleState::Leader(_) => self.leader_deadline(),
         };
-        role.into_iter().chain(retry).min()
+        let transfer = match &self.role {
+            RoleState::Leader(leader) => leader.transfer.map(|transfer| transfer.until),
+            RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => None,
+        };
+        [role, retry, transfer, self.reads_deadline()].into_iter().flatten().min()
     }
 
     /// Takes an edge of the host's link to a peer (R11).
@@ -424,12 +271,13 @@ impl Raft {
             RoleState::Follower(follower) if restarted && follower.leader == Some(peer) => {
                 follower.leader = None;
             }
-            RoleState::Follower(_) => {}
+            RoleState::Follower(_) => self.reads.ask_anew(),
             RoleState::PreCandidate(_) | RoleState::Candidate(_) => self.ask(peer),
             RoleState::Leader(leader) => {
                 if let Some(progress) = leader.peers.get_mut(&peer) {
                     progress.reset(now);
                 }
+                self.repeat_go_ahead(peer);
             }
         }
     }
@@ -479,6 +327,9 @@ impl Raft {
     /// Fills `effects` with all that is owed since the last call; whether that is anything.
     pub fn poll(&mut self, now: Now, effects: &mut Effects) -> bool {
         effects.clear();
+        self.drive_transfer(now);
+        self.drive_reads(now);
+        self.take_reads(effects);
         effects.write = self.log.take_write(self.hard);
         let durable = self.log.durable_token();
         for (token, envelope) in self.out.drain(..) {
@@ -495,7 +346,9 @@ impl Raft {
             self.reported = role;
             effects.role = Some(role);
         }
-        let room = self.log.unsettled_bytes() < self.config.uncommitted_bytes_max;
+        let room = self.log.unsettled_bytes() < self.config.uncommitted_bytes_max
+            && self.transferring().is_none()
+            && self.reads.waiting() < self.config.waiting_reads_max;
         effects.room = self.busy && (room || self.role() != Role::Leader);
         self.busy &= !effects.room;
         !effects.is_empty()
@@ -562,6 +415,8 @@ impl Raft {
             applied: self.apply.applied,
             durable: self.log.durable(),
             matched,
+            waiting_reads: self.reads.waiting(),
+            transferring: self.transferring(),
         }
     }
 
@@ -622,6 +477,16 @@ impl Raft {
         }
     }
 
+    /// Whether that node counts in a majority.
+    pub(crate) fn is_voter(&self, id: NodeId) -> bool {
+        self.config.voters.contains(&id)
+    }
+
+    /// Whether this replica may ask for votes.
+    pub(crate) fn may_campaign(&self) -> bool {
+        self.is_voter(self.config.id)
+    }
+
     pub(crate) fn is_up(&self, peer: NodeId) -> bool {
         self.links.get(&peer).is_some_and(|link| !link.is_down())
     }
@@ -640,7 +505,7 @@ impl Raft {
 
     /// Changes term or vote; both are durable before anything is said in that term (R1, R5).
     pub(crate) fn set_hard(&mut self, term: Term, voted_for: Option<NodeId>) {
-        let hard = HardState { term, voted_for };
+        let hard = HardState { term, voted_for, ..self.hard };
         if hard != self.hard {
             assert!(term >= self.hard.term, "terms never fall");
             self.hard = hard;
@@ -659,7 +524,20 @@ impl Raft {
 
     /// Sends once the current hard state and the log up to `promised` are durable (R1, R3, R5).
     pub(crate) fn send(&mut self, to: NodeId, message: Message, promised: Index) {
-        let token = self.log.promise(self.hard, promised);
+        let token = match &message {
+            Message::RequestVoteReply(m)
+                if m.granted && self.config.breaks(Mutant::VoteBeforeDurable) =>
+            {
+                WriteToken(0)
+            }
+            Message::AppendEntriesReply(_) if self.config.breaks(Mutant::AckBeforeDurable) => {
+                WriteToken(0)
+            }
+            Message::RequestVote(_) if self.config.breaks(Mutant::OwnVoteBeforeDurable) => {
+                WriteToken(0)
+            }
+            _ => self.log.promise(self.hard, promised),
+        };
         self.out.push((token, Envelope { to, message }));
     }
 

@@ -50,6 +50,10 @@ id_type! {
     /// Names one request for entries that are no longer cached.
     FetchId(u64)
 }
+id_type! {
+    /// Names one read that waits for its index; the host's, returned as it came.
+    ReadId(u64)
+}
 
 /// The host's monotonic clock in nanoseconds (CLOCK_BOOTTIME where there is one). Never falls.
 pub type Now = u64;
@@ -118,6 +122,9 @@ pub struct HardState {
     pub term: Term,
     /// votedFor in `term`.
     pub voted_for: Option<NodeId>,
+    /// The longest lease ever promised to a leader, in nanoseconds: for so long after a start no
+    /// vote is given (R8). 0 if no lease was ever asked for.
+    pub promised_ns: Now,
 }
 
 /// A place in *one leader's* log: the term under which the log was accepted, not the term of the

@@ -10,7 +10,7 @@ use crate::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError, Recove
 use crate::random;
 use crate::transport::Transport;
 use crate::worker::{self, LocalRouter, Parts, Shared, WorkerError};
-use raft_core::raft::{Config, OpenError, Restored};
+use raft_core::{Config, OpenError, Restored};
 use router::backend::{Backend, BackendConfig, LocalNode};
 use router::dispatch::Bounds;
 use router::{FrontEnd, ServeConfig};

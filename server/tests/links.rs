@@ -53,10 +53,17 @@ fn append(group: u32, index: u64, bytes: usize) -> RaftEnvelope {
     let id = |index| EntryId { index: Index(index), term: Term(1) };
     let entries = vec![encode_entry(group, id(index), EntryKind::Command, &vec![7; bytes])];
     let prev = if index == 1 { EntryId::default() } else { id(index - 1) };
-    let (term, commit, stamp) = (Term(1), Index(0), 0);
+    let (term, commit, stamp, lease_ns) = (Term(1), Index(0), 0, 0);
     RaftEnvelope {
         group,
-        message: Message::AppendEntries(AppendEntries { term, prev, commit, stamp, entries }),
+        message: Message::AppendEntries(AppendEntries {
+            term,
+            prev,
+            commit,
+            stamp,
+            lease_ns,
+            entries,
+        }),
     }
 }
 

@@ -56,7 +56,11 @@ fn write(
 ) -> Write {
     let new_term = hard.term == Term(0) || random.below(6) == 0;
     if new_term {
-        *hard = HardState { term: hard.term.next(), voted_for: Some(NodeId(random.below(3) + 1)) };
+        *hard = HardState {
+            term: hard.term.next(),
+            voted_for: Some(NodeId(random.below(3) + 1)),
+            promised_ns: 0,
+        };
     }
     let cut = new_term && !entries.is_empty() && random.below(2) == 0;
     let from = random.below(entries.len() as u64 + 1) as usize;

@@ -8,8 +8,8 @@ use crate::replica::{Origin, Replica, ReplicaError, ReplicaOutput};
 use crate::session::LogTime;
 use crate::wire::{Answer, ClusterView, NodeStatus, RaftEnvelope, Reply, RequestBatch};
 use raft_core::effects::{Fetch, FetchResult, NodeLiveness, RoleChange, Write};
-use raft_core::raft::{Config, OpenError, Restored};
 use raft_core::types::{FetchId, GroupId, NodeId, Now, WriteToken};
+use raft_core::{Config, OpenError, Restored};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that can happen to a node.

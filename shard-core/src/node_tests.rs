@@ -12,8 +12,8 @@ use crate::wire::{
 };
 use crate::{GroupId, NodeId};
 use raft_core::effects::{FetchResult, NodeLiveness, Write};
-use raft_core::raft::{Config, Restored};
 use raft_core::types::{Entry, EntryId, HardState};
+use raft_core::{Config, Restored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const MS: u64 = 1_000_000;

@@ -12,8 +12,8 @@ use crate::shardmaster::Shardmaster;
 use crate::wire::{Answer, LeaderView, ReplicaStatus, Reply, Request, RequestBody};
 use raft_core::effects::{Effects, Envelope, FetchResult, Refused, Role, RoleChange, Write};
 use raft_core::message::Message;
-use raft_core::raft::{Config, OpenError, Raft, Restored};
 use raft_core::types::{Entry, EntryKind, FetchId, GroupId, Index, NodeId, Now, Term, WriteToken};
+use raft_core::{Config, OpenError, Raft, Restored};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Where a request came from; names one router's link, or the router in this process.
@@ -395,6 +395,9 @@ impl Replica {
         let answer = match refused {
             Refused::NotLeader { hint } => Answer::NotLeader { hint },
             Refused::Busy => Answer::Busy,
+            // It does not lead yet; asked too early it says so, and the router asks again.
+            Refused::Transferring { to } => Answer::NotLeader { hint: Some(to) },
+            Refused::NotVoter(_) => Answer::Invalid,
             Refused::TooBig { .. } => Answer::Invalid,
         };
         for (nth, clients) in rest.into_iter().enumerate() {

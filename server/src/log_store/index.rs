@@ -215,7 +215,7 @@ mod tests {
             index.append(G, id(2, 1), at(0), 0).unwrap_err().to_string(),
             "entry 2@1 of group 1 stands after term 2"
         );
-        index.hard_state(G, HardState { term: Term(2), voted_for: None }).unwrap();
+        index.hard_state(G, HardState { term: Term(2), ..HardState::default() }).unwrap();
         assert_eq!(
             index.hard_state(G, HardState::default()).unwrap_err().to_string(),
             "term 0 of group 1 stands after term 2"

@@ -69,7 +69,7 @@ fn what_was_written_is_recovered_and_fetched() {
     let path = directory.path().join("log.redb");
     let big = vec![7; 100_000];
     let entries = vec![entry(G1, 1, 1, b"a"), entry(G1, 2, 1, &big), entry(G1, 3, 2, b"c")];
-    let hard = HardState { term: Term(2), voted_for: Some(NodeId(3)) };
+    let hard = HardState { term: Term(2), voted_for: Some(NodeId(3)), promised_ns: 0 };
     {
         let log = open(&path);
         assert!(log.groups.is_empty());

@@ -62,7 +62,7 @@ impl Samples {
     }
 
     fn expiry_command(&mut self) -> ExpiryCommand {
-        match self.below(7) {
+        match self.below(12) {
             0 => ExpiryCommand::Set,
             1 => ExpiryCommand::SetEx,
             2 => ExpiryCommand::PSetEx,
@@ -286,6 +286,7 @@ impl Samples {
             prev,
             commit: Index(self.number()),
             stamp: self.number(),
+            lease_ns: self.number(),
             entries,
         }
     }
@@ -297,11 +298,12 @@ impl Samples {
         let message = match self.below(7) {
             0 => Message::PreVote(PreVote { term, round: self.number(), last }),
             1 => Message::PreVoteReply(PreVoteReply { term, round: self.number(), granted }),
-            2 => Message::RequestVote(RequestVote { term, last }),
+            2 => Message::RequestVote(RequestVote { term, last, transfer: granted }),
             3 => Message::RequestVoteReply(RequestVoteReply { term, granted }),
             4 => Message::AppendEntriesReply(AppendEntriesReply {
                 term,
                 stamp: self.number(),
+                promised_ns: self.number(),
                 commit: Index(self.number()),
                 outcome: match granted {
                     true => AppendOutcome::Accepted {
@@ -311,6 +313,25 @@ impl Samples {
                     false => AppendOutcome::Rejected { prev: Index(self.number()), hint: last },
                 },
             }),
+            5 => Message::Confirm(Confirm {
+                term,
+                seq: self.number(),
+                stamp: self.number(),
+                lease_ns: self.number(),
+            }),
+            6 => Message::ConfirmReply(ConfirmReply {
+                term,
+                seq: self.number(),
+                stamp: self.number(),
+                promised_ns: self.number(),
+            }),
+            7 => Message::ReadIndex(ReadIndex { term, seq: self.number() }),
+            8 => Message::ReadIndexReply(ReadIndexReply {
+                term,
+                seq: self.number(),
+                index: granted.then(|| Index(self.number())),
+            }),
+            9 => Message::TimeoutNow(TimeoutNow { term }),
             _ => Message::AppendEntries(self.append_entries(group)),
         };
         RaftEnvelope { group, message }

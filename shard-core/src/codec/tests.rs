@@ -47,7 +47,7 @@ fn entry(group: u32, index: u64, term: u64) -> Entry {
 
 fn append_entries(prev: EntryId, term: u64, entries: Vec<Entry>) -> WireFrame {
     let (term, commit) = (Term(term), Index(1));
-    let message = AppendEntries { term, prev, commit, stamp: 5, entries };
+    let message = AppendEntries { term, prev, commit, stamp: 5, lease_ns: 0, entries };
     WireFrame::Raft(RaftEnvelope { group: GroupId(7), message: Message::AppendEntries(message) })
 }
 
@@ -72,7 +72,7 @@ fn lane_request() -> LaneRequest {
 /// These bytes are on disks and come from nodes of other versions: they never change.
 #[test]
 fn golden_bytes() {
-    let vote = RequestVote { term: Term(3), last: id(2, 1) };
+    let vote = RequestVote { term: Term(3), last: id(2, 1), transfer: false };
     let vote = RaftEnvelope { group: GroupId(7), message: Message::RequestVote(vote) };
     let request = Request { id: 9, body: RequestBody::Lane(lane_request()) };
     let requests = RequestBatch { group: GroupId(7), requests: vec![request] };

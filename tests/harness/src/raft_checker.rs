@@ -134,8 +134,18 @@ impl Checker {
                 if let AppendOutcome::Accepted { matched, .. } = m.outcome {
                     assert!(disk.len() >= matched, "R3: n{id} acks {matched}, not on its disk");
                 }
+                assert!(durable.promised_ns >= m.promised_ns, "R8: n{id} could forget its promise");
             }
-            Message::PreVote(_) | Message::PreVoteReply(_) | Message::RequestVoteReply(_) => {}
+            Message::PreVote(_)
+            | Message::PreVoteReply(_)
+            | Message::RequestVoteReply(_)
+            | Message::Confirm(_)
+            | Message::ReadIndex(_)
+            | Message::ReadIndexReply(_)
+            | Message::TimeoutNow(_) => {}
+            Message::ConfirmReply(m) => {
+                assert!(durable.promised_ns >= m.promised_ns, "R8: n{id} could forget its promise");
+            }
         }
     }
 }

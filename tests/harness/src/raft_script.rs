@@ -6,7 +6,7 @@
 //!
 //! | command | |
 //! |---|---|
-//! | `cluster nodes=3 [window=BYTES] [cache=BYTES] [start=no]` | a new group, all nodes empty |
+//! | `cluster nodes=3 [window=BYTES] [cache=BYTES] [lease=MS] [start=no]` | a new group, all nodes empty |
 //! | `disk n1 term=3 [vote=n1] [log=1,1,2]` | what a node that is down finds on its disk, as terms |
 //! | `start n1...` `crash n1` `powerloss n1 [keep=0]` | unsynced writes: all kept, or the first few |
 //! | `campaign n1` | a second passes for this node, and its timer fires |
@@ -14,6 +14,7 @@
 //! | `propose n1 a b` | offers commands |
 //! | `deliver [n2] [from=n1]` `drop [n2] [from=n1]` | messages on their way, one round |
 //! | `stabilize` | delivers until nothing is on its way |
+//! | `read n1 [mode=lease] r1 r2` `transfer n1 n2` | reads without the log; hands leadership on |
 //! | `cut n1 [to=n2]` `heal` | messages are lost from now on: to and from n1, or one way |
 //! | `stall n1` `sync n1 [writes=1]` `unstall n1` | when its disk syncs |
 //! | `link n1 n2` | a new link between two nodes |
@@ -24,10 +25,12 @@ use crate::raft_world::{Disk, Event, World};
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context};
 use raft_core::Config;
-use raft_core::effects::{Envelope, Role, Write};
+use raft_core::effects::{Envelope, ReadMode, Role, Write};
 use raft_core::frame::encode_entry;
 use raft_core::message::{AppendEntries, AppendOutcome, Message, PreVote, RequestVote};
-use raft_core::types::{Entry, EntryId, EntryKind, GroupId, HardState, Index, NodeId, Now, Term};
+use raft_core::types::{
+    Entry, EntryId, EntryKind, GroupId, HardState, Index, NodeId, Now, ReadId, Term,
+};
 use std::collections::{BTreeSet, VecDeque};
 use std::error::Error;
 use std::fmt::Write as _;
@@ -81,18 +84,35 @@ fn role(role: Role) -> &'static str {
     }
 }
 
+/// A lease's length, if there is one.
+fn lease(ns: Now) -> String {
+    if ns == 0 { String::new() } else { format!(" lease={}ms", ns / MS) }
+}
+
 fn describe(message: &Message) -> String {
     let granted = |granted| if granted { "granted" } else { "refused" };
     match message {
-        Message::PreVote(m) => format!("PreVote round={} last={}", m.round, m.last),
+        Message::PreVote(m) => format!("PreVote round={} last={}", m.round as u32, m.last),
         Message::PreVoteReply(m) => {
-            format!("PreVoteReply round={} {}", m.round, granted(m.granted))
+            format!("PreVoteReply round={} {}", m.round as u32, granted(m.granted))
         }
-        Message::RequestVote(m) => format!("RequestVote last={}", m.last),
+        Message::RequestVote(m) => {
+            format!("RequestVote last={}{}", m.last, if m.transfer { " transfer" } else { "" })
+        }
         Message::RequestVoteReply(m) => format!("RequestVoteReply {}", granted(m.granted)),
         Message::AppendEntries(m) => {
             format!("AppendEntries prev={} commit={} [{}]", m.prev, m.commit, ids(&m.entries))
         }
+        Message::Confirm(m) => format!("Confirm seq={}{}", m.seq as u32, lease(m.lease_ns)),
+        Message::ConfirmReply(m) => {
+            format!("ConfirmReply seq={}{}", m.seq as u32, lease(m.promised_ns))
+        }
+        Message::ReadIndex(m) => format!("ReadIndex seq={}", m.seq as u32),
+        Message::ReadIndexReply(m) => match m.index {
+            Some(index) => format!("ReadIndexReply seq={} index={index}", m.seq as u32),
+            None => format!("ReadIndexReply seq={} refused", m.seq as u32),
+        },
+        Message::TimeoutNow(_) => "TimeoutNow".to_string(),
         Message::AppendEntriesReply(m) => match &m.outcome {
             AppendOutcome::Accepted { matched, received } if matched == received => {
                 format!("AppendEntriesReply matched={matched}")
@@ -111,7 +131,7 @@ fn describe_write(write: &Write) -> String {
     let mut parts = Vec::new();
     if let Some(hard) = write.hard {
         let vote = hard.voted_for.map(|id| format!(" vote=n{id}")).unwrap_or_default();
-        parts.push(format!("term={}{vote}", hard.term));
+        parts.push(format!("term={}{vote}{}", hard.term, lease(hard.promised_ns)));
     }
     if let Some(from) = write.truncate_from {
         parts.push(format!("cut={from}"));
@@ -138,6 +158,15 @@ impl goldenscript::Runner for RaftScript {
             }
             "stabilize" => self.stabilize()?,
             "propose" => self.propose(&mut args)?,
+            "read" => self.read(&mut args)?,
+            "transfer" => {
+                let id = self.node(&mut args)?;
+                let to = node(args.next_pos().ok_or("to which node?")?)?;
+                let answer = self.world()?.call(id, |raft, now| raft.transfer(now, to));
+                if let Some(Err(refused)) = answer {
+                    writeln!(self.output, "n{id} refuses: {refused}")?;
+                }
+            }
             "cut" => self.cut(&mut args)?,
             "heal" => self.cuts.clear(),
             "link" => {
@@ -190,10 +219,12 @@ impl RaftScript {
         let nodes = number(args, "nodes", 3)?;
         let window = number(args, "window", 4 << 20)?;
         let cache = number(args, "cache", 8 << 20)?;
+        let lease_ns = number(args, "lease", 0)? * MS;
         let ids: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
         let configs = ids.iter().map(|id| Config {
             inflight_bytes_max: window,
             entry_cache_bytes_max: cache,
+            lease_ns,
             ..Config::new(*id, GROUP, ids.clone())
         });
         let mut world = World::new(configs.collect());
@@ -213,7 +244,8 @@ impl RaftScript {
         for (text, index) in terms.split(',').filter(|text| !text.is_empty()).zip(1..) {
             log.push(entry(EntryId { index: Index(index), term: Term(text.parse()?) }));
         }
-        self.world()?.host_mut(id).disk = Disk::with(HardState { term, voted_for }, log);
+        self.world()?.host_mut(id).disk =
+            Disk::with(HardState { term, voted_for, promised_ns: 0 }, log);
         Ok(())
     }
 
@@ -263,6 +295,22 @@ impl RaftScript {
         Ok(())
     }
 
+    fn read(&mut self, args: &mut ArgumentConsumer<'_>) -> Answer<()> {
+        let id = self.node(args)?;
+        let mode = match args.take_key("mode") {
+            Some("lease") => ReadMode::Lease,
+            _ => ReadMode::Index,
+        };
+        while let Some(text) = args.next_pos() {
+            let read = ReadId(text.trim_start_matches('r').parse()?);
+            let asked = self.world()?.read(id, read, mode).ok_or("that node is down")?;
+            if let Err(refused) = asked {
+                writeln!(self.output, "n{id} refuses r{read}: {refused}")?;
+            }
+        }
+        Ok(())
+    }
+
     fn cut(&mut self, args: &mut ArgumentConsumer<'_>) -> Answer<()> {
         let id = self.node(args)?;
         match args.take_key("to").map(node).transpose()? {
@@ -306,7 +354,11 @@ impl RaftScript {
         let term = Term(number(args, "term", 1)?);
         let last = args.take_key("last").map(entry_id).transpose()?.unwrap_or_default();
         let message = match args.next_pos().ok_or("which message?")? {
-            "RequestVote" => Message::RequestVote(RequestVote { term, last }),
+            "RequestVote" => Message::RequestVote(RequestVote {
+                term,
+                last,
+                transfer: args.take_key("transfer").is_some(),
+            }),
             "PreVote" => Message::PreVote(PreVote { term, round: number(args, "round", 1)?, last }),
             "AppendEntries" => {
                 let prev = args.take_key("prev").map(entry_id).transpose()?.unwrap_or_default();
@@ -315,7 +367,14 @@ impl RaftScript {
                 let texts = texts.split(',').filter(|text| !text.is_empty());
                 let entries = texts.map(|text| entry_id(text).map(entry));
                 let entries = entries.collect::<Answer<Vec<Entry>>>()?;
-                Message::AppendEntries(AppendEntries { term, prev, commit, stamp: 0, entries })
+                Message::AppendEntries(AppendEntries {
+                    term,
+                    prev,
+                    commit,
+                    stamp: 0,
+                    lease_ns: 0,
+                    entries,
+                })
             }
             other => return Err(format!("cannot inject '{other}'").into()),
         };
@@ -411,6 +470,10 @@ impl RaftScript {
                     let text = String::from_utf8_lossy(&payload[..payload.len().min(20)]);
                     writeln!(self.output, "n{id} applies {} \"{text}\"", entry.id)?;
                 }
+                Event::Read(read, index) => {
+                    writeln!(self.output, "n{id} reads r{read} at {index}")?;
+                }
+                Event::ReadFailed(read) => writeln!(self.output, "n{id} fails r{read}")?,
                 Event::Fetch(fetch) => {
                     writeln!(self.output, "n{id} fetches {}..={}", fetch.from, fetch.to)?;
                 }

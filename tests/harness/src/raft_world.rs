@@ -3,9 +3,11 @@
 
 use crate::raft_checker::Checker;
 use bytes::Bytes;
-use raft_core::effects::{Effects, Envelope, Fetch, FetchResult, NodeLiveness, Pull, Role, Write};
+use raft_core::effects::{
+    Effects, Envelope, Fetch, FetchResult, NodeLiveness, Pull, ReadMode, Refused, Role, Write,
+};
 use raft_core::message::Message;
-use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Now, Term, WriteToken};
+use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Now, ReadId, Term, WriteToken};
 use raft_core::{Config, Raft, Restored, invariants};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -31,6 +33,10 @@ pub enum Event {
     Applied(Entry),
     /// Old entries were asked for.
     Fetch(Fetch),
+    /// A read has its index.
+    Read(ReadId, Index),
+    /// A read gets none.
+    ReadFailed(ReadId),
 }
 
 /// A disk that forgets what was not synced.
@@ -140,6 +146,8 @@ pub struct World {
     /// What happened since it was last taken.
     pub events: Vec<(NodeId, Event)>,
     links: u64,
+    /// Reads that wait, each with what was committed anywhere when it came.
+    reads: BTreeMap<(NodeId, ReadId), Index>,
     effects: Effects,
 }
 
@@ -168,6 +176,7 @@ impl World {
             checker: Checker::default(),
             events: Vec::new(),
             links: 0,
+            reads: BTreeMap::new(),
             effects: Effects::default(),
         }
     }
@@ -237,6 +246,7 @@ impl World {
         host.state = 0;
         host.epoch += 1;
         host.role = (Role::Follower, restored.hard.term);
+        host.config.epoch = host.epoch;
         let raft = Raft::open(host.config.clone(), restored, seed, host.now);
         host.raft = Some(raft.expect("a disk that a core wrote opens"));
         let (log, hard) = (host.log.clone(), host.disk.hard);
@@ -262,6 +272,8 @@ impl World {
         host.appendable.clear();
         host.fetches.clear();
         host.unreported = None;
+        self.reads.retain(|(reader, _), _| *reader != id);
+        let host = self.host_mut(id);
         let hard = host.disk.hard;
         self.checker.synced(id, hard);
     }
@@ -282,6 +294,21 @@ impl World {
         commands: Vec<Bytes>,
     ) -> Option<raft_core::effects::Proposed> {
         self.call(id, |raft, now| raft.propose(now, &mut commands.into_iter()))
+    }
+
+    /// Asks a node for a read index. Whether it took the question.
+    pub fn read(
+        &mut self,
+        id: NodeId,
+        read: ReadId,
+        mode: ReadMode,
+    ) -> Option<Result<(), Refused>> {
+        self.reads.insert((id, read), self.checker.committed());
+        let asked = self.call(id, |raft, now| raft.read_index(now, read, mode));
+        if !matches!(asked, Some(Ok(()))) {
+            self.reads.remove(&(id, read));
+        }
+        asked
     }
 
     /// Syncs up to `count` writes in order, then says so once.
@@ -407,6 +434,15 @@ impl World {
             *index = entry.id.index;
             *bytes += entry.frame.len() as u64;
             events.push(Event::Applied(entry));
+        }
+        for (read, index) in effects.reads.drain(..) {
+            let committed = self.reads.remove(&(id, read)).expect("a read that waits");
+            assert!(index >= committed, "I13: n{id} reads at {index}, {committed} was committed");
+            events.push(Event::Read(read, index));
+        }
+        for read in effects.reads_failed.drain(..) {
+            self.reads.remove(&(id, read)).expect("a read that waits");
+            events.push(Event::ReadFailed(read));
         }
         for fetch in effects.fetch.drain(..) {
             events.push(Event::Fetch(fetch.clone()));

@@ -1,0 +1,241 @@
+//! What a replica is told at its start, what was found on its disk, and what it tells about itself.
+
+use crate::effects::Role;
+use crate::frame;
+use crate::quorum::VOTERS_MAX;
+use crate::types::{EntryId, GroupId, HardState, Index, NodeId, Now, Term};
+
+const MILLISECOND: Now = 1_000_000;
+
+/// What a replica is told once. Every limit is in frame bytes where it says bytes.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This replica's node.
+    pub id: NodeId,
+    /// The group it belongs to; stands in each frame.
+    pub group: GroupId,
+    /// All voters, `id` among them; at most [`VOTERS_MAX`].
+    pub voters: Vec<NodeId>,
+    /// A leader lets no follower wait longer than this for a message. Default 100 ms.
+    pub heartbeat_ns: Now,
+    /// The shortest election timeout; within it after hearing a leader no vote is given. Default
+    /// 500 ms.
+    pub election_timeout_ns_min: Now,
+    /// The longest one; a leader that no majority answers for so long steps down. Default 1 s.
+    pub election_timeout_ns_max: Now,
+    /// Messages with entries on their way to one peer. Default 256.
+    pub inflight_messages_max: usize,
+    /// Bytes on their way to one peer; a larger entry goes alone. Default 4 MiB.
+    pub inflight_bytes_max: u64,
+    /// Bytes of entries that are not both committed and durable here; beyond it proposals are
+    /// `Busy`. An entry is let in alone. Default 16 MiB.
+    pub uncommitted_bytes_max: u64,
+    /// Bytes of entries on their way to this replica's own disk; beyond it a follower drops the
+    /// entries of appends, and the leader sends them again. Default 16 MiB.
+    pub unsynced_bytes_max: u64,
+    /// Bytes of settled entries kept in memory for slow followers. Default 8 MiB.
+    pub entry_cache_bytes_max: u64,
+    /// Bytes handed to the state machine and not yet `applied`; beyond it commits wait. Default
+    /// 16 MiB.
+    pub apply_queue_bytes_max: u64,
+    /// The largest payload of one proposal. Default [`frame::PAYLOAD_BYTES_MAX`].
+    pub entry_bytes_max: u64,
+    /// Reads that may wait for their index. Default 65,536.
+    pub waiting_reads_max: usize,
+    /// Another number at each start of this replica, below 2^32 and never 0 twice; answers to
+    /// questions from before a start are told apart by it. Default 0.
+    pub epoch: u64,
+    /// The length of a leader's lease (thesis 6.4.1), at most the shortest election timeout. 0, the
+    /// default: no leases, and `ReadMode::Lease` is `ReadMode::Index`.
+    pub lease_ns: Now,
+    /// By how many parts in a million the rates of two nodes' clocks may differ. Default 10,000,
+    /// one per cent. Beyond it leases are not safe; nothing else depends on it.
+    pub clock_drift_ppm: u64,
+    /// The rule that this replica breaks.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<crate::mutant::Mutant>,
+}
+
+impl Config {
+    /// The defaults.
+    pub fn new(id: NodeId, group: GroupId, voters: Vec<NodeId>) -> Config {
+        Config {
+            id,
+            group,
+            voters,
+            heartbeat_ns: 100 * MILLISECOND,
+            election_timeout_ns_min: 500 * MILLISECOND,
+            election_timeout_ns_max: 1000 * MILLISECOND,
+            inflight_messages_max: 256,
+            inflight_bytes_max: 4 << 20,
+            uncommitted_bytes_max: 16 << 20,
+            unsynced_bytes_max: 16 << 20,
+            entry_cache_bytes_max: 8 << 20,
+            apply_queue_bytes_max: 16 << 20,
+            entry_bytes_max: frame::PAYLOAD_BYTES_MAX as u64,
+            waiting_reads_max: 64 << 10,
+            epoch: 0,
+            lease_ns: 0,
+            clock_drift_ppm: 10_000,
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        }
+    }
+
+    /// How long a lease of `lease_ns`, as the promising clocks count it, surely is on this one.
+    pub(crate) fn lease_length(&self) -> Now {
+        let million = 1_000_000;
+        let length =
+            u128::from(self.lease_ns) * million / (million + u128::from(self.clock_drift_ppm));
+        Now::try_from(length).unwrap_or(0)
+    }
+
+    /// Whether this replica breaks the rule on purpose.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn breaks(&self, rule: crate::mutant::Mutant) -> bool {
+        self.mutant == Some(rule)
+    }
+
+    /// Without the feature `mutants` no rule is broken.
+    #[cfg(not(feature = "mutants"))]
+    #[inline(always)]
+    pub(crate) const fn breaks(&self, _rule: crate::mutant::Mutant) -> bool {
+        false
+    }
+
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        let mut voters = self.voters.clone();
+        voters.sort_unstable();
+        voters.dedup();
+        if voters.len() != self.voters.len() || voters.len() > VOTERS_MAX {
+            return Err(OpenError::Voters);
+        }
+        if !voters.contains(&self.id) || voters.contains(&NodeId(0)) {
+            return Err(OpenError::Voters);
+        }
+        let ordered = 0 < self.heartbeat_ns
+            && self.heartbeat_ns < self.election_timeout_ns_min
+            && self.election_timeout_ns_min <= self.election_timeout_ns_max;
+        if !ordered || self.election_timeout_ns_max > Now::MAX / 4 {
+            return Err(OpenError::Timeouts);
+        }
+        if self.lease_ns > self.election_timeout_ns_min || self.epoch >= 1 << 32 {
+            return Err(OpenError::Limits);
+        }
+        let limits = [
+            self.inflight_messages_max as u64,
+            self.inflight_bytes_max,
+            self.uncommitted_bytes_max,
+            self.unsynced_bytes_max,
+            self.apply_queue_bytes_max,
+            self.entry_bytes_max,
+            self.waiting_reads_max as u64,
+        ];
+        if limits.contains(&0) || self.entry_bytes_max > frame::PAYLOAD_BYTES_MAX as u64 {
+            return Err(OpenError::Limits);
+        }
+        Ok(())
+    }
+}
+
+/// What was found on disk. The default is a new, empty replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Term and vote.
+    pub hard: HardState,
+    /// The first entry of each run of equal terms, in order.
+    pub term_runs: Vec<EntryId>,
+    /// The last entry.
+    pub last: EntryId,
+}
+
+impl Restored {
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        let grows = |pair: &[EntryId]| pair[0].index < pair[1].index && pair[0].term < pair[1].term;
+        let runs = self.term_runs.windows(2).all(grows);
+        let start = self.term_runs.first().is_none_or(|first| first.index == Index(1));
+        let end = match self.term_runs.last() {
+            None => self.last == EntryId::default(),
+            Some(run) => run.term == self.last.term && run.index <= self.last.index,
+        };
+        if !(runs && start && end) {
+            return Err(OpenError::Log);
+        }
+        if self.last.term > self.hard.term {
+            return Err(OpenError::Term { log: self.last.term, hard: self.hard.term });
+        }
+        if self.hard.promised_ns > Now::MAX / 4 {
+            return Err(OpenError::Promise(self.hard.promised_ns));
+        }
+        Ok(())
+    }
+}
+
+/// Why a replica cannot be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Voters are doubled, too many, or this node is not among them.
+    #[error("the voters must be 1 to {VOTERS_MAX} different nodes, this one among them")]
+    Voters,
+    /// Not heartbeat < shortest election timeout <= longest one.
+    #[error("timeouts must be heartbeat < election minimum <= election maximum")]
+    Timeouts,
+    /// A limit is 0, the entry limit is above what a frame holds, the lease is longer than the
+    /// shortest election timeout, or the epoch is beyond 32 bits.
+    #[error("a limit is zero or above what a frame, a lease or an epoch may be")]
+    Limits,
+    /// The runs of terms do not describe a log from index 1 to the last entry.
+    #[error("the recovered log has a hole or falling terms")]
+    Log,
+    /// The hard state has a promise that nobody can have asked for.
+    #[error("the recovered hard state has an impossible promise of {0} ns")]
+    Promise(Now),
+    /// The log has an entry of a term that the hard state has not reached (R3).
+    #[error("the recovered log reaches term {log}, its hard state only {hard}")]
+    Term {
+        /// Term of the last entry.
+        log: Term,
+        /// Term of the hard state.
+        hard: Term,
+    },
+}
+
+/// A replica at a glance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// What it is.
+    pub role: Role,
+    /// Term and vote, perhaps not yet durable.
+    pub hard: HardState,
+    /// Who leads that term, as far as known.
+    pub leader: Option<NodeId>,
+    /// The last entry.
+    pub last: EntryId,
+    /// The commit index.
+    pub commit: Index,
+    /// What the host said is applied.
+    pub applied: Index,
+    /// Up to where the log is on disk.
+    pub durable: Index,
+    /// A leader's view of each other voter's match index; empty for other roles.
+    pub matched: Vec<(NodeId, Index)>,
+    /// Reads that wait for their index.
+    pub waiting_reads: usize,
+    /// Who is to lead instead, while a transfer is under way.
+    pub transferring: Option<NodeId>,
+}
+
+/// What a replica keeps in memory, in frame bytes. Each is bounded by its setting in [`Config`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemUse {
+    /// The entry cache, `unsettled` included.
+    pub cache_bytes: u64,
+    /// Entries that are not both committed and durable here.
+    pub unsettled_bytes: u64,
+    /// Entries on their way to this replica's own disk, overwritten ones included.
+    pub unsynced_bytes: u64,
+    /// Older entries read back for followers and for the state machine.
+    pub fetched_bytes: u64,
+    /// Handed to the state machine and not applied.
+    pub apply_queue_bytes: u64,
+}

@@ -1,0 +1,84 @@
+//! Rules that can be broken on purpose, to prove that the tests would notice.
+//!
+//! Each value breaks one rule of the protocol where [`crate::Config`]'s `mutant` names it. The field
+//! exists under the feature `mutants` alone: what is shipped has none of this.
+
+/// A broken rule. Its comment says what it does instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mutant {
+    /// A leader answers lease reads after a transfer's go-ahead left (R19, E25).
+    LeaseAfterGoAhead,
+    /// A new leader takes its commit index as read index before it committed in its term (R9).
+    ReadBeforeOwnTerm,
+    /// Reads are answered without asking anybody (L5).
+    ReadWithoutQuorum,
+    /// A promise is given without a durable record of it (R8).
+    PromiseNotDurable,
+    /// A transfer's vote request passes belief and promises in any term (R19).
+    TransferAnyTerm,
+    /// Votes are given in spite of a promise to a leader (R18).
+    VoteDespitePromise,
+    /// A lease counts from when the answer came, not from when the request left (R18).
+    LeaseFromReceipt,
+    /// A vote is given though another was given in the same term (Raft 5.2).
+    VoteTwice,
+    /// A vote is given to a candidate whose log is behind (Raft 5.4.1).
+    VoteForShorterLog,
+    /// A granted vote leaves before it is durable (R1).
+    VoteBeforeDurable,
+    /// A candidate counts its own vote before it is durable, and asks at once (R2).
+    OwnVoteBeforeDurable,
+    /// An acknowledgement leaves before its entries are durable (R3).
+    AckBeforeDurable,
+    /// A leader counts itself for what is not on its own disk (R4).
+    LeaderCountsUnsynced,
+    /// Entries of earlier terms are committed by counting (Raft 5.4.2, figure 8).
+    CommitOldTerm,
+    /// A matching append that is shorter than the log cuts it (R2 of the scenarios).
+    CutOnMatch,
+    /// A follower commits beyond what the message verified (Figure 2).
+    CommitBeyondVerified,
+    /// An append is taken without its previous entry (Raft 5.3).
+    IgnorePrevious,
+    /// A disk's answer for an overwritten write counts for what replaced it (R10).
+    StaleWriteCounts,
+    /// Half of the voters are a majority (E30).
+    HalfIsMajority,
+    /// Vote answers of an earlier term count (E12).
+    CountStaleVotes,
+    /// A leader does not step down without a majority (thesis 6.2).
+    NoCheckQuorum,
+    /// A campaign begins with a vote request, not with a pre-vote (thesis 9.6).
+    NoPreVote,
+    /// A vote request deposes a leader that is alive (thesis 4.2.3).
+    VoteBesideLeader,
+}
+
+impl Mutant {
+    /// Every one.
+    pub const ALL: &[Mutant] = &[
+        Mutant::LeaseAfterGoAhead,
+        Mutant::ReadBeforeOwnTerm,
+        Mutant::ReadWithoutQuorum,
+        Mutant::PromiseNotDurable,
+        Mutant::TransferAnyTerm,
+        Mutant::VoteDespitePromise,
+        Mutant::LeaseFromReceipt,
+        Mutant::VoteTwice,
+        Mutant::VoteForShorterLog,
+        Mutant::VoteBeforeDurable,
+        Mutant::OwnVoteBeforeDurable,
+        Mutant::AckBeforeDurable,
+        Mutant::LeaderCountsUnsynced,
+        Mutant::CommitOldTerm,
+        Mutant::CutOnMatch,
+        Mutant::CommitBeyondVerified,
+        Mutant::IgnorePrevious,
+        Mutant::StaleWriteCounts,
+        Mutant::HalfIsMajority,
+        Mutant::CountStaleVotes,
+        Mutant::NoCheckQuorum,
+        Mutant::NoPreVote,
+        Mutant::VoteBesideLeader,
+    ];
+}
