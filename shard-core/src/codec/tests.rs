@@ -79,7 +79,7 @@ fn golden_bytes() {
     let outcome = Outcome::Value(Bytes::from_static(b"bar"));
     let answer = Answer::Done { outcome, log_time: LogTime(1000) };
     let frames = [
-        (WireFrame::Raft(vote), "0b000000b9ff19af01010702030201"),
+        (WireFrame::Raft(vote), "0c0000005afd10600101070203020100"),
         (
             append_entries(id(1, 1), 3, vec![entry(7, 2, 1), entry(7, 3, 3)]),
             "59000000bf0e1670010107040301010105020000002000000018713dd80107000000020000000000\
