@@ -276,10 +276,15 @@ pub fn unix_micros() -> u128 {
 
 /// Memory of the process as Linux counts it, if it tells.
 fn resident_bytes() -> Option<u64> {
-    const PAGE_BYTES: u64 = 4096;
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * PAGE_BYTES)
+    resident_in(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// The resident memory in a `status` file: there in KiB, in `statm` in pages of a size that differs
+/// from kernel to kernel.
+fn resident_in(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// Bytes as Redis prints them for people.
@@ -288,5 +293,27 @@ fn human(bytes: u64) -> String {
     match units.into_iter().find(|(_, shift)| bytes >> shift > 0) {
         Some((unit, shift)) => format!("{:.2}{unit}", bytes as f64 / f64::from(1u32 << shift)),
         None => format!("{bytes}B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_memory_is_read_from_the_status_of_a_process() {
+        let status = "Name:\tflotilla\nVmHWM:\t   20480 kB\nVmRSS:\t   10240 kB\nRssAnon:\t 1 kB\n";
+        assert_eq!(resident_in(status), Some(10 << 20));
+        assert_eq!(resident_in("VmRSS:\t x kB\n"), None);
+        assert_eq!(resident_in(""), None);
+    }
+
+    #[test]
+    fn bytes_are_shown_as_redis_shows_them() {
+        for (bytes, shown) in
+            [(0, "0B"), (1023, "1023B"), (1536, "1.50K"), (10 << 20, "10.00M"), (3 << 30, "3.00G")]
+        {
+            assert_eq!(human(bytes), shown);
+        }
     }
 }
