@@ -6,6 +6,7 @@ mod sink;
 mod tests;
 
 pub use self::sink::ReplySink;
+pub(crate) use self::sink::give_back;
 
 use self::driver::Inner;
 use crate::dispatch::Bounds;

@@ -5,7 +5,7 @@
 //! client then meets a full socket, nothing else.
 
 use crate::FrontEnd;
-use crate::backend::{Answered, ReplySink, Target, Work};
+use crate::backend::{Answered, ReplySink, Target, Work, give_back};
 use crate::clients::ClientGuard;
 use crate::commands::{self, Call, Join, Local};
 use crate::pipeline::{Pipeline, PutBack};
@@ -179,6 +179,7 @@ impl Connection {
                 self.kept_input = true;
             }
         }
+        give_back(&mut answers);
         self.answers = answers;
     }
 

@@ -25,7 +25,9 @@ impl ReplySink {
 
     /// Moves the answers that are there to the end of `into`.
     pub fn take(&self, into: &mut Vec<(u64, Answered)>) {
-        into.append(&mut self.ready.borrow_mut());
+        let mut ready = self.ready.borrow_mut();
+        into.append(&mut ready);
+        give_back(&mut ready);
     }
 
     /// Waits until there may be an answer to take. May return without one.
@@ -72,5 +74,38 @@ impl ReplySink {
 impl Drop for ReplySink {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// A list of answers that grew past this gives its memory back when it is empty: else a connection
+/// that read thousands of slots at once would hold the room for it to its end.
+const ANSWERS_KEPT_MAX: usize = 256;
+
+/// Gives the memory of an empty list back, if it is much.
+pub(crate) fn give_back(answers: &mut Vec<(u64, Answered)>) {
+    if answers.is_empty() && answers.capacity() > ANSWERS_KEPT_MAX {
+        *answers = Vec::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shard_core::op::Outcome;
+
+    #[test]
+    fn many_answers_at_once_leave_no_memory_behind() {
+        let sink = ReplySink::new();
+        let mut taken = Vec::new();
+        for count in [ANSWERS_KEPT_MAX, 10_000] {
+            (0..count as u64).for_each(|tag| sink.push(tag, Answered::Outcome(Outcome::Ok)));
+            sink.take(&mut taken);
+            assert_eq!(taken.len(), count);
+            taken.clear();
+            give_back(&mut taken);
+            for capacity in [taken.capacity(), sink.ready.borrow().capacity()] {
+                assert!(capacity <= ANSWERS_KEPT_MAX, "{capacity}");
+            }
+        }
     }
 }
