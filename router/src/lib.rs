@@ -42,8 +42,8 @@ use tracing::{debug, info, warn};
 pub const TCP_KEEPALIVE: Duration = Duration::from_secs(300);
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long connections have, after a shutdown began, to answer what they took: a request's own
-/// deadline and a little more.
+/// How long connections have, after a shutdown began, to answer what they took: a little more than a
+/// request may take by default. Where it may take longer, its answer may be cut off.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(7);
 
 /// The settings of a front end.
