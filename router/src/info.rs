@@ -216,7 +216,21 @@ fn keyspace(section: &mut Section) {
 fn raft(section: &mut Section) {
     let Some(status) = section.status else { return };
     section.put("raft_groups", status.replicas.len());
-    section.put("raft_peers_up", status.peers_up.len());
+    section.put("raft_peers_up", status.peers_up().count());
+    section.put("raft_sync_age_ms", status.sync_age_ms);
+    let age = |age: Option<u64>| age.map_or_else(|| "never".into(), |age| age.to_string());
+    for (peer, seen) in &status.peers {
+        let value = format!(
+            "state={},contact_age_ms={},echo_age_ms={},sync_age_ms={},claimed={},believed={}",
+            seen.state,
+            age(seen.contact_age_ms),
+            age(seen.echo_age_ms),
+            seen.sync_age_ms,
+            seen.claimed,
+            seen.believed,
+        );
+        section.put(&format!("raft_peer_{peer}"), value);
+    }
     section.put("raft_log_file_bytes", status.log_file_bytes);
     section.put("raft_log_commits", status.log_commits);
     section.put("raft_log_entries", status.log_entries);

@@ -136,7 +136,9 @@ async fn read(
         while let Some(frame) = decode_frame(&mut bytes, WIRE_FRAME_BYTES_MAX)? {
             match frame {
                 WireFrame::ToRouter(message) => hear(message),
-                WireFrame::Raft(_) | WireFrame::ToNode(_) => return Err(LinkError::Misplaced),
+                WireFrame::Raft(_) | WireFrame::ToNode(_) | WireFrame::Heartbeat(_) => {
+                    return Err(LinkError::Misplaced);
+                }
             }
         }
         // The frames share this memory; once they are gone, a further read would take it up again

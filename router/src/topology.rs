@@ -98,7 +98,8 @@ impl Topology<'_> {
 
     /// Whether a link to the node stands; without a node here nothing is known against it.
     fn is_linked(&self, node: NodeId) -> bool {
-        Some(node) == self.node || self.status.is_none_or(|status| status.peers_up.contains(&node))
+        Some(node) == self.node
+            || self.status.is_none_or(|status| status.peers_up().any(|up| up == node))
     }
 
     fn replica(&self, group: GroupId) -> Option<&ReplicaStatus> {
@@ -243,19 +244,19 @@ impl Topology<'_> {
     }
 
     fn links(&self) -> Reply {
-        let peers = self.status.map(|status| status.peers_up.as_slice()).unwrap_or_default();
+        let peers = self.status.into_iter().flat_map(NodeStatus::peers_up);
         let text = Reply::word;
-        let link = |node: &NodeId| {
+        let link = |node: NodeId| {
             Reply::Map(vec![
                 (text("direction"), text("to")),
-                (text("node"), Reply::text(self.name(*node))),
+                (text("node"), Reply::text(self.name(node))),
                 (text("create-time"), Reply::Integer(0)),
                 (text("events"), text("rw")),
                 (text("send-buffer-allocated"), Reply::Integer(0)),
                 (text("send-buffer-used"), Reply::Integer(0)),
             ])
         };
-        Reply::Array(peers.iter().map(link).collect())
+        Reply::Array(peers.map(link).collect())
     }
 
     fn info(&self) -> String {

@@ -13,6 +13,7 @@
 
 use crate::random;
 use bytes::{Buf, BytesMut};
+use raft_core::node_pair::Heartbeat;
 use router::dial::{DialError, read_message, set_options};
 use shard_core::NodeId;
 use shard_core::codec::{CodecError, WIRE_FRAME_BYTES_MAX, WireFrame, decode_frame, encode_frame};
@@ -65,6 +66,13 @@ pub enum Inbound {
         /// What it says.
         envelope: RaftEnvelope,
     },
+    /// A peer's node vouches for itself.
+    Heartbeat {
+        /// The peer, proved.
+        from: NodeId,
+        /// What it says.
+        heartbeat: Heartbeat,
+    },
     /// A link to a peer stands: what is sent from now on may arrive.
     LinkUp {
         /// The peer.
@@ -74,10 +82,12 @@ pub enum Inbound {
         /// Never used again.
         link: u64,
     },
-    /// The link to a peer is gone, with what was on it.
+    /// The link to a peer is gone, with what was on it, or an attempt to have one again failed.
     LinkDown {
         /// The peer.
         node: NodeId,
+        /// The attempt was refused: nothing listens at its address.
+        refused: bool,
     },
     /// A router connected.
     RouterOpened {
@@ -261,6 +271,9 @@ async fn serve_peer(
         WireFrame::Raft(envelope) => {
             Ok(shared.inbox.send(Inbound::Raft { from: node, envelope }).await.is_ok())
         }
+        WireFrame::Heartbeat(heartbeat) => {
+            Ok(shared.inbox.send(Inbound::Heartbeat { from: node, heartbeat }).await.is_ok())
+        }
         WireFrame::ToNode(_) | WireFrame::ToRouter(_) => Err(ConnectionError::WrongFrame),
     });
     tokio::select! {
@@ -284,7 +297,9 @@ async fn serve_router(shared: &Shared, stream: TcpStream) -> Result<(), Connecti
         WireFrame::ToNode(message) => {
             Ok(shared.inbox.send(Inbound::FromRouter { conn, message }).await.is_ok())
         }
-        WireFrame::Raft(_) | WireFrame::ToRouter(_) => Err(ConnectionError::WrongFrame),
+        WireFrame::Raft(_) | WireFrame::ToRouter(_) | WireFrame::Heartbeat(_) => {
+            Err(ConnectionError::WrongFrame)
+        }
     });
     let ended = tokio::select! {
         ended = reading => ended,

@@ -169,6 +169,7 @@ fn open_replicas(
     };
     let setup = NodeSetup {
         id,
+        epoch: local.epoch,
         bootstrap: cluster.config,
         addresses: addresses.clone(),
         seed: random::number().map_err(system(NO_RANDOMNESS))?,

@@ -15,6 +15,7 @@ use crate::listener::{Inbound, LocalIdentity};
 use crate::random;
 use bytes::BytesMut;
 use raft_core::message::Message;
+use raft_core::node_pair::Heartbeat;
 use raft_core::types::{EntryId, Term};
 use router::dial::{DialError, dial};
 use shard_core::codec::{WireFrame, encode_frame};
@@ -124,6 +125,8 @@ struct Link {
     address: String,
     ended: CancellationToken,
     up: Cell<bool>,
+    /// The newest heartbeat, until it is written: before everything else, and never twice.
+    heartbeat: RefCell<Option<Heartbeat>>,
     queue: RefCell<VecDeque<RaftEnvelope>>,
     /// The core may have something to append.
     appendable: Cell<bool>,
@@ -165,6 +168,17 @@ impl Transport {
             return count(&self.shared.dropped, 1);
         };
         link.queue.borrow_mut().push_back(envelope);
+        link.work.notify_one();
+    }
+
+    /// Sends a heartbeat before all else that waits. One that still waits is old news and goes.
+    pub fn heartbeat(&self, to: NodeId, heartbeat: Heartbeat) {
+        let peers = self.peers.borrow();
+        let link = peers.get(&to).map(|peer| &peer.link).filter(|link| link.up.get());
+        let Some(link) = link else { return count(&self.shared.dropped, 1) };
+        if link.heartbeat.replace(Some(heartbeat)).is_some() {
+            count(&self.shared.dropped, 1);
+        }
         link.work.notify_one();
     }
 
@@ -226,6 +240,7 @@ impl Link {
             address,
             ended: CancellationToken::new(),
             up: Cell::new(false),
+            heartbeat: RefCell::default(),
             queue: RefCell::default(),
             appendable: Cell::new(false),
             work: Notify::new(),
@@ -238,17 +253,21 @@ impl Link {
     /// Forgets what waited for a link that is gone: it may be old news on the next one.
     fn reset(&self) {
         self.up.set(false);
+        self.heartbeat.take();
         self.queue.borrow_mut().clear();
         self.bulk.borrow_mut().clear();
         self.under_way.borrow_mut().clear();
     }
 
-    /// The next bytes for the control connection, appended to `buffer`: first what waits, then
-    /// appends while there is room.
+    /// The next bytes for the control connection, appended to `buffer`: first what waits, heartbeats
+    /// before all, then appends while there is room.
     fn fill(&self, shared: &Shared, buffer: &mut BytesMut) {
+        if let Some(heartbeat) = self.heartbeat.take() {
+            encode(shared, &WireFrame::Heartbeat(heartbeat), buffer);
+        }
         while buffer.len() < WRITE_BYTES_MAX {
             let Some(envelope) = self.queue.borrow_mut().pop_front() else { break };
-            encode(shared, envelope, buffer);
+            encode(shared, &WireFrame::Raft(envelope), buffer);
         }
         while self.appendable.get()
             && buffer.len() < WRITE_BYTES_MAX
@@ -267,7 +286,7 @@ impl Link {
     /// copy is of no use.
     fn route(&self, shared: &Shared, envelope: RaftEnvelope, buffer: &mut BytesMut) {
         let Some((range, bytes)) = entries_of(&envelope) else {
-            return encode(shared, envelope, buffer);
+            return encode(shared, &WireFrame::Raft(envelope), buffer);
         };
         let mut under_way = self.under_way.borrow_mut();
         if under_way.contains(&range) {
@@ -277,7 +296,7 @@ impl Link {
             self.bulk.borrow_mut().push_back(envelope);
             self.bulk_work.notify_one();
         } else {
-            encode(shared, envelope, buffer);
+            encode(shared, &WireFrame::Raft(envelope), buffer);
         }
     }
 
@@ -302,9 +321,9 @@ fn count(counter: &Cell<u64>, more: u64) {
     counter.set(counter.get() + more);
 }
 
-fn encode(shared: &Shared, envelope: RaftEnvelope, buffer: &mut BytesMut) {
+fn encode(shared: &Shared, frame: &WireFrame, buffer: &mut BytesMut) {
     let before = buffer.len();
-    encode_frame(&WireFrame::Raft(envelope), buffer);
+    encode_frame(frame, buffer);
     count(&shared.sent, 1);
     count(&shared.sent_bytes, (buffer.len() - before) as u64);
 }
@@ -340,6 +359,9 @@ async fn run(shared: &Shared, link: &Link) {
             }
             Err(error) => {
                 lost = true;
+                // What to make of it is for the worker, who knows what else was heard.
+                let refused = is_refusal(&error);
+                let _ = shared.inbox.send(Inbound::LinkDown { node: link.node, refused }).await;
                 // A peer that is away is tried for ever: told at once, and again now and then.
                 let text = error.to_string();
                 let told = |(before, at): &(String, Instant)| {
@@ -356,6 +378,14 @@ async fn run(shared: &Shared, link: &Link) {
             () = sleep(jittered(pause)) => {}
         }
         pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+/// Whether the peer's machine says that nobody listens there.
+fn is_refusal(error: &DialError) -> bool {
+    match error {
+        DialError::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+        DialError::TimedOut | DialError::Handshake(_) => false,
     }
 }
 
@@ -407,7 +437,8 @@ async fn stand(shared: &Shared, link: &Link, streams: Streams) -> bool {
     if let Some(error) = &ended {
         warn!(peer = %node, link = number, %error, "link broke");
     }
-    shared.inbox.send(Inbound::LinkDown { node }).await.is_ok() && ended.is_some()
+    let down = Inbound::LinkDown { node, refused: false };
+    shared.inbox.send(down).await.is_ok() && ended.is_some()
 }
 
 async fn write_control(shared: &Shared, link: &Link, to: &mut OwnedWriteHalf) -> io::Error {
@@ -431,7 +462,7 @@ async fn write_bulk(shared: &Shared, link: &Link, to: &mut OwnedWriteHalf) -> io
         };
         // Not kept: such a buffer is as big as the entry.
         let mut buffer = BytesMut::new();
-        encode(shared, envelope, &mut buffer);
+        encode(shared, &WireFrame::Raft(envelope), &mut buffer);
         if let Err(error) = to.write_all(&buffer).await {
             return error;
         }

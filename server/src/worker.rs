@@ -7,13 +7,14 @@ use crate::clock::Clock;
 use crate::listener::{ConnId, Inbound};
 use crate::log_store::{LogEvent, LogStore};
 use crate::transport::{AppendSource, Transport};
-use raft_core::effects::{NodeLiveness, RoleChange};
+use raft_core::effects::RoleChange;
+use raft_core::node_pair::PairEdge;
 use shard_core::node::{Input, Node, Output};
 use shard_core::replica::Origin;
 use shard_core::wire::{NodeStatus, RaftEnvelope, ToNode, ToRouter};
 use shard_core::{GroupId, NodeId};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,7 +108,6 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Worker
         routers: BTreeMap::new(),
         output: Output::default(),
         status_due: Instant::now(),
-        peers_up: BTreeSet::new(),
         replies_dropped: Cell::new(0),
         stalls: 0,
     };
@@ -131,7 +131,6 @@ struct Worker {
     routers: BTreeMap<Origin, RouterLink>,
     output: Output,
     status_due: Instant,
-    peers_up: BTreeSet<NodeId>,
     replies_dropped: Cell<u64>,
     stalls: u64,
 }
@@ -234,14 +233,14 @@ impl Worker {
     fn inbound(&mut self, inbound: Inbound) {
         match inbound {
             Inbound::Raft { from, envelope } => self.handle(Input::Raft { from, envelope }),
-            Inbound::LinkUp { node, epoch, link } => {
-                self.peers_up.insert(node);
-                let state = NodeLiveness::Up { epoch, link };
-                self.handle(Input::Link { node, state });
+            Inbound::Heartbeat { from, heartbeat } => {
+                self.handle(Input::Heartbeat { from, heartbeat });
             }
-            Inbound::LinkDown { node } => {
-                self.peers_up.remove(&node);
-                self.handle(Input::Link { node, state: NodeLiveness::Down });
+            Inbound::LinkUp { node, epoch, link } => {
+                self.handle(Input::LinkUp { node, epoch, link });
+            }
+            Inbound::LinkDown { node, refused } => {
+                self.handle(Input::LinkDown { node, refused });
             }
             Inbound::RouterOpened { conn, replies } => {
                 let view = ToRouter::View(self.shared.node.borrow().view());
@@ -280,6 +279,9 @@ impl Worker {
         if !out.writes.is_empty() {
             self.log.submit(std::mem::take(&mut out.writes));
         }
+        for (to, heartbeat) in out.heartbeats.drain(..) {
+            self.transport.heartbeat(to, heartbeat);
+        }
         for (to, envelope) in out.messages.drain(..) {
             self.transport.send(to, envelope);
         }
@@ -288,6 +290,9 @@ impl Worker {
         }
         for (group, fetch) in out.fetches.drain(..) {
             self.log.fetch(group, fetch);
+        }
+        for (peer, edge) in out.edges.drain(..) {
+            log_edge(peer, edge);
         }
         for (group, role) in out.roles.drain(..) {
             log_role(group, role);
@@ -348,12 +353,11 @@ impl Worker {
             return;
         }
         self.status_due = Instant::now() + STATUS_EVERY;
-        let mut status = self.shared.node.borrow().status();
+        let mut status = self.shared.node.borrow().status(self.shared.clock.now());
         let log = self.log.stats();
         status.log_file_bytes = log.file_bytes;
         status.log_commits = log.commits;
         status.log_entries = log.entries;
-        status.peers_up = self.peers_up.iter().copied().collect();
         let links = self.transport.stats();
         status.counters.extend([
             ("raft_messages_sent", links.sent),
@@ -371,6 +375,22 @@ impl Worker {
 
 fn origin(conn: ConnId) -> Origin {
     Origin(conn.0)
+}
+
+fn log_edge(peer: NodeId, edge: PairEdge) {
+    match edge {
+        PairEdge::Up { epoch: _, link } => info!(%peer, link, "peer is up"),
+        PairEdge::Deaf => warn!(%peer, "peer is heard, but does not hear this node"),
+        PairEdge::Down { gone: false } => warn!(%peer, "peer is silent"),
+        PairEdge::Down { gone: true } => warn!(%peer, "peer's process is gone"),
+        PairEdge::DiskStalled => warn!(%peer, "peer's disk is stuck"),
+        PairEdge::Disowned { group, term } => {
+            warn!(%peer, %group, %term, "peer does not lead the group it was believed to lead");
+        }
+        PairEdge::Unbelieved { group, term } => {
+            debug!(%peer, %group, %term, "peer does not know of this leader");
+        }
+    }
 }
 
 fn log_role(group: GroupId, change: RoleChange) {

@@ -104,10 +104,14 @@ async fn raft_from(inbox: &mut mpsc::Receiver<Inbound>, node: NodeId) -> RaftEnv
     }
 }
 
+/// The next link, after any attempts that failed.
 async fn link_up(inbox: &mut mpsc::Receiver<Inbound>, node: NodeId) -> (u64, u64) {
-    match next(inbox).await {
-        Inbound::LinkUp { node: up, epoch, link } if up == node => (epoch, link),
-        other => panic!("{other:?}"),
+    loop {
+        match next(inbox).await {
+            Inbound::LinkUp { node: up, epoch, link } if up == node => return (epoch, link),
+            Inbound::LinkDown { node: down, .. } if down == node => {}
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -205,7 +209,15 @@ fn a_broken_link_is_reported_and_comes_back_under_a_new_number() {
         assert_eq!(link_up(&mut one.inbox, N2).await, (22, 1));
         first.shutdown.cancel();
         drop(first);
-        assert!(matches!(next(&mut one.inbox).await, Inbound::LinkDown { node: N2 }));
+        assert!(matches!(
+            next(&mut one.inbox).await,
+            Inbound::LinkDown { node: N2, refused: false }
+        ));
+        // Nobody listens there, and that is said.
+        assert!(matches!(
+            next(&mut one.inbox).await,
+            Inbound::LinkDown { node: N2, refused: true }
+        ));
         let mut second = port_at(&address, identity(N2, 23), 64).await;
         assert_eq!(link_up(&mut one.inbox, N2).await, (23, 2));
         one.transport.send(N2, small(5));
@@ -214,10 +226,16 @@ fn a_broken_link_is_reported_and_comes_back_under_a_new_number() {
         // A peer that moves: down first, then up at the new place.
         let third = port(identity(N2, 24)).await;
         one.transport.set_peers([(N2, third.address.clone())].into());
-        assert!(matches!(next(&mut one.inbox).await, Inbound::LinkDown { node: N2 }));
+        assert!(matches!(
+            next(&mut one.inbox).await,
+            Inbound::LinkDown { node: N2, refused: false }
+        ));
         assert_eq!(link_up(&mut one.inbox, N2).await, (24, 3));
         one.transport.set_peers(BTreeMap::new());
-        assert!(matches!(next(&mut one.inbox).await, Inbound::LinkDown { node: N2 }));
+        assert!(matches!(
+            next(&mut one.inbox).await,
+            Inbound::LinkDown { node: N2, refused: false }
+        ));
     });
 }
 

@@ -7,7 +7,7 @@
 //! | 4 | length | of all that follows this field |
 //! | 4 | crc32 | IEEE, of all that follows this field |
 //! | 1 | version | [`WIRE_VERSION`] |
-//! | 1 | kind | 1 Raft, 2 to a node, 3 to a router |
+//! | 1 | kind | 1 Raft, 2 to a node, 3 to a router, 4 heartbeat of a node |
 //! | n | body | postcard; after a Raft message that carries entries: their count (4) and their frames as they are |
 //!
 //! Entries travel in the frame that the leader encoded once ([`raft_core::frame`]): no replica
@@ -20,6 +20,7 @@ use crate::wire::{GroupQuery, LaneRequest, RaftEnvelope, ToNode, ToRouter};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use raft_core::frame::{self, Frame, FrameError};
 use raft_core::message::{AppendEntries, Message};
+use raft_core::node_pair::Heartbeat;
 use raft_core::types::GroupId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,7 @@ pub const WIRE_FRAME_BYTES_MAX: usize = frame::PAYLOAD_BYTES_MAX + (1 << 20);
 const KIND_RAFT: u8 = 1;
 const KIND_TO_NODE: u8 = 2;
 const KIND_TO_ROUTER: u8 = 3;
+const KIND_HEARTBEAT: u8 = 4;
 
 /// The payload of a command entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +77,8 @@ pub enum WireFrame {
     ToNode(ToNode),
     /// From a node to a router.
     ToRouter(ToRouter),
+    /// From one node to another, for all their groups.
+    Heartbeat(Heartbeat),
 }
 
 /// Why bytes are not an entry or a frame. Whoever sent them gets no answer: the socket is closed.
@@ -167,6 +171,10 @@ pub fn encode_frame(wire: &WireFrame, out: &mut BytesMut) {
             out.put_u8(KIND_TO_ROUTER);
             append(message, out);
         }
+        WireFrame::Heartbeat(heartbeat) => {
+            out.put_u8(KIND_HEARTBEAT);
+            append(heartbeat, out);
+        }
     }
     let length = u32::try_from(out.len() - start - 4).expect("a frame is under 4 GiB");
     let crc = crc32fast::hash(&out[start + 8..]);
@@ -203,6 +211,7 @@ pub fn decode_frame(buf: &mut BytesMut, bytes_max: usize) -> Result<Option<WireF
         KIND_RAFT => WireFrame::Raft(decode_envelope(bytes)?),
         KIND_TO_NODE => WireFrame::ToNode(whole(&bytes)?),
         KIND_TO_ROUTER => WireFrame::ToRouter(whole(&bytes)?),
+        KIND_HEARTBEAT => WireFrame::Heartbeat(whole(&bytes)?),
         other => return Err(CodecError::Kind(other)),
     }))
 }

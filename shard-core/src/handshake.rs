@@ -29,9 +29,9 @@ use sha2::Sha256;
 use std::fmt;
 
 /// The newest protocol version this program speaks.
-pub const VERSION_MAX: u8 = 1;
+pub const VERSION_MAX: u8 = 2;
 /// The oldest one it still speaks.
-pub const VERSION_MIN: u8 = 1;
+pub const VERSION_MIN: u8 = 2;
 /// Upper bound of one handshake message, without its length prefix.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
 /// Bytes of the length prefix.
@@ -501,8 +501,8 @@ mod tests {
     fn both_ends_learn_who_the_other_is() {
         let (listener, dialer) = Run::good().run().unwrap();
         let control = Purpose::Control;
-        assert_eq!(listener, Peer { node: Some(N2), epoch: 22, purpose: control, version: 1 });
-        assert_eq!(dialer, Peer { node: Some(N1), epoch: 11, purpose: control, version: 1 });
+        assert_eq!(listener, Peer { node: Some(N2), epoch: 22, purpose: control, version: 2 });
+        assert_eq!(dialer, Peer { node: Some(N1), epoch: 11, purpose: control, version: 2 });
         let front_end =
             Run { node: None, purpose: Purpose::Router, expected: None, ..Run::good() }.run();
         assert_eq!(front_end.unwrap().1.node, None);
@@ -597,12 +597,12 @@ mod tests {
     fn versions_without_one_in_common_are_refused() {
         let good = credentials("c", "s", 1);
         let (_, hello) = Dialer::new(&good, None, Purpose::Router, None, [1; 32]);
-        for (newest, oldest, fits) in [(2, 1, true), (9, 2, false), (0, 0, false), (1, 2, false)] {
+        for (newest, oldest, fits) in [(3, 1, true), (9, 3, false), (1, 1, false), (1, 2, false)] {
             let mut changed = body(&hello).to_vec();
             (changed[5], changed[6]) = (newest, oldest);
             let answer = Listener::new(&good, N2, [2; 32]).on_hello(&changed);
             match fits {
-                true => assert_eq!(body(&answer.unwrap())[1], 1),
+                true => assert_eq!(body(&answer.unwrap())[1], 2),
                 false => {
                     assert_eq!(answer.unwrap_err(), HandshakeError::Refuse(RefuseReason::Version))
                 }
@@ -684,7 +684,7 @@ mod tests {
         let expected_hello = [
             "0042",
             "01464c544c",
-            "010102",
+            "020202",
             "0100000000000000",
             "0200000000000000",
             "0201000000000000",
@@ -694,14 +694,14 @@ mod tests {
         assert_eq!(hex(&hello), expected_hello.concat());
         let mut listener = Listener::new(&good, N2, [0xbb; 32]);
         let challenge = listener.on_hello(body(&hello)).unwrap();
-        let plain = ["0052", "0201", "0200000000000000", "0201000000000000", &"bb".repeat(32)];
+        let plain = ["0052", "0202", "0200000000000000", "0201000000000000", &"bb".repeat(32)];
         assert_eq!(hex(&challenge[..challenge.len() - PROOF_BYTES]), plain.concat());
         let proof = dialer.on_challenge(body(&challenge)).unwrap();
         assert_eq!(
             (hex(&challenge[challenge.len() - PROOF_BYTES..]), hex(&proof[3..])),
             (
-                "c56b716582d9c55db43a4fbb3a432c2186e92bd273dde2c34201bb14fd554c9a".to_owned(),
-                "1d3b897ba10337f6a9f5de7a23738de3d7355c2227b1a03f9038645ef59c8b4e".to_owned(),
+                "64dc94df109d2d730851eff047038c17f58665fa0c98532a5b430313018c3322".to_owned(),
+                "59e8d95c77874e80df4bbef07efeb79f2d208fd9885a0d145238d7eef08d5ada".to_owned(),
             )
         );
     }

@@ -19,6 +19,7 @@ pub mod codec;
 mod data;
 mod digest;
 pub mod handshake;
+mod health;
 pub mod integer;
 pub mod node;
 #[cfg(test)]

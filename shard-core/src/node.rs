@@ -4,10 +4,12 @@
 //! replies and fetches leave as data.
 
 use crate::cluster_config::{ClusterConfig, NodeConfig, SHARDMASTER};
+use crate::health::{Health, told};
 use crate::replica::{Origin, Replica, ReplicaError, ReplicaOutput};
 use crate::session::LogTime;
 use crate::wire::{Answer, ClusterView, NodeStatus, RaftEnvelope, Reply, RequestBatch};
-use raft_core::effects::{Fetch, FetchResult, NodeLiveness, RoleChange, Write};
+use raft_core::effects::{Fetch, FetchResult, RoleChange, Write};
+use raft_core::node_pair::{Heartbeat, PairEdge};
 use raft_core::types::{FetchId, GroupId, NodeId, Now, WriteToken};
 use raft_core::{Config, OpenError, Restored};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,12 +42,28 @@ pub enum Input {
         /// The entries.
         result: FetchResult,
     },
-    /// A link to a peer's node came (`Up`) or went (`Down`).
-    Link {
+    /// A peer's node vouches for itself.
+    Heartbeat {
+        /// The peer.
+        from: NodeId,
+        /// What it says.
+        heartbeat: Heartbeat,
+    },
+    /// A link to a peer's node stands.
+    LinkUp {
         /// The peer.
         node: NodeId,
-        /// What changed.
-        state: NodeLiveness,
+        /// Its process.
+        epoch: u64,
+        /// Never used again.
+        link: u64,
+    },
+    /// The link to a peer's node broke, or an attempt to have one again failed.
+    LinkDown {
+        /// The peer.
+        node: NodeId,
+        /// The attempt was refused: no process listens there.
+        refused: bool,
     },
 }
 
@@ -56,6 +74,10 @@ pub struct Output {
     pub writes: Vec<(GroupId, Write)>,
     /// To peers.
     pub messages: Vec<(NodeId, RaftEnvelope)>,
+    /// To peers' nodes. One that still waits for its link is replaced.
+    pub heartbeats: Vec<(NodeId, Heartbeat)>,
+    /// What became of peers' nodes, for the log.
+    pub edges: Vec<(NodeId, PairEdge)>,
     /// Peers whose link should pull with [`Node::next_append`].
     pub wake: BTreeSet<NodeId>,
     /// To routers.
@@ -80,6 +102,8 @@ pub struct NodeSetup {
     /// Where nodes are now: what this process was told of addresses at its start goes before what a
     /// configuration written earlier says.
     pub addresses: BTreeMap<NodeId, NodeConfig>,
+    /// Names this process towards peers; drawn once per start, as in handshakes.
+    pub epoch: u64,
     /// Drawn once per start; election timeouts come from it.
     pub seed: u64,
 }
@@ -91,6 +115,7 @@ pub struct Node {
     bootstrap: ClusterConfig,
     addresses: BTreeMap<NodeId, NodeConfig>,
     replicas: BTreeMap<GroupId, Replica>,
+    health: Health,
     touched: BTreeSet<GroupId>,
     /// Per peer the groups that have something to pull, and where the next pull begins: groups take
     /// turns.
@@ -108,7 +133,7 @@ impl Node {
         raft_config: &dyn Fn(GroupId, Vec<NodeId>) -> Config,
         now: Now,
     ) -> Result<Node, OpenError> {
-        let NodeSetup { id, bootstrap, addresses, seed } = setup;
+        let NodeSetup { id, bootstrap, addresses, epoch, seed } = setup;
         let mut replicas = BTreeMap::new();
         for (group, seats) in &bootstrap.groups {
             if !seats.voters.contains(&id) {
@@ -127,6 +152,7 @@ impl Node {
             bootstrap,
             addresses,
             replicas,
+            health: Health::new(epoch),
             touched,
             appendable: BTreeMap::new(),
             turn: BTreeMap::new(),
@@ -139,6 +165,7 @@ impl Node {
     pub fn handle(&mut self, now: Now, wall: LogTime, input: Input, out: &mut Output) {
         match input {
             Input::Raft { from, envelope } => {
+                self.health.pairs.contact(now, from);
                 let Some(replica) = self.replicas.get_mut(&envelope.group) else {
                     self.rejected += 1;
                     return;
@@ -148,13 +175,14 @@ impl Node {
                 }
                 self.touched.insert(envelope.group);
             }
-            Input::Requests { origin, batch } => self.requests(wall, origin, batch, out),
+            Input::Requests { origin, batch } => self.requests(now, wall, origin, batch, out),
             Input::Persisted(tokens) => {
+                self.health.persisted(&tokens);
                 for (group, token) in tokens {
                     if let Some(replica) = self.replicas.get_mut(&group) {
                         replica.persisted(now, token, &mut self.scratch);
                         self.touched.insert(group);
-                        self.collect(group, out);
+                        self.collect(now, group, out);
                     }
                 }
             }
@@ -164,16 +192,45 @@ impl Node {
                     self.touched.insert(group);
                 }
             }
-            Input::Link { node, state } => {
-                for (group, replica) in &mut self.replicas {
-                    replica.liveness(now, node, state);
-                    self.touched.insert(*group);
-                }
+            Input::Heartbeat { from, heartbeat } => {
+                self.rejected += u64::from(self.health.pairs.heard(now, from, heartbeat).is_err());
+                self.pairs(now, out);
+            }
+            Input::LinkUp { node, epoch, link } => {
+                self.health.pairs.link_up(now, node, epoch, link);
+                self.pairs(now, out);
+            }
+            Input::LinkDown { node, refused } => {
+                self.health.pairs.link_down(now, node, refused);
+                self.pairs(now, out);
             }
         }
     }
 
-    fn requests(&mut self, wall: LogTime, origin: Origin, batch: RequestBatch, out: &mut Output) {
+    /// Collects what the pairs owe. Replicas are told before they see the next message: what a new
+    /// link brings must not be taken for the old one's (R11).
+    fn pairs(&mut self, now: Now, out: &mut Output) {
+        let (heartbeats, edges) = self.health.take_effects();
+        out.heartbeats.extend(heartbeats);
+        for (peer, edge) in &edges {
+            for (group, replica) in &mut self.replicas {
+                if let Some(state) = told(*edge, *peer, replica) {
+                    replica.liveness(now, *peer, state);
+                    self.touched.insert(*group);
+                }
+            }
+        }
+        out.edges.extend(edges);
+    }
+
+    fn requests(
+        &mut self,
+        now: Now,
+        wall: LogTime,
+        origin: Origin,
+        batch: RequestBatch,
+        out: &mut Output,
+    ) {
         let group = batch.group;
         let Some(replica) = self.replicas.get_mut(&group) else {
             let replies = out.replies.entry(origin).or_default();
@@ -186,11 +243,13 @@ impl Node {
             replica.request(wall, origin, request, &mut self.scratch);
         }
         self.touched.insert(group);
-        self.collect(group, out);
+        self.collect(now, group, out);
     }
 
     /// Lets due timers act, then collects what every touched replica owes.
     pub fn poll(&mut self, now: Now, wall: LogTime, out: &mut Output) -> Result<(), ReplicaError> {
+        self.health.pass(now);
+        self.pairs(now, out);
         for (group, replica) in &mut self.replicas {
             if replica.deadline().is_some_and(|deadline| deadline <= now) {
                 replica.tick(now);
@@ -203,13 +262,14 @@ impl Node {
                 self.touched.insert(group);
                 out.again = true;
             }
-            self.collect(group, out);
+            self.collect(now, group, out);
         }
         Ok(())
     }
 
-    fn collect(&mut self, group: GroupId, out: &mut Output) {
+    fn collect(&mut self, now: Now, group: GroupId, out: &mut Output) {
         let from = &mut self.scratch;
+        from.writes.iter().for_each(|write| self.health.wrote(now, group, write));
         out.writes.extend(from.writes.drain(..).map(|write| (group, write)));
         out.messages.extend(
             from.messages.drain(..).map(|e| (e.to, RaftEnvelope { group, message: e.message })),
@@ -223,6 +283,9 @@ impl Node {
             out.replies.entry(origin).or_default().push(reply);
         }
         if let Some(role) = from.role.take() {
+            let replica = self.replicas.get(&group);
+            let others = replica.map_or(&[][..], Replica::other_members);
+            self.health.led(group, role, others);
             out.roles.push((group, role));
             out.view_changed = true;
         }
@@ -253,7 +316,8 @@ impl Node {
 
     /// When `poll` must be called next, if nothing else happens.
     pub fn deadline(&self) -> Option<Now> {
-        self.replicas.values().filter_map(Replica::deadline).min()
+        let replicas = self.replicas.values().filter_map(Replica::deadline);
+        replicas.chain(self.health.pairs.deadline()).min()
     }
 
     /// What this node knows of the cluster.
@@ -268,9 +332,11 @@ impl Node {
     }
 
     /// For INFO; the host adds what it alone knows.
-    pub fn status(&self) -> NodeStatus {
+    pub fn status(&self, now: Now) -> NodeStatus {
         NodeStatus {
             node: self.id,
+            peers: self.health.status(now),
+            sync_age_ms: self.health.sync_age(now) / 1_000_000,
             replicas: self.replicas.iter().map(|(group, r)| (*group, r.status())).collect(),
             counters: vec![("raft_messages_rejected", self.rejected)],
             ..NodeStatus::default()

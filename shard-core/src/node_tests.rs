@@ -11,7 +11,7 @@ use crate::wire::{
     Answer, GroupAnswer, GroupQuery, LaneRequest, Reply, Request, RequestBatch, RequestBody,
 };
 use crate::{GroupId, NodeId};
-use raft_core::effects::{FetchResult, NodeLiveness, Write};
+use raft_core::effects::{FetchResult, Write};
 use raft_core::types::{Entry, EntryId, HardState};
 use raft_core::{Config, Restored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -54,6 +54,9 @@ struct World {
     down: BTreeSet<NodeId>,
     replies: BTreeMap<u64, Answer>,
     epoch: u64,
+    /// The epoch of each node's process.
+    epochs: BTreeMap<NodeId, u64>,
+    next_link: u64,
 }
 
 fn config() -> ClusterConfig {
@@ -85,6 +88,8 @@ impl World {
             down: BTreeSet::new(),
             replies: BTreeMap::new(),
             epoch: 0,
+            epochs: BTreeMap::new(),
+            next_link: 0,
         };
         for id in 1..=3 {
             world.start(NodeId(id));
@@ -96,15 +101,24 @@ impl World {
         self.epoch += 1;
         let disks = self.disks.entry(id).or_default();
         let restored = disks.iter().map(|(group, disk)| (*group, disk.restored())).collect();
-        let setup = NodeSetup { id, bootstrap: config(), addresses: config().nodes, seed: 7 };
+        let (bootstrap, addresses) = (config(), config().nodes);
+        let setup = NodeSetup { id, bootstrap, addresses, epoch: self.epoch, seed: 7 };
         let raft = |group, voters| Config::new(id, group, voters);
         self.nodes.insert(id, Node::open(setup, restored, &raft, self.now).unwrap());
         self.down.remove(&id);
-        let state = NodeLiveness::Up { epoch: self.epoch, link: self.epoch };
+        self.epochs.insert(id, self.epoch);
         let others: Vec<NodeId> = self.nodes.keys().copied().filter(|n| *n != id).collect();
         for other in others {
-            self.input(id, Input::Link { node: other, state });
-            self.input(other, Input::Link { node: id, state });
+            self.link(id, other);
+            self.link(other, id);
+        }
+    }
+
+    fn link(&mut self, from: NodeId, to: NodeId) {
+        self.next_link += 1;
+        let (epoch, link) = (self.epochs[&to], self.next_link);
+        if !self.down.contains(&to) {
+            self.input(from, Input::LinkUp { node: to, epoch, link });
         }
     }
 
@@ -138,6 +152,9 @@ impl World {
             let to = (fetch.to.0 as usize).min(held.len());
             let result = FetchResult::Entries(held[from..to].to_vec());
             next.push_back((id, Input::Fetched { group, id: fetch.id, result }));
+        }
+        for (to, heartbeat) in out.heartbeats {
+            next.push_back((to, Input::Heartbeat { from: id, heartbeat }));
         }
         for (to, envelope) in out.messages {
             next.push_back((to, Input::Raft { from: id, envelope }));
@@ -174,7 +191,7 @@ impl World {
             .nodes
             .iter()
             .filter(|(id, _)| !self.down.contains(id))
-            .filter(|(_, node)| node.status().replicas[&group].role == "leader")
+            .filter(|(_, node)| node.status(self.now).replicas[&group].role == "leader")
             .map(|(id, _)| *id)
             .collect();
         assert_eq!(leaders.len(), 1, "leaders of group {group}: {leaders:?}");

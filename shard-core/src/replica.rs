@@ -90,6 +90,8 @@ pub enum ReplicaError {
 pub struct Replica {
     group: GroupId,
     raft: Raft,
+    /// The other nodes of the group.
+    others: Vec<NodeId>,
     machine: Machine,
     /// What the first leader of the group proposes; see [`EntryItem::Assign`].
     bootstrap: ClusterConfig,
@@ -127,6 +129,7 @@ impl Replica {
         now: Now,
     ) -> Result<Replica, OpenError> {
         let group = config.group;
+        let others = config.voters.iter().copied().filter(|node| *node != config.id).collect();
         let raft = Raft::open(config, restored, seed, now)?;
         let status = raft.status();
         let machine = if group == SHARDMASTER {
@@ -137,6 +140,7 @@ impl Replica {
         Ok(Replica {
             group,
             raft,
+            others,
             machine,
             bootstrap,
             bootstrap_proposed: false,
@@ -421,6 +425,11 @@ impl Replica {
     /// The leader it believes in.
     pub fn leader(&self) -> LeaderView {
         LeaderView { leader: self.role.leader, term: self.role.term }
+    }
+
+    /// The other nodes of the group.
+    pub fn other_members(&self) -> &[NodeId] {
+        &self.others
     }
 
     /// Whether nothing waits to be answered here.

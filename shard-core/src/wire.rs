@@ -260,10 +260,37 @@ pub struct NodeStatus {
     pub log_commits: u64,
     /// Entries written to the log so far.
     pub log_entries: u64,
-    /// Peers with a standing link.
-    pub peers_up: Vec<NodeId>,
+    /// Age of this node's oldest unfinished sync, in milliseconds.
+    pub sync_age_ms: u64,
+    /// Every other node that was heard of.
+    pub peers: BTreeMap<NodeId, PeerStatus>,
     /// Counters by name, for INFO: name (as Redis or Flotilla names it) and value.
     pub counters: Vec<(&'static str, u64)>,
+}
+
+impl NodeStatus {
+    /// Peers that are heard and that hear this node.
+    pub fn peers_up(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().filter(|(_, peer)| peer.state == "up").map(|(node, _)| *node)
+    }
+}
+
+/// Another node as this one sees it, for INFO.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// `up`, `deaf` (heard, not hearing), `disk-stalled`, `down` (silent) or `gone` (its process has
+    /// ended).
+    pub state: &'static str,
+    /// Milliseconds since bytes of it came.
+    pub contact_age_ms: Option<u64>,
+    /// Milliseconds since the newest of our heartbeats was sent that it has answered.
+    pub echo_age_ms: Option<u64>,
+    /// Age of its oldest unfinished sync, in milliseconds, as it said last.
+    pub sync_age_ms: u64,
+    /// Groups that this node leads with it as a member.
+    pub claimed: u32,
+    /// Groups that this node believes it to lead.
+    pub believed: u32,
 }
 
 /// One replica for INFO.

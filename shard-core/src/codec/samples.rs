@@ -7,6 +7,7 @@ use crate::session::{Seq, SessionId};
 use crate::wire::*;
 use raft_core::frame::encode_entry;
 use raft_core::message::*;
+use raft_core::node_pair::{BeliefsPage, Claims};
 use raft_core::types::*;
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
@@ -338,10 +339,31 @@ impl Samples {
     }
 
     pub(super) fn frame(&mut self) -> WireFrame {
-        match self.below(3) {
+        match self.below(4) {
             0 => WireFrame::Raft(self.envelope()),
             1 => WireFrame::ToNode(self.node_message()),
-            _ => WireFrame::ToRouter(self.router_message()),
+            2 => WireFrame::ToRouter(self.router_message()),
+            _ => WireFrame::Heartbeat(self.heartbeat()),
+        }
+    }
+
+    fn heartbeat(&mut self) -> Heartbeat {
+        let pairs = |sample: &mut Self| {
+            let count = sample.below(4);
+            (0..count).map(|_| (GroupId(sample.number() as u32), Term(sample.number()))).collect()
+        };
+        Heartbeat {
+            epoch: self.number(),
+            stamp: self.number(),
+            echo: self.number(),
+            claims: Claims { count: self.number() as u32, hash: self.number() },
+            sync_age_ns: self.number(),
+            beliefs: self.below(2).eq(&0).then(|| BeliefsPage {
+                from: GroupId(self.number() as u32),
+                through: GroupId(self.number() as u32),
+                pairs: pairs(self),
+            }),
+            disowned: pairs(self),
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::op::{
 use crate::session::{Seq, SessionId};
 use crate::wire::{Answer, GroupAnswer, Reply, Request, RequestBatch, RequestBody};
 use raft_core::message::RequestVote;
+use raft_core::node_pair::{BeliefsPage, Claims};
 use raft_core::types::{Entry, EntryId, EntryKind, HardState, Index, Term};
 
 /// No limit of its own: what these tests build is small.
@@ -78,6 +79,19 @@ fn golden_bytes() {
     let requests = RequestBatch { group: GroupId(7), requests: vec![request] };
     let outcome = Outcome::Value(Bytes::from_static(b"bar"));
     let answer = Answer::Done { outcome, log_time: LogTime(1000) };
+    let heartbeat = Heartbeat {
+        epoch: 300,
+        stamp: 2,
+        echo: 1,
+        claims: Claims { count: 2, hash: 0x0102 },
+        sync_age_ns: 3,
+        beliefs: Some(BeliefsPage {
+            from: GroupId(0),
+            through: GroupId(9),
+            pairs: vec![(GroupId(7), Term(4))],
+        }),
+        disowned: vec![(GroupId(8), Term(5))],
+    };
     let frames = [
         (WireFrame::Raft(vote), "0c0000005afd10600101070203020100"),
         (
@@ -98,6 +112,7 @@ fn golden_bytes() {
             "11000000931cbf6e0103000109000303626172e807",
         ),
         (WireFrame::ToRouter(ToRouter::Pong), "07000000ca81a03b010302"),
+        (WireFrame::Heartbeat(heartbeat), "17000000c2e12b270104ac02020102820203010009010704010805"),
     ];
     for (wire, golden) in frames {
         assert_eq!(hex(&encoded(&wire)), golden, "{wire:?}");
@@ -245,9 +260,9 @@ fn versions_kinds_and_bytes_that_do_not_belong_are_refused() {
     assert_eq!(decoded(&sealed(0, 2, body)), Err(CodecError::Version(0)));
     assert_eq!(decoded(&sealed(2, 2, body)), Err(CodecError::Version(2)));
     assert_eq!(decoded(&sealed(1, 0, body)), Err(CodecError::Kind(0)));
-    assert_eq!(decoded(&sealed(1, 4, body)), Err(CodecError::Kind(4)));
+    assert_eq!(decoded(&sealed(1, 5, body)), Err(CodecError::Kind(5)));
     assert_eq!(decoded(&sealed(1, 2, &[body, b"x"].concat())), Err(CodecError::Trailing(1)));
-    for kind in 1..=3 {
+    for kind in 1..=4 {
         let empty = decoded(&sealed(1, kind, &[]));
         assert!(matches!(empty, Err(CodecError::Body(_))), "{empty:?}");
         let unknown = decoded(&sealed(1, kind, &[7, 99]));

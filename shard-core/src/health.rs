@@ -1,0 +1,122 @@
+//! What one node knows of its own and its peers' health, for all its replicas at once: the pairs
+//! with their nodes, and how long its own disk has been at work.
+
+use crate::replica::Replica;
+use crate::wire::PeerStatus;
+use raft_core::effects::{NodeLiveness, Role, RoleChange, Write};
+use raft_core::node_pair::{
+    Heartbeat, Led, NodePairs, PairEdge, PairEffects, PairState, PairStatus, PairsConfig, Work,
+};
+use raft_core::types::{GroupId, NodeId, Now, WriteToken};
+use std::collections::{BTreeMap, VecDeque};
+
+/// The pairs of a node, and what it can vouch for.
+#[derive(Debug)]
+pub(crate) struct Health {
+    pub(crate) pairs: NodePairs,
+    /// Writes that were handed out and are not durable yet, oldest first. The disk keeps their
+    /// order, so the first one is the oldest.
+    unsynced: VecDeque<(Now, GroupId, WriteToken)>,
+    /// The newest durable token of each group that has a write in `unsynced`.
+    durable: BTreeMap<GroupId, WriteToken>,
+    /// Times that the worker has passed its loop.
+    passes: u64,
+    effects: PairEffects,
+}
+
+impl Health {
+    pub(crate) fn new(epoch: u64) -> Health {
+        Health {
+            pairs: NodePairs::new(PairsConfig::default(), epoch),
+            unsynced: VecDeque::new(),
+            durable: BTreeMap::new(),
+            passes: 0,
+            effects: PairEffects::default(),
+        }
+    }
+
+    /// A write leaves for the disk.
+    pub(crate) fn wrote(&mut self, now: Now, group: GroupId, write: &Write) {
+        self.unsynced.push_back((now, group, write.token));
+    }
+
+    /// The disk is done with all of these groups' writes up to these tokens.
+    pub(crate) fn persisted(&mut self, tokens: &[(GroupId, WriteToken)]) {
+        self.durable.extend(tokens.iter().copied());
+        while let Some((_, group, token)) = self.unsynced.front()
+            && self.durable.get(group).is_some_and(|durable| token <= durable)
+        {
+            self.unsynced.pop_front();
+        }
+        if self.unsynced.is_empty() {
+            self.durable.clear();
+        }
+    }
+
+    /// How long the oldest write has waited for the disk.
+    pub(crate) fn sync_age(&self, now: Now) -> Now {
+        self.unsynced.front().map_or(0, |(at, ..)| now.saturating_sub(*at))
+    }
+
+    /// The worker passed its loop; heartbeats that are due come out of `take_effects`.
+    pub(crate) fn pass(&mut self, now: Now) {
+        self.passes += 1;
+        if self.pairs.deadline().is_some_and(|due| due <= now) {
+            let work = Work { passes: self.passes, sync_age_ns: self.sync_age(now) };
+            self.pairs.tick(now, work);
+        }
+    }
+
+    /// A replica's role, term or leader changed.
+    pub(crate) fn led(&mut self, group: GroupId, change: RoleChange, others: &[NodeId]) {
+        let led = match (change.role, change.leader) {
+            (Role::Leader, _) => Some(Led::Here { term: change.term, members: others.to_vec() }),
+            (Role::Follower, Some(leader)) => Some(Led::There { term: change.term, leader }),
+            (Role::Follower | Role::PreCandidate | Role::Candidate, _) => None,
+        };
+        self.pairs.set_led(group, led);
+    }
+
+    /// Heartbeats to send, and edges for the replicas.
+    pub(crate) fn take_effects(&mut self) -> (Vec<(NodeId, Heartbeat)>, Vec<(NodeId, PairEdge)>) {
+        self.pairs.poll(&mut self.effects);
+        let PairEffects { heartbeats, edges, .. } = &mut self.effects;
+        (std::mem::take(heartbeats), std::mem::take(edges))
+    }
+
+    /// For INFO.
+    pub(crate) fn status(&self, now: Now) -> BTreeMap<NodeId, PeerStatus> {
+        let pairs = self.pairs.status(now);
+        pairs.iter().map(|(peer, pair)| (*peer, peer_status(pair))).collect()
+    }
+}
+
+fn peer_status(pair: &PairStatus) -> PeerStatus {
+    const MILLISECOND: Now = 1_000_000;
+    PeerStatus {
+        state: match pair.state {
+            PairState::Up { .. } => "up",
+            PairState::Deaf => "deaf",
+            PairState::DiskStalled => "disk-stalled",
+            PairState::Down { gone: false } => "down",
+            PairState::Down { gone: true } => "gone",
+        },
+        contact_age_ms: pair.contact_age_ns.map(|age| age / MILLISECOND),
+        echo_age_ms: pair.echo_age_ns.map(|age| age / MILLISECOND),
+        sync_age_ms: pair.sync_age_ns / MILLISECOND,
+        claimed: pair.claimed,
+        believed: pair.believed,
+    }
+}
+
+/// What one replica is told of an edge.
+pub(crate) fn told(edge: PairEdge, peer: NodeId, replica: &Replica) -> Option<NodeLiveness> {
+    match edge {
+        PairEdge::Up { epoch, link } => Some(NodeLiveness::Up { epoch, link }),
+        // Whoever follows that peer still hears it: nobody needs another leader (E21).
+        PairEdge::Deaf if replica.leader().leader == Some(peer) => None,
+        PairEdge::Deaf | PairEdge::Down { .. } => Some(NodeLiveness::Down),
+        // While each group sends heartbeats of its own, these have nothing to add.
+        PairEdge::DiskStalled | PairEdge::Disowned { .. } | PairEdge::Unbelieved { .. } => None,
+    }
+}
