@@ -6,6 +6,7 @@ use crate::small_file::{self, SmallFileError};
 use clap::{Args, Parser, Subcommand};
 use router::ServeConfig;
 use serde::Deserialize;
+use shard_core::cluster_config::is_address;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -265,13 +266,12 @@ fn value(flag: &'static str, message: &str) -> ConfigError {
     ConfigError::Value { flag, message: message.to_owned() }
 }
 
-/// An address is `host:port` with a port from 1 to 65535.
+/// An address is `host:port` with a port from 1 to 65535, as in a cluster file.
 pub fn check_address(flag: &'static str, address: &str) -> Result<(), ConfigError> {
-    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty() && host.len() <= 255);
-    match port.map(|(_, port)| port.parse::<u16>()) {
-        Some(Ok(port)) if port > 0 => Ok(()),
-        _ => Err(value(flag, &format!("'{address}' is not host:port with a port from 1 to 65535"))),
+    if is_address(address) {
+        return Ok(());
     }
+    Err(value(flag, &format!("'{address}' is not host:port with a port from 1 to 65535")))
 }
 
 #[cfg(test)]
@@ -314,6 +314,8 @@ mod tests {
             ("", &["--peer", "host:0"], "--peer: 'host:0' is not host:port"),
             ("", &["--peer", ":80"], "--peer: ':80' is not host:port"),
             ("", &["--announce-resp", "h:65536"], "--announce-resp: 'h:65536' is not host:port"),
+            ("", &["--announce-peer", "a b:1"], "--announce-peer: 'a b:1' is not host:port"),
+            ("", &["--peer", "::1:80"], "--peer: '::1:80' is not host:port"),
             ("", &["--id", "0"], "--id"),
             ("", &["--nope"], "--nope"),
         ] {

@@ -234,7 +234,8 @@ impl ClusterConfig {
 }
 
 /// `host:port`, the port after the last colon so that an IPv6 host may have its own, in brackets.
-fn is_address(address: &str) -> bool {
+/// Nothing else may stand in a configuration.
+pub fn is_address(address: &str) -> bool {
     let Some((host, port)) = address.rsplit_once(':') else { return false };
     let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let host_fits = match bracketed {
