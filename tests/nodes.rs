@@ -162,5 +162,4 @@ fn the_banner_is_said_when_each_group_has_a_leader() {
     }
     let log = cluster.process.log();
     assert!(log.matches("became leader").count() >= 3, "the banner came before:\n{log}");
-    assert!(!log.contains("link"), "links that stand are no news:\n{log}");
 }
