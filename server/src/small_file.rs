@@ -101,7 +101,11 @@ mod tests {
             (b"sails = 300", "line 1, column 9", "300"),
             (b"", "line 1, column 1", "missing field `sails`"),
             (b"sails = 1\n[a", "line 2, column 3", ""),
-            ("sails = 1\n# Segel: \u{fc}\n\u{fc} = 1".as_bytes(), "line 3, column 1", "\u{fc}"),
+            (
+                "sails = 1\n# Segel: \u{fc}\n\u{fc} = 1".as_bytes(),
+                "line 3, column 1",
+                "unquoted key",
+            ),
             (b"sails = 1\nx\xff", "line 2, column 2", "not UTF-8"),
         ] {
             std::fs::write(&path, text).unwrap();
