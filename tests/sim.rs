@@ -1,42 +1,70 @@
-//! Groups of real cores under seeded faults. A failing seed prints the line that replays it.
+//! Groups of real cores under seeded faults. A failing seed shrinks, and prints the line that
+//! replays what is left of it.
+//!
+//! `FLOTILLA_SIM_SEED`, `_FAULTS` and `_EVENTS` name one run, `FLOTILLA_SIM_SEEDS` how many there are.
 
-use harness::raft_sim::{Outcome, run};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use harness::raft_faults::{Fault, Plan};
+use harness::raft_shrink::{caught, shrink};
+use harness::raft_sim::{Outcome, events, run};
+use std::collections::BTreeMap;
 
-/// Seeds of one ordinary test run; a single one is named by `FLOTILLA_SIM_SEED`.
-const SEEDS: std::ops::Range<u64> = 0..300;
+/// Seeds of one ordinary test run.
+const SEEDS: u64 = 150;
 
-fn run_or_say_how_to_replay(seed: u64) -> Outcome {
-    match catch_unwind(AssertUnwindSafe(|| run(seed))) {
-        Ok(outcome) => outcome,
-        Err(panic) => {
-            eprintln!("replay with: make sim SEED={seed}");
-            resume_unwind(panic);
-        }
-    }
+fn setting(name: &str) -> Option<String> {
+    std::env::var(format!("FLOTILLA_SIM_{name}")).ok().filter(|value| !value.is_empty())
+}
+
+/// Runs a plan; if it fails, says how to see the smallest failing one like it.
+fn run_or_say_how_to_replay(plan: &Plan) -> Outcome {
+    let said = match caught(|| run(plan)) {
+        Ok(outcome) => return outcome,
+        Err(said) => said,
+    };
+    let small = shrink(plan.clone(), events(), |plan| caught(|| run(plan)).is_err());
+    let small_said = caught(|| run(&small)).err().unwrap_or_default();
+    panic!("seed {}: {said}\nsmaller: {small_said}\nreplay with: {}", plan.seed, small.replay());
 }
 
 #[test]
 fn faults_break_nothing_and_heal() {
-    let only = std::env::var("FLOTILLA_SIM_SEED").ok().filter(|seed| !seed.is_empty());
-    let seeds = match only.map(|seed| seed.parse().expect("FLOTILLA_SIM_SEED is a number")) {
-        Some(seed) => seed..seed + 1,
-        None => SEEDS,
-    };
-    let mut steps = 0;
-    let mut committed = 0;
-    for seed in seeds {
-        let outcome = run_or_say_how_to_replay(seed);
+    let seed = setting("SEED").map(|seed| seed.parse().expect("FLOTILLA_SIM_SEED is a number"));
+    if let Some(seed) = seed {
+        let plan = Plan::parse(seed, setting("FAULTS").as_deref(), setting("EVENTS").as_deref());
+        run(&plan.expect("a plan"));
+        return;
+    }
+    let count =
+        setting("SEEDS").map(|count| count.parse().expect("FLOTILLA_SIM_SEEDS is a number"));
+    let count = count.unwrap_or(SEEDS);
+    let (mut steps, mut committed) = (0, 0);
+    let mut with: BTreeMap<Fault, u64> = BTreeMap::new();
+    for seed in 0..count {
+        let plan = Plan::new(seed);
+        plan.faults.iter().for_each(|fault| *with.entry(*fault).or_default() += 1);
+        let outcome = run_or_say_how_to_replay(&plan);
         steps += outcome.steps;
         committed += outcome.committed.0;
     }
-    println!("{steps} events, {committed} entries committed");
+    println!(
+        "{count} seeds, {steps} events, {committed} entries committed, seeds by fault: {with:?}"
+    );
 }
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in 0..5 {
-        assert_eq!(run(seed), run(seed), "seed {seed}");
+        assert_eq!(run(&Plan::new(seed)), run(&Plan::new(seed)), "seed {seed}");
     }
-    assert_ne!(run(1).trace, run(2).trace);
+    assert_ne!(run(&Plan::new(1)).trace, run(&Plan::new(2)).trace);
+}
+
+#[test]
+fn a_failing_plan_shrinks_to_what_it_takes() {
+    let plan = Plan::parse(7, Some("loss,crash,pause,drift"), None).expect("a plan");
+    let fails =
+        |plan: &Plan| plan.has(Fault::Crash) && plan.events.is_none_or(|events| events > 76);
+    let small = shrink(plan, 5000, fails);
+    assert_eq!(small.replay(), "make sim SEED=7 FAULTS=crash EVENTS=77");
+    assert_eq!(Plan::parse(7, Some("crash"), Some("77")), Ok(small));
 }

@@ -2,7 +2,13 @@
 
 pub mod process;
 pub mod raft_checker;
+pub mod raft_explore;
+pub mod raft_faults;
+pub mod raft_model;
+#[cfg(feature = "mutants")]
+pub mod raft_mutant;
 pub mod raft_script;
+pub mod raft_shrink;
 pub mod raft_sim;
 pub mod raft_world;
 pub mod resp;

@@ -2,15 +2,18 @@
 //! that nothing leaves a node before what it promises is on that node's disk (R1, R2, R3, R5).
 
 use crate::raft_world::Disk;
-use raft_core::Raft;
 use raft_core::effects::{Envelope, Role};
+use raft_core::frame::HEADER_BYTES;
 use raft_core::message::{AppendOutcome, Message};
+use raft_core::quorum::VOTERS_MAX;
+use raft_core::raft::FETCH_BYTES_MAX;
 use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Term};
+use raft_core::{Config, MemUse, Raft, Status};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Everything that was ever true of the group and may never become false.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Checker {
     leaders: BTreeMap<Term, NodeId>,
     /// Each entry that ever stood in a log: the hash of its frame, and the entry before it.
@@ -21,7 +24,12 @@ pub struct Checker {
     states: BTreeMap<Index, u64>,
     hard: BTreeMap<NodeId, HardState>,
     leader_commits: BTreeMap<NodeId, (Term, Index)>,
+    /// What must not fall while a process runs: term, commit index, applied index.
+    floors: BTreeMap<NodeId, (Term, Index, Index)>,
 }
+
+/// The largest command that a test proposes.
+const LARGEST_COMMAND: u64 = 64 << 10;
 
 fn hash_of(value: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -74,6 +82,42 @@ impl Checker {
             && before.voted_for.is_some()
             && before.voted_for != hard.voted_for;
         assert!(!revoted, "I6: n{id} votes twice in term {}", hard.term);
+    }
+
+    /// The process of `id` is a new one.
+    pub fn started(&mut self, id: NodeId) {
+        self.floors.remove(&id);
+        self.leader_commits.remove(&id);
+    }
+
+    /// I8, and that nothing of a running process falls.
+    pub fn only_grows(&mut self, id: NodeId, status: &Status) {
+        let ordered = status.applied <= status.commit && status.commit <= status.last.index;
+        assert!(ordered, "I8: n{id} has {status:?}");
+        let now = (status.hard.term, status.commit, status.applied);
+        let before = self.floors.insert(id, now).unwrap_or_default();
+        let grown = before.0 <= now.0 && before.1 <= now.1 && before.2 <= now.2;
+        assert!(grown, "term, commit or applied index of n{id} fall: {before:?} to {now:?}");
+    }
+
+    /// What a node keeps in memory is within its settings, but for what may be let in alone.
+    pub fn memory(&self, id: NodeId, used: &MemUse, config: &Config) {
+        let alone = config.entry_bytes_max.min(LARGEST_COMMAND) + HEADER_BYTES as u64;
+        let message = config.inflight_bytes_max.max(alone);
+        let uncommitted = config.uncommitted_bytes_max + alone;
+        let unsynced = config.unsynced_bytes_max + message;
+        let bounds = [
+            ("unsynced", used.unsynced_bytes, unsynced.max(2 * uncommitted)),
+            (
+                "queued to apply",
+                used.apply_queue_bytes,
+                config.apply_queue_bytes_max + FETCH_BYTES_MAX,
+            ),
+            ("fetched", used.fetched_bytes, (1 + VOTERS_MAX as u64) * (FETCH_BYTES_MAX + alone)),
+        ];
+        for (name, bytes, bound) in bounds {
+            assert!(bytes <= bound, "n{id} holds {bytes} bytes {name}, over {bound}");
+        }
     }
 
     /// I7 and Raft 5.4.2: a leader's commit index has moved only over what a majority has on disk,

@@ -1,12 +1,14 @@
-//! One seed, one life of a group: faults drawn from the seed for a while, then none, and then it
-//! must heal (scenarios I12, I14). Time is virtual; nothing here waits.
+//! One plan, one life of a group: faults for a while, then none, and then it must heal and come to
+//! rest (scenarios I12, I14). Time is virtual; nothing here waits.
 
+use crate::raft_faults::{Cuts, Fault, Plan, Random};
 use crate::raft_world::{Event, World};
 use bytes::Bytes;
 use raft_core::Config;
-use raft_core::effects::{NodeLiveness, Role};
+use raft_core::effects::{NodeLiveness, ReadMode, Role};
 use raft_core::message::Message;
-use raft_core::types::{GroupId, Index, NodeId, Now};
+use raft_core::types::{GroupId, Index, NodeId, Now, ReadId};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -16,6 +18,17 @@ const CHAOS: Now = 12_000 * MS;
 /// How long a group without faults may take to elect, converge and commit: an election that is
 /// split a few times, and the repair of the logs.
 const HEAL_MAX: Now = 10_000 * MS;
+/// How long a healed group without proposals is watched.
+const REST: Now = 2_000 * MS;
+/// What a second of rest may cost each follower: a heartbeat and its answer, ten times, by a clock
+/// that may run too fast.
+const REST_MESSAGES_MAX: u64 = 2 * 12;
+/// Events at one instant; more means that somebody's deadline does not pass.
+const AT_ONCE_MAX: u64 = 5_000;
+/// Clocks run up to this much too fast or too slow.
+const DRIFT_PER_MILLE_MAX: u64 = 100;
+/// What leases must allow for: the fastest clock against the slowest.
+const DRIFT_PPM: u64 = 250_000;
 
 /// What a run did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,17 +41,23 @@ pub struct Outcome {
     pub committed: Index,
 }
 
-/// The faults of one run. Half of them are off, which half is up to the seed: a fault that is always
-/// there hides what only happens without it.
-struct Faults {
+thread_local! {
+    static EVENTS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many events the run on this thread has handled, also if it failed.
+pub fn events() -> u64 {
+    EVENTS.get()
+}
+
+/// How bad the faults of a run are.
+struct Rates {
     loss_percent: u64,
     twice_percent: u64,
     delay: Now,
     sync: Now,
-    slow_disk: Option<NodeId>,
-    crash_percent: u64,
-    cut_percent: u64,
-    link_percent: u64,
+    /// How likely each kind of fault strikes, every 100 ms.
+    strike_percent: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -49,8 +68,20 @@ enum Task {
     Fetch(NodeId, u64),
     Applied(NodeId),
     Client,
-    Fault,
+    Reader,
+    Faults,
     Start(NodeId),
+}
+
+impl Task {
+    /// The process that handles it, if one does.
+    fn at(&self) -> Option<NodeId> {
+        match self {
+            Task::Deliver(_, id, _) | Task::Sync(id, _) | Task::Pull(id, _) => Some(*id),
+            Task::Fetch(id, _) | Task::Applied(id) => Some(*id),
+            Task::Client | Task::Reader | Task::Faults | Task::Start(_) => None,
+        }
+    }
 }
 
 /// What is scheduled once at a time.
@@ -62,100 +93,150 @@ enum Once {
     Applied(NodeId),
 }
 
+/// What is wrong with one node.
+#[derive(Clone, Debug, Default)]
+struct Trouble {
+    /// It does nothing before this.
+    paused_until: Now,
+    /// Its disk does nothing before this.
+    stalled_until: Now,
+    /// Its next sync fails.
+    disk_fails: bool,
+    /// Every sync takes ten times as long.
+    slow: bool,
+    /// Its clock counts this many seconds in a thousand.
+    rate: u64,
+}
+
 struct Sim {
+    plan: Plan,
     world: World,
-    random: u64,
+    network: Random,
+    disks: Random,
+    clients: Random,
+    seeds: Random,
+    strikes: BTreeMap<Fault, Random>,
     now: Now,
     tasks: BTreeMap<(Now, u64), Task>,
     scheduled: BTreeSet<Once>,
     serial: u64,
-    faults: Faults,
-    cuts: BTreeSet<(NodeId, NodeId)>,
+    events: u64,
+    at_once: u64,
+    rates: Rates,
+    cuts: Cuts,
+    clogged: BTreeMap<(NodeId, NodeId), Now>,
+    trouble: BTreeMap<NodeId, Trouble>,
     trace: DefaultHasher,
     commands: u64,
+    reads: u64,
+    reads_served: u64,
+    sent: u64,
+    roles: u64,
     healing: bool,
 }
 
-/// Runs one seed.
+/// Runs one plan.
 ///
 /// # Panics
-/// If an invariant breaks or the group does not heal.
-pub fn run(seed: u64) -> Outcome {
-    let mut sim = Sim::new(seed);
+/// If an invariant breaks, the model rejects a step, or the group does not heal.
+pub fn run(plan: &Plan) -> Outcome {
+    let mut sim = Sim::new(plan);
     sim.after(0, Task::Client);
-    sim.after(100 * MS, Task::Fault);
-    while sim.now < CHAOS && sim.step() {}
+    sim.after(0, Task::Reader);
+    sim.after(100 * MS, Task::Faults);
+    let events_max = plan.events.unwrap_or(u64::MAX);
+    while sim.now < CHAOS && sim.events < events_max && sim.step() {}
     sim.heal();
     let healed_by = sim.now + HEAL_MAX;
-    let fresh = sim.commands;
+    let fresh = (sim.commands, sim.reads_served);
     while !sim.healed(fresh) {
         assert!(sim.now < healed_by, "the group does not heal:\n{}", sim.describe());
         assert!(sim.step(), "nothing is left to happen:\n{}", sim.describe());
     }
+    sim.rest();
     sim.outcome()
 }
 
+/// Settings of one node; `small` limits make every bound bite.
+fn config(id: NodeId, ids: &[NodeId], small: bool, leases: bool) -> Config {
+    let mut config = Config::new(id, GroupId(7), ids.to_vec());
+    if leases {
+        config.lease_ns = config.election_timeout_ns_min;
+        config.clock_drift_ppm = DRIFT_PPM;
+    }
+    config.entry_cache_bytes_max = 20_000;
+    if small {
+        config.inflight_messages_max = 2;
+        config.inflight_bytes_max = 600;
+        config.uncommitted_bytes_max = 4000;
+        config.unsynced_bytes_max = 3000;
+        config.entry_cache_bytes_max = 500;
+        config.apply_queue_bytes_max = 1000;
+        config.waiting_reads_max = 4;
+    }
+    config
+}
+
 impl Sim {
-    fn new(seed: u64) -> Sim {
-        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d;
-        let mut draw = |below: u64| {
-            random = step_random(random);
-            (random >> 33) % below
-        };
-        let nodes = [3, 3, 3, 3, 3, 5, 5, 4, 2, 1][draw(10) as usize];
+    fn new(plan: &Plan) -> Sim {
+        let stream = |number| Random::new(plan.seed, number);
+        let mut shape = stream(2);
+        let nodes = shape.pick(&[3, 3, 3, 3, 5, 5, 5, 7, 7, 4, 2, 1]);
         let ids: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
-        let small = draw(2) == 0;
-        let configs = ids.iter().map(|id| {
-            let mut config = Config::new(*id, GroupId(7), ids.clone());
-            config.entry_cache_bytes_max = 20_000;
-            if small {
-                config.inflight_messages_max = 2;
-                config.inflight_bytes_max = 600;
-                config.uncommitted_bytes_max = 4000;
-                config.unsynced_bytes_max = 3000;
-                config.entry_cache_bytes_max = 500;
-                config.apply_queue_bytes_max = 1000;
-            }
-            config
-        });
-        let world = World::new(configs.collect());
-        let mut some = |percent: u64| if draw(2) == 0 { 0 } else { 1 + draw(percent) };
-        let faults = Faults {
-            loss_percent: some(20),
-            twice_percent: some(20),
-            delay: MS + some(80) * MS,
-            sync: MS / 5 + some(100) * MS,
-            slow_disk: ids.get(some(nodes) as usize).copied(),
-            crash_percent: some(30),
-            cut_percent: some(40),
-            link_percent: some(40),
+        let small = shape.chance(50);
+        let leases = shape.chance(50);
+        let configs = ids.iter().map(|id| config(*id, &ids, small, leases)).collect();
+        let mut some = |fault, least, most| {
+            let drawn = least + 1 + shape.below(most);
+            if plan.has(fault) { drawn } else { least }
         };
+        let rates = Rates {
+            loss_percent: some(Fault::Loss, 0, 20),
+            twice_percent: some(Fault::Twice, 0, 20),
+            delay: some(Fault::Delay, MS, 80 * MS),
+            sync: MS + shape.below(100) * MS,
+            strike_percent: 1 + shape.below(12),
+        };
+        let slow = plan.has(Fault::SlowDisk).then(|| shape.pick(&ids));
+        let mut rate = || match plan.has(Fault::Drift) {
+            true => 1000 - DRIFT_PER_MILLE_MAX + shape.below(2 * DRIFT_PER_MILLE_MAX),
+            false => 1000,
+        };
+        let trouble = |id: &NodeId| {
+            let trouble = Trouble { slow: slow == Some(*id), rate: rate(), ..Trouble::default() };
+            (*id, trouble)
+        };
+        let strikes = plan.faults.iter().map(|fault| (*fault, stream(100 + *fault as u64)));
         let mut sim = Sim {
-            world,
-            random,
+            world: World::new(configs),
+            network: stream(3),
+            disks: stream(4),
+            clients: stream(5),
+            seeds: stream(6),
+            strikes: strikes.collect(),
             now: 0,
             tasks: BTreeMap::new(),
             scheduled: BTreeSet::new(),
             serial: 0,
-            faults,
-            cuts: BTreeSet::new(),
+            events: 0,
+            at_once: 0,
+            rates,
+            cuts: Cuts::default(),
+            clogged: BTreeMap::new(),
+            trouble: ids.iter().map(trouble).collect(),
             trace: DefaultHasher::new(),
             commands: 0,
+            reads: 0,
+            reads_served: 0,
+            sent: 0,
+            roles: 0,
             healing: false,
+            plan: plan.clone(),
         };
         for id in ids {
             sim.after(0, Task::Start(id));
         }
         sim
-    }
-
-    fn draw(&mut self, below: u64) -> u64 {
-        self.random = step_random(self.random);
-        (self.random >> 33) % below.max(1)
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.draw(100) < percent
     }
 
     fn after(&mut self, delay: Now, task: Task) {
@@ -169,9 +250,20 @@ impl Sim {
         }
     }
 
+    /// When a node's own clock reaches `at`, and it is not stopped.
+    fn due(&self, id: NodeId, at: Now) -> Now {
+        let trouble = &self.trouble[&id];
+        (at * 1000).div_ceil(trouble.rate).max(trouble.paused_until)
+    }
+
     /// The next task or timer, whichever is due first.
     fn step(&mut self) -> bool {
-        let deadline = |id: &NodeId| Some((self.world.host(*id).raft.as_ref()?.deadline()?, *id));
+        self.events += 1;
+        EVENTS.set(self.events);
+        let deadline = |id: &NodeId| {
+            let at = self.world.host(*id).raft.as_ref()?.deadline()?;
+            Some((self.due(*id, at), *id))
+        };
         let timer = self.world.ids().iter().filter_map(deadline).min();
         let task = self.tasks.keys().next().copied();
         match (timer, task) {
@@ -185,7 +277,12 @@ impl Sim {
                 let task = self.tasks.remove(&key).expect("the key was just read");
                 self.advance(key.0);
                 (self.now, key.1).hash(&mut self.trace);
-                self.perform(task);
+                let paused = task.at().map_or(0, |id| self.trouble[&id].paused_until);
+                if paused > self.now {
+                    self.after(paused - self.now, task);
+                } else {
+                    self.perform(task);
+                }
             }
             (Some(_), None) => unreachable!("a timer without a task is taken above"),
         }
@@ -194,29 +291,25 @@ impl Sim {
     }
 
     fn advance(&mut self, at: Now) {
+        self.at_once = if at > self.now { 0 } else { self.at_once + 1 };
+        assert!(self.at_once < AT_ONCE_MAX, "time stands still:\n{}", self.describe());
         self.now = self.now.max(at);
-        for id in self.world.ids() {
-            self.world.host_mut(id).now = self.now;
+        for (id, trouble) in &self.trouble {
+            self.world.host_mut(*id).now = self.now * trouble.rate / 1000;
         }
     }
 
     fn perform(&mut self, task: Task) {
         match task {
             Task::Deliver(from, to, message) => {
-                if !self.cuts.contains(&(from, to)) {
+                if !self.cuts.lose(from, to) {
                     self.world.deliver(from, to, message).expect("a correct peer is not refused");
                 }
             }
-            Task::Sync(id, epoch) => {
-                self.scheduled.remove(&Once::Sync(id));
-                if self.world.host(id).epoch == epoch && self.world.host(id).raft.is_some() {
-                    let count = 1 + self.draw(4) as usize;
-                    self.world.sync(id, count);
-                }
-            }
+            Task::Sync(id, epoch) => self.sync(id, epoch),
             Task::Pull(id, peer) => {
                 self.scheduled.remove(&Once::Pull(id, peer));
-                let room = 200 + self.draw(4000);
+                let room = 200 + self.network.below(4000);
                 for _ in 0..4 {
                     if !self.world.pull(id, peer, room) {
                         break;
@@ -234,21 +327,44 @@ impl Sim {
                 self.world.report_applied(id);
             }
             Task::Client => self.propose(),
-            Task::Fault => self.fault(),
+            Task::Reader => self.read(),
+            Task::Faults => self.strike_all(),
             Task::Start(id) => {
                 if self.world.host(id).raft.is_none() {
-                    let seed = self.draw(u64::MAX);
+                    let seed = self.seeds.below(u64::MAX);
                     self.world.start(id, seed);
                 }
             }
         }
     }
 
+    fn sync(&mut self, id: NodeId, epoch: u64) {
+        self.scheduled.remove(&Once::Sync(id));
+        let host = self.world.host(id);
+        if host.epoch != epoch || host.raft.is_none() {
+            return;
+        }
+        let trouble = self.trouble.get_mut(&id).expect("a node of this world");
+        if trouble.stalled_until > self.now {
+            let delay = trouble.stalled_until - self.now;
+            return self.once(delay, Once::Sync(id), Task::Sync(id, epoch));
+        }
+        if std::mem::take(&mut trouble.disk_fails) {
+            return self.stop(id, Fault::FailedDisk);
+        }
+        let count = 1 + self.disks.below(4) as usize;
+        self.world.sync(id, count);
+    }
+
     /// Schedules what the nodes owe.
     fn collect(&mut self) {
         for (id, event) in std::mem::take(&mut self.world.events) {
-            if let Event::Sent(envelope) = event {
-                self.transmit(id, envelope.to, envelope.message);
+            match event {
+                Event::Sent(envelope) => self.transmit(id, envelope.to, envelope.message),
+                Event::Role { .. } => self.roles += 1,
+                Event::Read(..) => self.reads_served += 1,
+                Event::ReadFailed(_) | Event::Fetch(_) => {}
+                Event::Write(_) | Event::Synced(_) | Event::Applied(_) => {}
             }
         }
         for id in self.world.ids() {
@@ -258,91 +374,142 @@ impl Sim {
             let applied = host.unreported.is_some();
             let peers: Vec<NodeId> = host.appendable.iter().copied().collect();
             if unsynced {
-                let slow = if self.faults.slow_disk == Some(id) { 10 } else { 1 };
-                let delay = 1 + self.draw(self.faults.sync * slow);
+                let slow = if self.trouble[&id].slow { 10 } else { 1 };
+                let delay = 1 + self.disks.below(self.rates.sync * slow);
                 self.once(delay, Once::Sync(id), Task::Sync(id, epoch));
             }
             if fetch {
-                let delay = 1 + self.draw(5 * MS);
+                let delay = 1 + self.disks.below(5 * MS);
                 self.once(delay, Once::Fetch(id), Task::Fetch(id, epoch));
             }
             if applied {
-                let delay = 1 + self.draw(5 * MS);
+                let delay = 1 + self.disks.below(5 * MS);
                 self.once(delay, Once::Applied(id), Task::Applied(id));
             }
             for peer in peers {
-                let delay = 1 + self.draw(2 * MS);
+                let delay = 1 + self.network.below(2 * MS);
                 self.once(delay, Once::Pull(id, peer), Task::Pull(id, peer));
             }
         }
     }
 
     fn transmit(&mut self, from: NodeId, to: NodeId, message: Message) {
-        if self.cuts.contains(&(from, to)) || self.chance(self.faults.loss_percent) {
+        self.sent += 1;
+        if self.cuts.lose(from, to) || self.network.chance(self.rates.loss_percent) {
             return;
         }
-        let copies = if self.chance(self.faults.twice_percent) { 2 } else { 1 };
+        let clogged =
+            self.clogged.get(&(from, to)).map_or(0, |until| until.saturating_sub(self.now));
+        let copies = if self.network.chance(self.rates.twice_percent) { 2 } else { 1 };
         for _ in 0..copies {
-            let delay = 1 + self.draw(self.faults.delay);
-            self.after(delay, Task::Deliver(from, to, message.clone()));
+            let delay = 1 + self.network.below(self.rates.delay);
+            self.after(clogged + delay, Task::Deliver(from, to, message.clone()));
         }
     }
 
     /// A client offers a few commands to whoever may lead, mostly.
     fn propose(&mut self) {
         // While the group heals there are pauses, in which all replicas can become equal.
-        let delay = if self.healing { 500 * MS } else { 1 + self.draw(40 * MS) };
+        let delay = if self.healing { 500 * MS } else { 1 + self.clients.below(40 * MS) };
         self.after(delay, Task::Client);
-        let ids = self.world.ids();
-        let any = ids[self.draw(ids.len() as u64) as usize];
-        let to = if self.chance(90) { self.world.leader().unwrap_or(any) } else { any };
+        let any = self.clients.pick(&self.world.ids());
+        let to = if self.clients.chance(90) { self.world.leader().unwrap_or(any) } else { any };
         let mut commands = Vec::new();
-        for _ in 0..=self.draw(3) {
+        for _ in 0..=self.clients.below(3) {
             self.commands += 1;
-            let size = if self.chance(5) { 1500 } else { self.draw(60) };
+            let size = if self.clients.chance(5) { 1500 } else { self.clients.below(60) };
             let text = format!("{}:{}", self.commands, "x".repeat(size as usize));
             commands.push(Bytes::from(text));
         }
-        self.world.propose(to, commands);
+        if self.trouble[&to].paused_until <= self.now {
+            self.world.propose(to, commands);
+        }
     }
 
-    fn fault(&mut self) {
-        self.after(100 * MS, Task::Fault);
+    /// Some reads, at any node, some by the lease. The world checks that none misses what was
+    /// committed when it came.
+    fn read(&mut self) {
+        let delay = if self.healing { 300 * MS } else { 1 + self.clients.below(60 * MS) };
+        self.after(delay, Task::Reader);
+        let at = self.clients.pick(&self.world.ids());
+        for _ in 0..=self.clients.below(3) {
+            let mode = self.clients.pick(&[ReadMode::Index, ReadMode::Lease]);
+            self.reads += 1;
+            if self.trouble[&at].paused_until <= self.now {
+                self.world.read(at, ReadId(self.reads), mode);
+            }
+        }
+    }
+
+    fn strike_all(&mut self) {
+        self.after(100 * MS, Task::Faults);
+        for fault in self.plan.faults.clone() {
+            let mut random = self.strikes.remove(&fault).expect("one stream for each fault");
+            if random.chance(self.rates.strike_percent) {
+                self.strike(fault, &mut random);
+            }
+            self.strikes.insert(fault, random);
+        }
+    }
+
+    fn strike(&mut self, fault: Fault, random: &mut Random) {
         let ids = self.world.ids();
-        let one = ids[self.draw(ids.len() as u64) as usize];
-        let other = ids[self.draw(ids.len() as u64) as usize];
-        if self.chance(self.faults.crash_percent) && self.world.host(one).raft.is_some() {
-            let unsynced = self.world.host(one).disk.unsynced() as u64;
-            let keep = self.draw(unsynced + 1);
-            self.world.crash(one, keep as usize);
-            let down = self.draw(1500 * MS);
-            self.after(down, Task::Start(one));
-        }
-        if one != other && self.chance(self.faults.cut_percent) {
-            self.cut_or_join(one, other);
-        }
-        if one != other && self.chance(self.faults.link_percent) {
-            self.world.connect(one, other);
-        }
-    }
-
-    /// One direction, both directions, or everything of one node; or all of it healed.
-    fn cut_or_join(&mut self, one: NodeId, other: NodeId) {
-        match self.draw(4) {
-            0 => {
-                self.cuts.insert((one, other));
+        let (one, other) = (random.pick(&ids), random.pick(&ids));
+        let until = self.now + random.below(2000 * MS);
+        let trouble = self.trouble.get_mut(&one).expect("a node of this world");
+        match fault {
+            Fault::Loss | Fault::Twice | Fault::Delay | Fault::SlowDisk | Fault::Drift => {}
+            Fault::Pause => trouble.paused_until = until,
+            Fault::StalledDisk => trouble.stalled_until = until,
+            Fault::FailedDisk => trouble.disk_fails = true,
+            Fault::Clog => {
+                self.clogged.insert((one, other), until);
             }
-            1 => {
-                self.cuts.extend([(one, other), (other, one)]);
-                self.world.call(one, |raft, now| raft.liveness(now, other, NodeLiveness::Down));
-            }
-            2 => {
-                for peer in self.world.ids() {
-                    self.cuts.extend([(one, peer), (peer, one)]);
+            Fault::Crash | Fault::PowerLoss => self.stop(one, fault),
+            Fault::OneWay if one != other => self.cuts.one_way(one, other),
+            Fault::NewLink if one != other => self.new_link(one, other),
+            Fault::OneWay | Fault::NewLink => {}
+            Fault::Isolate => {
+                self.cuts.isolate(one, &ids);
+                if random.chance(50) {
+                    self.world.call(other, |raft, now| raft.liveness(now, one, NodeLiveness::Down));
                 }
             }
-            _ => self.join_all(),
+            Fault::Bridge => self.cuts.bridge(one, &ids),
+            Fault::Transfer => {
+                let from = self.world.leader().unwrap_or(other);
+                self.world.call(from, |raft, now| raft.transfer(now, one));
+            }
         }
+        // Cuts last for some strikes, then all of them are mended.
+        if matches!(fault, Fault::OneWay | Fault::Isolate | Fault::Bridge) && random.chance(40) {
+            self.join_all();
+        }
+    }
+
+    /// Ends a process. How much of its unsynced writes stays is up to the disks' numbers.
+    fn stop(&mut self, id: NodeId, fault: Fault) {
+        if self.world.host(id).raft.is_none() {
+            return;
+        }
+        let unsynced = self.world.host(id).disk.unsynced();
+        let keep = match fault {
+            Fault::Crash => unsynced,
+            _ => self.disks.below(unsynced as u64 + 1) as usize,
+        };
+        self.world.crash(id, keep);
+        let down = self.disks.below(1500 * MS);
+        self.after(down, Task::Start(id));
+    }
+
+    /// A new link: what was on the old one is gone, both ways.
+    fn new_link(&mut self, one: NodeId, other: NodeId) {
+        let pair = |from, to| (from == one && to == other) || (from == other && to == one);
+        self.tasks.retain(|_, task| match task {
+            Task::Deliver(from, to, _) => !pair(*from, *to),
+            _ => true,
+        });
+        self.world.connect(one, other);
     }
 
     fn join_all(&mut self) {
@@ -356,18 +523,14 @@ impl Sim {
     }
 
     fn heal(&mut self) {
-        self.tasks.retain(|_, task| !matches!(task, Task::Fault));
-        self.faults = Faults {
-            loss_percent: 0,
-            twice_percent: 0,
-            delay: 2 * MS,
-            sync: MS,
-            slow_disk: None,
-            crash_percent: 0,
-            cut_percent: 0,
-            link_percent: 0,
-        };
+        self.tasks.retain(|_, task| !matches!(task, Task::Faults));
+        self.rates =
+            Rates { loss_percent: 0, twice_percent: 0, delay: 2 * MS, sync: MS, strike_percent: 0 };
         self.healing = true;
+        self.clogged.clear();
+        for trouble in self.trouble.values_mut() {
+            *trouble = Trouble { rate: trouble.rate, ..Trouble::default() };
+        }
         self.join_all();
         for id in self.world.ids() {
             self.perform(Task::Start(id));
@@ -375,8 +538,9 @@ impl Sim {
         self.collect();
     }
 
-    /// One leader, every node has applied all that is committed, and something fresh is among it.
-    fn healed(&self, commands: u64) -> bool {
+    /// One leader, every node has applied all that is committed, something fresh is among it, and
+    /// reads are served.
+    fn healed(&self, (commands, reads_served): (u64, u64)) -> bool {
         let Some(leader) = self.world.leader() else { return false };
         let Some(raft) = &self.world.host(leader).raft else { return false };
         let status = raft.status();
@@ -387,6 +551,7 @@ impl Sim {
             role && other.leader == Some(leader)
                 && other.commit == status.commit
                 && other.applied == status.commit
+                && other.last == status.last
                 && self.world.state(*id) == self.world.state(leader)
         };
         let fresh = self.world.log(leader)[..status.commit.0 as usize].iter().rev();
@@ -396,7 +561,20 @@ impl Sim {
             let number = std::str::from_utf8(number).unwrap_or_default().parse::<u64>();
             number.is_ok_and(|number| number > commands)
         });
-        fresh && self.world.ids().iter().all(same)
+        fresh && self.reads_served > reads_served && self.world.ids().iter().all(same)
+    }
+
+    /// Without proposals a healed group changes nothing and says next to nothing.
+    fn rest(&mut self) {
+        self.tasks.retain(|_, task| !matches!(task, Task::Client | Task::Reader));
+        let (settled, until) = (self.now + REST / 2, self.now + REST);
+        while self.now < settled && self.step() {}
+        let (sent, roles) = (self.sent, self.roles);
+        while self.now < until && self.step() {}
+        let followers = self.world.ids().len() as u64 - 1;
+        let (sent, bound) = (self.sent - sent, followers * REST_MESSAGES_MAX);
+        assert_eq!(self.roles, roles, "a resting group elects:\n{}", self.describe());
+        assert!(sent <= bound, "a resting group sends {sent} messages:\n{}", self.describe());
     }
 
     fn describe(&self) -> String {
@@ -404,7 +582,9 @@ impl Sim {
         for id in self.world.ids() {
             let host = self.world.host(id);
             let status = host.raft.as_ref().map(|raft| raft.status());
-            text += &format!("n{id} unsynced={} {status:?}\n", host.disk.unsynced());
+            let deadline = host.raft.as_ref().and_then(|raft| raft.deadline());
+            let unsynced = host.disk.unsynced();
+            text += &format!("n{id} at {} due {deadline:?} {unsynced} {status:?}\n", host.now);
         }
         text
     }
@@ -416,12 +596,8 @@ impl Sim {
         }
         Outcome {
             trace: self.trace.finish(),
-            steps: self.serial,
+            steps: self.events,
             committed: self.world.committed(),
         }
     }
-}
-
-fn step_random(state: u64) -> u64 {
-    state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407)
 }

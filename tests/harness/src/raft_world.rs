@@ -2,6 +2,7 @@
 //! time, so that scripts and the simulator decide when. Each call is checked.
 
 use crate::raft_checker::Checker;
+use crate::raft_model::{Input, Model, Step};
 use bytes::Bytes;
 use raft_core::effects::{
     Effects, Envelope, Fetch, FetchResult, NodeLiveness, Pull, ReadMode, Refused, Role, Write,
@@ -10,6 +11,8 @@ use raft_core::message::Message;
 use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Now, ReadId, Term, WriteToken};
 use raft_core::{Config, Raft, Restored, invariants};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
 
 /// Something that happened, in the order it did; scripts print it, the simulator hashes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +86,18 @@ impl Disk {
         self.unsynced.len()
     }
 
+    /// Hashes what is on it, and what is on its way to it.
+    pub fn hash_into(&self, hasher: &mut impl Hasher) {
+        self.hard.hash(hasher);
+        self.log.len().hash(hasher);
+        self.log.iter().for_each(|entry| entry.frame.hash(hasher));
+        self.unsynced.len().hash(hasher);
+        for write in &self.unsynced {
+            (write.hard, write.truncate_from, write.mark, write.entries.len()).hash(hasher);
+            write.entries.iter().for_each(|entry| entry.frame.hash(hasher));
+        }
+    }
+
     fn sync_one(&mut self) -> Option<WriteToken> {
         let write = self.unsynced.pop_front()?;
         self.hard = write.hard.unwrap_or(self.hard);
@@ -117,6 +132,7 @@ fn overwrite(log: &mut Vec<Entry>, write: &Write) -> usize {
 }
 
 /// One node: a core while it runs, and its disk.
+#[derive(Clone)]
 pub struct Host {
     /// `None` while it is down.
     pub raft: Option<Raft>,
@@ -139,21 +155,53 @@ pub struct Host {
     role: (Role, Term),
 }
 
-/// A group.
+/// A group. A copy shares what it does not change, so that a search can keep many.
+#[derive(Clone)]
 pub struct World {
-    hosts: BTreeMap<NodeId, Host>,
-    checker: Checker,
+    hosts: BTreeMap<NodeId, Rc<Host>>,
+    checker: Rc<Checker>,
+    model: Rc<Model>,
     /// What happened since it was last taken.
     pub events: Vec<(NodeId, Event)>,
     links: u64,
     /// Reads that wait, each with what was committed anywhere when it came.
     reads: BTreeMap<(NodeId, ReadId), Index>,
-    effects: Effects,
+}
+
+impl Host {
+    /// Hashes all that decides what the node may do next, but for its clock.
+    pub fn hash_into(&self, hasher: &mut impl Hasher) {
+        self.raft.as_ref().map(Raft::digest).hash(hasher);
+        self.disk.hash_into(hasher);
+        (self.state, self.held.len()).hash(hasher);
+        let oldest = self.disk.unsynced.front().map_or(0, |write| write.token.0);
+        for (token, envelope) in &self.held {
+            (token.0.wrapping_sub(oldest), hash_of_message(&envelope.message), envelope.to)
+                .hash(hasher);
+        }
+    }
+}
+
+/// A hash of everything in a message.
+pub fn hash_of_message(message: &Message) -> u64 {
+    struct Sink(std::hash::DefaultHasher);
+    impl std::fmt::Write for Sink {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            self.0.write(text.as_bytes());
+            Ok(())
+        }
+    }
+    let mut sink = Sink(std::hash::DefaultHasher::new());
+    std::fmt::Write::write_fmt(&mut sink, format_args!("{message:?}")).expect("a hash has room");
+    sink.0.finish()
 }
 
 impl World {
     /// Nodes that are down, on the disks given.
     pub fn new(configs: Vec<Config>) -> World {
+        #[cfg(feature = "mutants")]
+        let configs = crate::raft_mutant::applied(configs);
+        let voters = configs.first().map(|config| config.voters.clone()).unwrap_or_default();
         let host = |config: Config| {
             let host = Host {
                 raft: None,
@@ -169,15 +217,15 @@ impl World {
                 role: (Role::Follower, Term(0)),
                 config,
             };
-            (host.config.id, host)
+            (host.config.id, Rc::new(host))
         };
         World {
             hosts: configs.into_iter().map(host).collect(),
-            checker: Checker::default(),
+            checker: Rc::default(),
+            model: Rc::new(Model::new(&voters)),
             events: Vec::new(),
             links: 0,
             reads: BTreeMap::new(),
-            effects: Effects::default(),
         }
     }
 
@@ -199,7 +247,21 @@ impl World {
     /// # Panics
     /// If there is none of that name.
     pub fn host_mut(&mut self, id: NodeId) -> &mut Host {
-        self.hosts.get_mut(&id).expect("a node of this world")
+        Rc::make_mut(self.hosts.get_mut(&id).expect("a node of this world"))
+    }
+
+    /// Hashes the whole group: two worlds with equal hashes go on alike.
+    pub fn hash_into(&self, hasher: &mut impl Hasher) {
+        self.hosts.values().for_each(|host| host.hash_into(hasher));
+        self.checker.hash(hasher);
+    }
+
+    fn checker(&mut self) -> &mut Checker {
+        Rc::make_mut(&mut self.checker)
+    }
+
+    fn model(&mut self) -> &mut Model {
+        Rc::make_mut(&mut self.model)
     }
 
     /// Its log as its core has it, once polled.
@@ -219,7 +281,7 @@ impl World {
 
     /// The live node that leads in the highest term.
     pub fn leader(&self) -> Option<NodeId> {
-        let leads = |(id, host): (&NodeId, &Host)| {
+        let leads = |(id, host): (&NodeId, &Rc<Host>)| {
             let status = host.raft.as_ref()?.status();
             (status.role == Role::Leader).then_some((status.hard.term, *id))
         };
@@ -228,9 +290,19 @@ impl World {
 
     /// Calls the core of a live node and takes what it then owes.
     pub fn call<T>(&mut self, id: NodeId, call: impl FnOnce(&mut Raft, Now) -> T) -> Option<T> {
-        let host = self.hosts.get_mut(&id)?;
+        self.call_with(id, Input::Local, call)
+    }
+
+    /// The same for a call that brings something the model must know of.
+    fn call_with<T>(
+        &mut self,
+        id: NodeId,
+        input: Input,
+        call: impl FnOnce(&mut Raft, Now) -> T,
+    ) -> Option<T> {
+        let host = Rc::make_mut(self.hosts.get_mut(&id)?);
         let result = call(host.raft.as_mut()?, host.now);
-        self.poll(id);
+        self.poll(id, input);
         Some(result)
     }
 
@@ -250,14 +322,16 @@ impl World {
         let raft = Raft::open(host.config.clone(), restored, seed, host.now);
         host.raft = Some(raft.expect("a disk that a core wrote opens"));
         let (log, hard) = (host.log.clone(), host.disk.hard);
-        self.checker.appended(id, &log, 0);
-        self.checker.synced(id, hard);
+        self.checker().started(id);
+        self.checker().appended(id, &log, 0);
+        self.checker().synced(id, hard);
+        self.model().started(id, hard, log.iter().map(|entry| entry.id).collect());
         for peer in self.ids() {
             if peer != id {
                 self.connect(id, peer);
             }
         }
-        self.poll(id);
+        self.poll(id, Input::Local);
     }
 
     /// Stops a node; of its unsynced writes the first `keep` reached the disk.
@@ -275,7 +349,7 @@ impl World {
         self.reads.retain(|(reader, _), _| *reader != id);
         let host = self.host_mut(id);
         let hard = host.disk.hard;
-        self.checker.synced(id, hard);
+        self.checker().synced(id, hard);
     }
 
     /// A new link between two nodes: both ends hear of it, if they are up.
@@ -319,7 +393,8 @@ impl World {
             let Some(synced) = disk.sync_one() else { break };
             token = Some(synced);
             let hard = disk.hard;
-            self.checker.synced(id, hard);
+            self.checker().synced(id, hard);
+            self.model().synced(id);
             self.events.push((id, Event::Synced(synced)));
             self.release(id, synced);
         }
@@ -386,7 +461,8 @@ impl World {
 
     /// Gives a message to a node. Whether the node took it.
     pub fn deliver(&mut self, from: NodeId, to: NodeId, message: Message) -> Result<(), String> {
-        match self.call(to, |raft, now| raft.step(now, from, message)) {
+        let input = Input::Message(from, message.clone());
+        match self.call_with(to, input, |raft, now| raft.step(now, from, message)) {
             Some(Err(reject)) => Err(reject.to_string()),
             Some(Ok(())) | None => Ok(()),
         }
@@ -394,22 +470,26 @@ impl World {
 
     fn leave(&mut self, id: NodeId, envelope: Envelope) {
         self.checker.leaves(id, &envelope, &self.hosts[&id].disk);
+        self.model.leaves(id, &envelope);
         self.events.push((id, Event::Sent(envelope)));
     }
 
-    fn poll(&mut self, id: NodeId) {
-        let mut effects = std::mem::take(&mut self.effects);
-        let host = self.hosts.get_mut(&id).expect("a node of this world");
+    fn poll(&mut self, id: NodeId, input: Input) {
+        let host = self.host_mut(id);
         let Some(raft) = &mut host.raft else { return };
+        let mut effects = Effects::default();
         let owed = raft.poll(host.now, &mut effects);
         assert_eq!(owed, !effects.is_empty(), "poll says what it owes");
+        let status = raft.status();
+        let step = Step { input, status, write: effects.write.clone() };
+        self.model().step(id, step);
         self.take(id, &mut effects);
-        self.effects = effects;
         self.check(id);
     }
 
     fn take(&mut self, id: NodeId, effects: &mut Effects) {
-        let host = self.hosts.get_mut(&id).expect("a node of this world");
+        let host = Rc::make_mut(self.hosts.get_mut(&id).expect("a node of this world"));
+        let checker = Rc::make_mut(&mut self.checker);
         let mut events = Vec::new();
         if let Some(role) = effects.role {
             let before = std::mem::replace(&mut host.role, (role.role, role.term));
@@ -417,19 +497,19 @@ impl World {
         }
         if let Some(write) = effects.write.take() {
             let from = overwrite(&mut host.log, &write);
-            self.checker.appended(id, &host.log, from);
+            checker.appended(id, &host.log, from);
             host.disk.unsynced.push_back(write.clone());
             events.push(Event::Write(write));
         }
         if let Some(role) = effects.role
             && role.role == Role::Leader
         {
-            self.checker.leads(id, role.term, &host.log);
+            checker.leads(id, role.term, &host.log);
         }
         host.held.extend(effects.send_after.drain(..));
         host.appendable.extend(effects.appendable.iter());
         for entry in effects.commit.drain(..) {
-            host.state = self.checker.applies(id, &entry, host.state);
+            host.state = checker.applies(id, &entry, host.state);
             let (index, bytes) = host.unreported.get_or_insert((Index(0), 0));
             *index = entry.id.index;
             *bytes += entry.frame.len() as u64;
@@ -459,7 +539,10 @@ impl World {
         let host = &self.hosts[&id];
         let Some(raft) = &host.raft else { return };
         invariants::check(raft);
+        let checker = Rc::make_mut(&mut self.checker);
+        checker.only_grows(id, &raft.status());
+        checker.memory(id, &raft.memory(), &host.config);
         let disks: Vec<&Disk> = self.hosts.values().map(|host| &host.disk).collect();
-        self.checker.leader_commit(id, raft, &host.log, &disks);
+        checker.leader_commit(id, raft, &host.log, &disks);
     }
 }

@@ -1,0 +1,84 @@
+//! The proof that the tests would notice: each rule that the core can break on purpose is broken in
+//! turn, and something must fail. A rule that no test holds is a rule that nobody has.
+//!
+//! `FLOTILLA_MUTANTS=all` asks every kind of test for every rule, not only the first that notices.
+
+use harness::raft_explore::{Scope, explore};
+use harness::raft_faults::Plan;
+use harness::raft_mutant::breaking;
+use harness::raft_script::RaftScript;
+use harness::raft_shrink::caught;
+use harness::raft_sim::run;
+use raft_core::mutant::Mutant;
+use raft_core::types::Term;
+use std::path::PathBuf;
+
+/// Seeds asked for each rule.
+const SEEDS: u64 = 60;
+/// States searched for each rule, by each search.
+const STATES: usize = 20_000;
+
+/// The golden script whose output changes, if one does.
+fn script() -> Option<String> {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/raft");
+    let files = std::fs::read_dir(&dir).expect("golden/raft");
+    let mut paths: Vec<PathBuf> = files.map(|file| file.expect("a file").path()).collect();
+    paths.sort();
+    let differs = |path: &PathBuf| {
+        !matches!(caught(|| goldenscript::run(&mut RaftScript::default(), path)), Ok(Ok(())))
+    };
+    let path = paths.into_iter().find(differs)?;
+    Some(format!("script {}", path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// The seed that fails, if one does.
+fn seed() -> Option<String> {
+    (0..SEEDS).find_map(|seed| {
+        let said = caught(|| run(&Plan::new(seed))).err()?;
+        Some(format!("seed {seed}: {}", first_line(&said)))
+    })
+}
+
+/// The search that fails, if one does.
+fn search() -> Option<String> {
+    let wide = Scope {
+        nodes: 3,
+        led: true,
+        term_max: Term(3),
+        proposals_max: 2,
+        crashes_max: 1,
+        crashes_of_all_max: 3,
+        step_down: true,
+        states_max: STATES,
+        depth_first: false,
+        walks: None,
+    };
+    let empty = Scope { led: false, term_max: Term(2), ..wide };
+    let walks = Scope { walks: Some(1), states_max: 3 * STATES, ..wide };
+    [("wide", wide), ("empty", empty), ("walks", walks)].into_iter().find_map(|(name, scope)| {
+        let fault = explore(&scope).err()?;
+        let steps = fault.steps.len();
+        Some(format!("search {name}, {steps} steps: {}", first_line(&fault.said)))
+    })
+}
+
+#[test]
+fn every_broken_rule_is_noticed() {
+    let all = std::env::var("FLOTILLA_MUTANTS").is_ok_and(|wanted| wanted == "all");
+    let kinds: [fn() -> Option<String>; 3] = [script, seed, search];
+    let mut missed = Vec::new();
+    for rule in Mutant::ALL {
+        let notices = kinds.iter().filter_map(|kind| breaking(*rule, kind));
+        let notices: Vec<String> = if all { notices.collect() } else { notices.take(1).collect() };
+        println!("{rule:?}: {}", notices.join("; "));
+        if notices.is_empty() {
+            missed.push(rule);
+        }
+    }
+    println!("{} of {} noticed", Mutant::ALL.len() - missed.len(), Mutant::ALL.len());
+    assert!(missed.is_empty(), "nothing notices {missed:?}");
+}
