@@ -239,10 +239,20 @@ impl Raft {
         let oldest = self.reads.waiting.front()?.since + self.config.election_timeout_ns_max;
         let again = match &self.role {
             RoleState::Leader(leader) => {
-                let sent = leader.peers.values().filter_map(|progress| progress.confirmed.sent);
+                // Who is not asked again has no deadline: the host would call for nothing.
+                let asked = leader.peers.iter().filter(|(peer, progress)| {
+                    self.is_up(**peer) && progress.confirmed.seq < self.reads.newest
+                });
+                let sent = asked.filter_map(|(_, progress)| progress.confirmed.sent);
                 sent.map(|(_, at)| at + self.patience()).min()
             }
-            RoleState::Follower(_) => self.reads.asked.map(|(_, at)| at + self.patience()),
+            RoleState::Follower(follower) => {
+                let asked = self
+                    .reads
+                    .asked
+                    .filter(|_| follower.leader.is_some_and(|leader| self.is_up(leader)));
+                asked.map(|(_, at)| at + self.patience())
+            }
             RoleState::PreCandidate(_) | RoleState::Candidate(_) => None,
         };
         Some(again.map_or(oldest, |again| again.min(oldest)))
