@@ -9,7 +9,7 @@ use harness::raft_sim::{Outcome, events, run};
 use std::collections::BTreeMap;
 
 /// Seeds of one ordinary test run.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 80;
 
 fn setting(name: &str) -> Option<String> {
     std::env::var(format!("FLOTILLA_SIM_{name}")).ok().filter(|value| !value.is_empty())
