@@ -2,6 +2,7 @@
 
 pub mod process;
 pub mod raft_checker;
+pub mod raft_differential;
 pub mod raft_explore;
 pub mod raft_faults;
 pub mod raft_model;

@@ -1,0 +1,68 @@
+//! What a proposal costs, counted: messages, syncs and allocations over three replicas. The figures
+//! are the same on every machine, so they are kept here; a change that moves one says why. The time
+//! it takes is `make bench-raft`'s.
+
+#[path = "../benches/cost/mod.rs"]
+mod cost;
+
+use cost::ours::Ours;
+use cost::theirs::Theirs;
+use cost::{Counts, Group, REPLICAS};
+
+/// Proposals before the counting starts: by then most of what grows has grown.
+const WARM_UP: u64 = 16_384;
+/// Proposals of one case.
+const PROPOSALS: u64 = 8_192;
+/// Allocations that a frame needs: its bytes, and the counter by which replicas share them.
+const FRAME_ALLOCATIONS: u64 = 2;
+
+/// The cost of all proposals of one case together.
+fn measure<G: Group>(batch: u64) -> (Counts, u64) {
+    let mut group = G::elected();
+    cost::run(&mut group, WARM_UP, batch);
+    let mut counts = Counts::default();
+    let info = allocation_counter::measure(|| counts = cost::run(&mut group, PROPOSALS, batch));
+    group.heartbeat();
+    let applied = group.counts().applied;
+    assert_eq!(applied, (WARM_UP + PROPOSALS) * REPLICAS, "every replica applied every command");
+    (counts, info.count_total)
+}
+
+#[test]
+fn messages_and_syncs_per_batch_are_those_of_the_protocol() {
+    for batch in cost::BATCHES {
+        let (counts, _) = measure::<Ours>(batch);
+        let batches = PROPOSALS / batch;
+        // An append and its answer for each follower; the commit rides on the next append.
+        assert_eq!(counts.messages, 4 * batches, "messages at batch {batch}");
+        // Each replica has each batch on disk once.
+        assert_eq!(counts.syncs, REPLICAS * batches, "syncs at batch {batch}");
+    }
+}
+
+#[test]
+fn a_proposal_allocates_its_frame_and_a_batch_little_more() {
+    // Three writes and two appends hold their entries in a vector each, which grows with the batch;
+    // the set of peers that may pull is one more.
+    for (batch, per_batch_max) in [(1, 8), (64, 16), (256, 20)] {
+        let (_, allocations) = measure::<Ours>(batch);
+        let beyond = allocations.saturating_sub(FRAME_ALLOCATIONS * PROPOSALS);
+        let per_batch = beyond as f64 / (PROPOSALS / batch) as f64;
+        assert!(
+            per_batch <= f64::from(per_batch_max),
+            "{per_batch:.2} allocations per batch of {batch} beyond the frames, {per_batch_max} at most"
+        );
+    }
+}
+
+#[test]
+fn the_raft_crate_needs_more_of_everything() {
+    for batch in cost::BATCHES {
+        let (ours, our_allocations) = measure::<Ours>(batch);
+        let (theirs, their_allocations) = measure::<Theirs<false>>(batch);
+        let (merged, _) = measure::<Theirs<true>>(batch);
+        assert!(ours.messages < merged.messages && merged.messages <= theirs.messages);
+        assert!(ours.syncs <= theirs.syncs, "{ours:?} {theirs:?}");
+        assert!(our_allocations < their_allocations, "{our_allocations} {their_allocations}");
+    }
+}
