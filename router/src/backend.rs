@@ -37,6 +37,8 @@ pub enum Work {
     Op(Op),
     /// A read of a whole group.
     Query(GroupQuery),
+    /// A group is to be led by this node.
+    Transfer(NodeId),
 }
 
 /// The one answer to a request.

@@ -1,4 +1,5 @@
-//! Commands on every slot: DBSIZE and FLUSHALL. Pure: work in, answers in, work out.
+//! Commands on whole groups: DBSIZE, FLUSHALL and those that move leaderships. Pure: work in,
+//! answers in, work out.
 //!
 //! They are not atomic over slots: a write of another client may land in a slot that was already
 //! flushed.
@@ -6,10 +7,11 @@
 use crate::backend::{Answered, Refusal, Target, Work};
 use crate::commands::Barrier;
 use crate::reply::{Reply, UNFIT_ANSWER, op_error_text, refusal_text};
-use shard_core::cluster_config::ClusterConfig;
+use shard_core::cluster_config::SHARDMASTER;
 use shard_core::op::{Op, Outcome};
 use shard_core::slot::{SLOTS, Slot};
-use shard_core::wire::{GroupAnswer, GroupQuery};
+use shard_core::wire::{ClusterView, GroupAnswer, GroupQuery, TransferAnswer};
+use shard_core::{GroupId, NodeId};
 
 /// How many slots of one FLUSHALL are under way at once.
 const FLUSHES_MAX: usize = 256;
@@ -27,6 +29,7 @@ enum Step {
     Count { keys: u64 },
     Ask { owned: Vec<bool>, occupied: Vec<bool>, assigned: Vec<bool> },
     Flush { todo: Vec<Slot> },
+    Transfer { to: NodeId },
 }
 
 /// What is left to do for a barrier after an answer.
@@ -34,8 +37,24 @@ pub type Asks = Vec<(Target, Work)>;
 
 impl BarrierRun {
     /// Begins: what is to be submitted first.
-    pub fn start(barrier: Barrier, config: &ClusterConfig) -> (BarrierRun, Asks) {
+    pub fn start(barrier: Barrier, view: &ClusterView, node: Option<NodeId>) -> (BarrierRun, Asks) {
+        let config = &view.config;
         let (step, query) = match barrier {
+            Barrier::Transfer { group, to } if config.groups.contains_key(&group) => {
+                return BarrierRun::transfer(to, vec![group]);
+            }
+            Barrier::Transfer { group, .. } => {
+                return BarrierRun::refused(format!("ERR There is no group {group}"));
+            }
+            Barrier::Failover => {
+                return match (node, node.map(|node| followed_groups(view, node))) {
+                    (Some(node), Some(groups)) if !groups.is_empty() => {
+                        BarrierRun::transfer(node, groups)
+                    }
+                    (Some(_), _) => BarrierRun::refused(NOT_A_REPLICA.into()),
+                    (None, _) => BarrierRun::refused(A_ROUTER.into()),
+                };
+            }
             Barrier::DbSize => (Step::Count { keys: 0 }, GroupQuery::KeyCount),
             Barrier::FlushAll => {
                 let none = vec![false; usize::from(SLOTS)];
@@ -61,6 +80,20 @@ impl BarrierRun {
         (run, asks)
     }
 
+    fn transfer(to: NodeId, groups: Vec<GroupId>) -> (BarrierRun, Asks) {
+        let step = Step::Transfer { to };
+        let run = BarrierRun { waiting: groups.len(), refusals: Refusals::default(), step };
+        let ask = |group| (Target::Group(group), Work::Transfer(to));
+        (run, groups.into_iter().map(ask).collect())
+    }
+
+    fn refused(text: String) -> (BarrierRun, Asks) {
+        let step = Step::Flush { todo: Vec::new() };
+        let mut run = BarrierRun { waiting: 0, refusals: Refusals::default(), step };
+        run.refusals.note_error(text);
+        (run, Asks::new())
+    }
+
     /// Takes one answer; returns what is to be submitted next.
     pub fn answer(&mut self, answer: Answered) -> Asks {
         self.waiting = self.waiting.saturating_sub(1);
@@ -76,6 +109,16 @@ impl BarrierRun {
                 has.into_iter().for_each(|range| mark(owned, range));
                 full.into_iter().for_each(|range| mark(occupied, range));
             }
+            (Step::Transfer { to }, Answered::Group(GroupAnswer::Transfer(answer))) => match answer
+            {
+                TransferAnswer::Begun | TransferAnswer::Leads => self.refusals.note_done(),
+                TransferAnswer::NotVoter => {
+                    self.refusals.note_error(format!("ERR Node {to} is no voter of the group"));
+                }
+                TransferAnswer::Unfit => self.refusals.note_error(format!(
+                    "ERR Node {to} cannot lead now: it is not reachable, or its disk is too slow"
+                )),
+            },
             (Step::Flush { .. }, Answered::Outcome(Outcome::Error(error))) => {
                 self.refusals.note_error(op_error_text(error).into_owned());
             }
@@ -128,15 +171,30 @@ impl BarrierRun {
 
     /// The reply, once everything is answered.
     pub fn reply(&self) -> Reply {
-        match (self.refusals.text(true), &self.step) {
+        // Leadership is asked for again without harm: nothing is half done.
+        let write = !matches!(self.step, Step::Transfer { .. });
+        match (self.refusals.text(write), &self.step) {
             (Some(error), _) => Reply::error(error),
             (None, Step::Count { keys }) => {
                 Reply::Integer(i64::try_from(*keys).unwrap_or(i64::MAX))
             }
-            (None, Step::Ask { .. } | Step::Flush { .. }) => Reply::OK,
+            (None, Step::Ask { .. } | Step::Flush { .. } | Step::Transfer { .. }) => Reply::OK,
         }
     }
 }
+
+/// The shard groups in which a node has a seat and, as far as known, does not lead.
+fn followed_groups(view: &ClusterView, node: NodeId) -> Vec<GroupId> {
+    let leads = |group| view.leaders.get(group).is_some_and(|led| led.leader == Some(node));
+    let groups = view.config.groups.iter().filter(|(group, seats)| {
+        **group != SHARDMASTER && seats.voters.contains(&node) && !leads(group)
+    });
+    groups.map(|(group, _)| *group).collect()
+}
+
+/// As Redis words it for a master.
+const NOT_A_REPLICA: &str = "ERR You should send CLUSTER FAILOVER to a replica";
+const A_ROUTER: &str = "ERR This is a router: send CLUSTER FAILOVER to the node that is to lead";
 
 fn mark(slots: &mut [bool], (first, last): (Slot, Slot)) {
     let last = usize::from(last.0).min(slots.len() - 1);
@@ -199,15 +257,16 @@ const PARTLY_DONE: &str =
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shard_core::GroupId;
-    use shard_core::cluster_config::GroupConfig;
+    use shard_core::cluster_config::{ClusterConfig, GroupConfig};
+    use shard_core::wire::LeaderView;
 
     /// A FLUSHALL of one group with keys in every slot, and what it asks after the first answer.
     fn flush() -> (BarrierRun, Asks) {
         let mut config = ClusterConfig::default();
         config.groups.insert(GroupId(1), GroupConfig { voters: Vec::new(), weight: 1 });
         config.assign_evenly();
-        let (mut run, asks) = BarrierRun::start(Barrier::FlushAll, &config);
+        let view = ClusterView { config, ..ClusterView::default() };
+        let (mut run, asks) = BarrierRun::start(Barrier::FlushAll, &view, None);
         assert_eq!(asks, [(Target::Group(GroupId(1)), Work::Query(GroupQuery::OccupiedSlots))]);
         let all = vec![(Slot(0), Slot(SLOTS - 1))];
         let answer = GroupAnswer::OccupiedSlots { owned: all.clone(), occupied: all };
@@ -238,6 +297,54 @@ mod tests {
             }
             assert!(run.is_answered());
             assert_eq!(run.reply(), Reply::error(text));
+        }
+    }
+
+    #[test]
+    fn a_failover_asks_for_every_group_that_the_node_follows() {
+        let (one, two) = (NodeId(1), NodeId(2));
+        let mut view = ClusterView::default();
+        for (group, leader) in [(0, two), (1, one), (2, two), (3, two)] {
+            let voters = if group == 3 { vec![two] } else { vec![one, two] };
+            view.config.groups.insert(GroupId(group), GroupConfig { voters, weight: 1 });
+            // `Term` belongs to a crate that is not named here.
+            let leader = LeaderView { leader: Some(leader), term: Default::default() };
+            view.leaders.insert(GroupId(group), leader);
+        }
+        let (mut run, asks) = BarrierRun::start(Barrier::Failover, &view, Some(one));
+        assert_eq!(asks, [(Target::Group(GroupId(2)), Work::Transfer(one))]);
+        run.answer(Answered::Group(GroupAnswer::Transfer(TransferAnswer::Begun)));
+        assert_eq!((run.is_answered(), run.reply()), (true, Reply::OK));
+        let reply = |barrier, node| {
+            let (run, asks) = BarrierRun::start(barrier, &view, node);
+            assert!(asks.is_empty() && run.is_answered());
+            run.reply()
+        };
+        let nowhere = NodeId(9);
+        assert_eq!(reply(Barrier::Failover, Some(nowhere)), Reply::error(NOT_A_REPLICA));
+        assert_eq!(reply(Barrier::Failover, None), Reply::error(A_ROUTER));
+        let unknown = Barrier::Transfer { group: GroupId(9), to: one };
+        assert_eq!(reply(unknown, None), Reply::error("ERR There is no group 9"));
+    }
+
+    #[test]
+    fn a_transfer_tells_why_not() {
+        let mut view = ClusterView::default();
+        let seats = GroupConfig { voters: vec![NodeId(1)], weight: 1 };
+        view.config.groups.insert(GroupId(4), seats);
+        for (answer, text) in [
+            (TransferAnswer::Leads, None),
+            (TransferAnswer::NotVoter, Some("ERR Node 7 is no voter of the group")),
+            (
+                TransferAnswer::Unfit,
+                Some("ERR Node 7 cannot lead now: it is not reachable, or its disk is too slow"),
+            ),
+        ] {
+            let barrier = Barrier::Transfer { group: GroupId(4), to: NodeId(7) };
+            let (mut run, asks) = BarrierRun::start(barrier, &view, None);
+            assert_eq!(asks, [(Target::Group(GroupId(4)), Work::Transfer(NodeId(7)))]);
+            run.answer(Answered::Group(GroupAnswer::Transfer(answer)));
+            assert_eq!(run.reply(), text.map_or(Reply::OK, Reply::error));
         }
     }
 }

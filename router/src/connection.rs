@@ -195,7 +195,8 @@ impl Connection {
             self.pipeline.write_ready(&mut self.output, OUTPUT_BYTES_AHEAD);
             let config = || self.front.backend().view();
             if self.pipeline.is_blocked() {
-                let asks = self.pipeline.start_barrier(&config().config);
+                let node = self.front.backend().node();
+                let asks = self.pipeline.start_barrier(&config(), node);
                 self.submit(asks);
                 // A barrier without anybody to ask is answered already.
                 self.pipeline.write_ready(&mut self.output, OUTPUT_BYTES_AHEAD);

@@ -44,9 +44,7 @@ use shard_core::codec::WIRE_FRAME_BYTES_MAX;
 use shard_core::op::Op;
 use shard_core::session::Seq;
 use shard_core::slot::Slot;
-use shard_core::wire::{
-    Answer, ClusterView, GroupQuery, LeaderView, Reply, RequestBatch, RequestBody,
-};
+use shard_core::wire::{Answer, ClusterView, LeaderView, Reply, RequestBatch, RequestBody};
 use shard_core::{GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -169,12 +167,14 @@ impl Dispatch {
         let refused = match (target, work) {
             (Target::Slot(slot), Work::Op(op)) => self.submit_op(now, ticket, slot, op, deadline),
             (Target::Group(group), Work::Query(query)) => {
-                self.submit_query(ticket, group, query, deadline)
+                self.submit_query(ticket, group, RequestBody::Group(query), deadline)
+            }
+            (Target::Group(group), Work::Transfer(to)) => {
+                self.submit_query(ticket, group, RequestBody::Transfer { to }, deadline)
             }
             // Nobody can answer these; the types allow them.
-            (Target::Slot(_), Work::Query(_)) | (Target::Group(_), Work::Op(_)) => {
-                Err(Refusal::ClusterDown)
-            }
+            (Target::Slot(_), Work::Query(_) | Work::Transfer(_))
+            | (Target::Group(_), Work::Op(_)) => Err(Refusal::ClusterDown),
         };
         if let Err(refusal) = refused {
             self.book.answer(&mut Some(ticket), Answered::Refused(refusal));
@@ -214,7 +214,7 @@ impl Dispatch {
         &mut self,
         ticket: Ticket,
         group: GroupId,
-        query: GroupQuery,
+        body: RequestBody,
         deadline: Now,
     ) -> Result<(), Refusal> {
         if !self.view.config.groups.contains_key(&group) {
@@ -223,7 +223,7 @@ impl Dispatch {
         self.check_room(group, QUERY_BYTES)?;
         self.book.remember(group, deadline, QUERY_BYTES);
         self.last_query += 1;
-        let pending = PendingQuery { query, ticket: Some(ticket), deadline, attempt: None };
+        let pending = PendingQuery { body, ticket: Some(ticket), deadline, attempt: None };
         let entry = self.groups.entry(group).or_insert_with(|| Group::new(group));
         entry.queries.insert(self.last_query, pending);
         Ok(())
@@ -745,15 +745,15 @@ impl Dispatch {
         if group.ask == Ask::Wanted {
             outbox.push(group.asked(node, book), RequestBody::LogTime, QUERY_BYTES);
         }
-        let unsent: Vec<(u64, GroupQuery)> = group
+        let unsent: Vec<(u64, RequestBody)> = group
             .queries
             .iter()
             .filter(|(_, query)| query.attempt.is_none())
-            .map(|(number, query)| (*number, query.query.clone()))
+            .map(|(number, query)| (*number, query.body.clone()))
             .collect();
-        for (number, query) in unsent {
+        for (number, body) in unsent {
             let id = group.sent_query(number, node, book);
-            outbox.push(id, RequestBody::Group(query), QUERY_BYTES);
+            outbox.push(id, body, QUERY_BYTES);
         }
         outbox.flush();
     }

@@ -6,6 +6,7 @@ use crate::node_name::node_name;
 use crate::reply::Reply;
 use crate::resp::BULK_BYTES_MAX;
 use bytes::Bytes;
+use shard_core::NodeId;
 use shard_core::wire::NodeStatus;
 use std::fmt::{Display, Write};
 
@@ -235,21 +236,34 @@ fn raft(section: &mut Section) {
     section.put("raft_log_commits", status.log_commits);
     section.put("raft_log_entries", status.log_entries);
     for (group, replica) in &status.replicas {
-        let leader = replica.leader.map_or_else(|| "none".into(), |leader| leader.to_string());
+        let leader = or_none(replica.leader);
         let value = format!(
-            "role={},term={},leader={leader},last={},commit={},applied={},keys={},lanes={},\
-             lane_bytes={}",
+            "role={},term={},leader={leader},voted_for={},last={},durable={},commit={},applied={},\
+             lease={},transferring={},keys={},lanes={},lane_bytes={}",
             replica.role,
             replica.term,
+            or_none(replica.voted_for),
             replica.last,
+            replica.durable,
             replica.commit,
             replica.applied,
+            u8::from(replica.lease),
+            or_none(replica.transferring),
             replica.keys,
             replica.lanes,
             replica.lane_bytes,
         );
         section.put(&format!("raft_group_{group}"), value);
+        for (peer, matched) in &replica.matched {
+            let state = status.peers.get(peer).map_or("down", |peer| peer.state);
+            let value = format!("match={matched},state={state}");
+            section.put(&format!("raft_group_{group}_peer_{peer}"), value);
+        }
     }
+}
+
+fn or_none(node: Option<NodeId>) -> String {
+    node.map_or_else(|| "none".into(), |node| node.to_string())
 }
 
 /// The reply to CONFIG GET.

@@ -11,9 +11,10 @@ use crate::reply::{
 };
 use crate::window::{AnswerWindow, answers_values};
 use bytes::{Bytes, BytesMut};
-use shard_core::cluster_config::ClusterConfig;
+use shard_core::NodeId;
 use shard_core::op::{Op, Outcome};
 use shard_core::slot::Slot;
+use shard_core::wire::ClusterView;
 use std::collections::VecDeque;
 
 /// See the module.
@@ -210,11 +211,16 @@ impl Pipeline {
     }
 
     /// Starts the barrier command whose turn it is, if any; returns what to submit.
-    pub fn start_barrier(&mut self, config: &ClusterConfig) -> Vec<(u64, Target, Work)> {
+    /// `node` is the one in this process.
+    pub fn start_barrier(
+        &mut self,
+        view: &ClusterView,
+        node: Option<NodeId>,
+    ) -> Vec<(u64, Target, Work)> {
         match self.entries.front_mut() {
             Some(Entry { state, .. }) if matches!(state, State::Blocked(_)) => {
                 let State::Blocked(barrier) = *state else { return Vec::new() };
-                let (run, asks) = BarrierRun::start(barrier, config);
+                let (run, asks) = BarrierRun::start(barrier, view, node);
                 *state = State::Running(Box::new(run));
                 self.tagged(asks)
             }

@@ -10,7 +10,7 @@ use shard_core::session::LogTime;
 use shard_core::slot::{SLOTS, Slot, hash_slot};
 use shard_core::wire::{
     Answer, ClusterView, GroupAnswer, GroupQuery, LeaderView, NodeStatus, Reply, Request,
-    RequestBody, ToNode, ToRouter,
+    RequestBody, ToNode, ToRouter, TransferAnswer,
 };
 use shard_core::{GroupId, NodeId};
 use std::cell::Cell;
@@ -63,6 +63,9 @@ impl FakeNode {
                 Answer::Done { outcome: self.apply(lane.slot, &lane.op), log_time }
             }
             RequestBody::Group(query) => Answer::Group(self.query(query, group)),
+            RequestBody::Transfer { .. } => {
+                Answer::Group(GroupAnswer::Transfer(TransferAnswer::Begun))
+            }
         })
     }
 

@@ -67,6 +67,8 @@ pub struct Stop {
     pub clients: CancellationToken,
     /// Stop the replicas and close the disk.
     pub replicas: CancellationToken,
+    /// The others stay: what this node leads is handed to them before it stops.
+    pub hand_over: bool,
 }
 
 /// Why a node did not start, or stopped.
@@ -191,7 +193,8 @@ fn open_replicas(
         inbox_tx,
         listening,
     ));
-    Ok(Parts { shared, log, log_events, inbox, transport, local: local_router })
+    let (hand_over, local) = (stop.hand_over, local_router);
+    Ok(Parts { shared, log, log_events, inbox, transport, local, hand_over })
 }
 
 fn finish(

@@ -76,7 +76,7 @@ pub fn node(args: NodeArgs) -> Result<(), RunError> {
     logging::start(settings.log.as_deref().unwrap_or("info")).map_err(RunError::Sentence)?;
     let options = node_options(settings)?;
     let id = options.id;
-    let stop = Stop::default();
+    let stop = Stop { hand_over: true, ..Stop::default() };
     let (started, _) = oneshot::channel();
     let (drained_tx, drained) = oneshot::channel();
     LocalSet::new().block_on(&runtime()?, async {

@@ -33,6 +33,9 @@ const BACKLOG_MAX: usize = 4096;
 const STATUS_EVERY: Duration = Duration::from_millis(100);
 /// How long a stop waits for what is in flight.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long a stop waits for others to lead: a transfer takes a few round trips, or is given up
+/// after an election timeout.
+const HAND_OVER_MAX: Duration = Duration::from_secs(1);
 /// A wake-up later than this means that the thread was busy with something else, or the machine
 /// stood still.
 const STALL: Duration = Duration::from_millis(50);
@@ -84,6 +87,8 @@ pub struct Parts {
     pub transport: Rc<Transport>,
     /// The router in this process.
     pub local: LocalRouter,
+    /// Whether a stop hands leaderships to other nodes first.
+    pub hand_over: bool,
 }
 
 /// Why a worker ended before it was told to.
@@ -108,6 +113,7 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Worker
         routers: BTreeMap::new(),
         output: Output::default(),
         status_due: Instant::now(),
+        hand_over: parts.hand_over,
         replies_dropped: Cell::new(0),
         stalls: 0,
     };
@@ -131,6 +137,7 @@ struct Worker {
     routers: BTreeMap<Origin, RouterLink>,
     output: Output,
     status_due: Instant,
+    hand_over: bool,
     replies_dropped: Cell<u64>,
     stalls: u64,
 }
@@ -155,13 +162,19 @@ impl Worker {
         self.routers.insert(LOCAL, local_link);
         self.output.view_changed = true;
         let mut stopping: Option<Instant> = None;
+        let mut leaving = Instant::now();
         loop {
             self.turn()?;
             if shutdown.is_cancelled() && stopping.is_none() {
                 stopping = Some(Instant::now() + DRAIN_MAX);
+                if self.hand_over {
+                    leaving = Instant::now() + HAND_OVER_MAX;
+                    self.handle(Input::Leave);
+                    self.turn()?;
+                }
             }
             if let Some(until) = stopping
-                && (self.shared.node.borrow().is_idle() || Instant::now() >= until)
+                && (self.is_done(leaving) || Instant::now() >= until)
             {
                 return Ok(());
             }
@@ -205,6 +218,12 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Whether a stop may go on: no client waits, and others lead what this node led.
+    fn is_done(&self, leaving: Instant) -> bool {
+        let node = self.shared.node.borrow();
+        node.is_idle() && (Instant::now() >= leaving || !node.has_leadership_to_hand_over())
     }
 
     fn next_wake(&self) -> Instant {

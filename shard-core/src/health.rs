@@ -5,7 +5,7 @@ use crate::replica::Replica;
 use crate::wire::PeerStatus;
 use raft_core::effects::{NodeLiveness, Role, RoleChange, Write};
 use raft_core::node_pair::{
-    Heartbeat, Led, NodePairs, PairEdge, PairEffects, PairState, PairStatus, PairsConfig, Work,
+    Led, NodePairs, PairEdge, PairEffects, PairState, PairStatus, PairsConfig, Work,
 };
 use raft_core::types::{GroupId, NodeId, Now, WriteToken};
 use std::collections::{BTreeMap, VecDeque};
@@ -21,7 +21,6 @@ pub(crate) struct Health {
     durable: BTreeMap<GroupId, WriteToken>,
     /// Times that the worker has passed its loop.
     passes: u64,
-    effects: PairEffects,
 }
 
 impl Health {
@@ -31,7 +30,6 @@ impl Health {
             unsynced: VecDeque::new(),
             durable: BTreeMap::new(),
             passes: 0,
-            effects: PairEffects::default(),
         }
     }
 
@@ -78,10 +76,10 @@ impl Health {
     }
 
     /// Heartbeats to send, and edges for the replicas.
-    pub(crate) fn take_effects(&mut self) -> (Vec<(NodeId, Heartbeat)>, Vec<(NodeId, PairEdge)>) {
-        self.pairs.poll(&mut self.effects);
-        let PairEffects { heartbeats, edges, .. } = &mut self.effects;
-        (std::mem::take(heartbeats), std::mem::take(edges))
+    pub(crate) fn take_effects(&mut self) -> PairEffects {
+        let mut effects = PairEffects::default();
+        self.pairs.poll(&mut effects);
+        effects
     }
 
     /// For INFO.

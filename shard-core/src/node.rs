@@ -7,9 +7,12 @@ use crate::cluster_config::{ClusterConfig, NodeConfig, SHARDMASTER};
 use crate::health::{Health, told};
 use crate::replica::{Origin, Replica, ReplicaError, ReplicaOutput};
 use crate::session::LogTime;
-use crate::wire::{Answer, ClusterView, NodeStatus, RaftEnvelope, Reply, RequestBatch};
+use crate::wire::{
+    Answer, ClusterView, GroupAnswer, NodeStatus, RaftEnvelope, Reply, RequestBatch, RequestBody,
+    TransferAnswer,
+};
 use raft_core::effects::{Fetch, FetchResult, RoleChange, Write};
-use raft_core::node_pair::{Heartbeat, PairEdge};
+use raft_core::node_pair::{Heartbeat, PairEdge, PairEffects};
 use raft_core::types::{FetchId, GroupId, NodeId, Now, WriteToken};
 use raft_core::{Config, OpenError, Restored};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,6 +68,8 @@ pub enum Input {
         /// The attempt was refused: no process listens there.
         refused: bool,
     },
+    /// The process is about to stop: every leadership is handed over, and none is won any more.
+    Leave,
 }
 
 /// What the node owes since the last poll.
@@ -122,6 +127,8 @@ pub struct Node {
     appendable: BTreeMap<NodeId, BTreeSet<GroupId>>,
     turn: BTreeMap<NodeId, GroupId>,
     scratch: ReplicaOutput,
+    /// The process is about to stop.
+    leaving: bool,
     rejected: u64,
 }
 
@@ -157,6 +164,7 @@ impl Node {
             appendable: BTreeMap::new(),
             turn: BTreeMap::new(),
             scratch: ReplicaOutput::default(),
+            leaving: false,
             rejected: 0,
         })
     }
@@ -204,13 +212,14 @@ impl Node {
                 self.health.pairs.link_down(now, node, refused);
                 self.pairs(now, out);
             }
+            Input::Leave => self.leaving = true,
         }
     }
 
     /// Collects what the pairs owe. Replicas are told before they see the next message: what a new
     /// link brings must not be taken for the old one's (R11).
     fn pairs(&mut self, now: Now, out: &mut Output) {
-        let (heartbeats, edges) = self.health.take_effects();
+        let PairEffects { heartbeats, edges, .. } = self.health.take_effects();
         out.heartbeats.extend(heartbeats);
         for (peer, edge) in &edges {
             for (group, replica) in &mut self.replicas {
@@ -240,6 +249,11 @@ impl Node {
             return;
         };
         for request in batch.requests {
+            if let RequestBody::Transfer { to } = request.body {
+                let answer = transfer(now, replica, self.id, to, self.health.pairs.may_lead(to));
+                out.replies.entry(origin).or_default().push(Reply { id: request.id, answer });
+                continue;
+            }
             replica.request(wall, origin, request, &mut self.scratch);
         }
         self.touched.insert(group);
@@ -250,8 +264,16 @@ impl Node {
     pub fn poll(&mut self, now: Now, wall: LogTime, out: &mut Output) -> Result<(), ReplicaError> {
         self.health.pass(now);
         self.pairs(now, out);
+        let hands_over = self.hands_over();
         for (group, replica) in &mut self.replicas {
-            if replica.deadline().is_some_and(|deadline| deadline <= now) {
+            if hands_over && replica.leads_on() {
+                if let Some(to) = replica.successor(|peer| self.health.pairs.may_lead(peer)) {
+                    replica.transfer(now, to);
+                }
+                self.touched.insert(*group);
+            }
+            let due = replica.deadline().is_some_and(|deadline| deadline <= now);
+            if due && (replica.leads() || !hands_over) {
                 replica.tick(now);
                 self.touched.insert(*group);
             }
@@ -316,8 +338,24 @@ impl Node {
 
     /// When `poll` must be called next, if nothing else happens.
     pub fn deadline(&self) -> Option<Now> {
-        let replicas = self.replicas.values().filter_map(Replica::deadline);
+        let hands_over = self.hands_over();
+        let runs = |replica: &&Replica| replica.leads() || !hands_over;
+        let replicas = self.replicas.values().filter(runs).filter_map(Replica::deadline);
         replicas.chain(self.health.pairs.deadline()).min()
+    }
+
+    /// Whether this node is to lead nothing: it stops, or its disk is stuck (R15). The timers of its
+    /// followers stand still, since what they are for is to campaign.
+    fn hands_over(&self) -> bool {
+        self.leaving || self.health.pairs.must_hand_over()
+    }
+
+    /// Whether a leadership is here that some other node could take.
+    pub fn has_leadership_to_hand_over(&self) -> bool {
+        let may_lead = |peer| self.health.pairs.may_lead(peer);
+        self.replicas
+            .values()
+            .any(|replica| replica.leads() && replica.successor(may_lead).is_some())
     }
 
     /// What this node knows of the cluster.
@@ -337,7 +375,7 @@ impl Node {
             node: self.id,
             peers: self.health.status(now),
             sync_age_ms: self.health.sync_age(now) / 1_000_000,
-            replicas: self.replicas.iter().map(|(group, r)| (*group, r.status())).collect(),
+            replicas: self.replicas.iter().map(|(group, r)| (*group, r.status(now))).collect(),
             counters: vec![("raft_messages_rejected", self.rejected)],
             ..NodeStatus::default()
         }
@@ -352,4 +390,19 @@ impl Node {
     pub fn digests(&self) -> BTreeMap<GroupId, u64> {
         self.replicas.iter().map(|(group, replica)| (*group, replica.digest())).collect()
     }
+}
+
+/// The answer to the wish that another node leads a group.
+fn transfer(now: Now, replica: &mut Replica, own: NodeId, to: NodeId, may_lead: bool) -> Answer {
+    let answer = |what| Answer::Group(GroupAnswer::Transfer(what));
+    if !replica.leads() {
+        return Answer::NotLeader { hint: replica.leader().leader };
+    }
+    if to == own {
+        return answer(TransferAnswer::Leads);
+    }
+    if !may_lead && replica.other_members().contains(&to) {
+        return answer(TransferAnswer::Unfit);
+    }
+    replica.transfer(now, to)
 }

@@ -9,6 +9,7 @@ use crate::session::{LogTime, Seq, SessionId};
 use crate::slot::hash_slot;
 use crate::wire::{
     Answer, GroupAnswer, GroupQuery, LaneRequest, Reply, Request, RequestBatch, RequestBody,
+    TransferAnswer,
 };
 use crate::{GroupId, NodeId};
 use raft_core::effects::{FetchResult, Write};
@@ -57,6 +58,11 @@ struct World {
     /// The epoch of each node's process.
     epochs: BTreeMap<NodeId, u64>,
     next_link: u64,
+    config: ClusterConfig,
+    /// Messages and heartbeats that nodes have sent each other.
+    sent: u64,
+    /// Disks that have stopped to answer.
+    stuck: BTreeSet<NodeId>,
 }
 
 fn config() -> ClusterConfig {
@@ -81,6 +87,10 @@ fn config() -> ClusterConfig {
 
 impl World {
     fn new() -> World {
+        World::with(config())
+    }
+
+    fn with(config: ClusterConfig) -> World {
         let mut world = World {
             now: 0,
             nodes: BTreeMap::new(),
@@ -90,6 +100,9 @@ impl World {
             epoch: 0,
             epochs: BTreeMap::new(),
             next_link: 0,
+            config,
+            sent: 0,
+            stuck: BTreeSet::new(),
         };
         for id in 1..=3 {
             world.start(NodeId(id));
@@ -101,7 +114,7 @@ impl World {
         self.epoch += 1;
         let disks = self.disks.entry(id).or_default();
         let restored = disks.iter().map(|(group, disk)| (*group, disk.restored())).collect();
-        let (bootstrap, addresses) = (config(), config().nodes);
+        let (bootstrap, addresses) = (self.config.clone(), self.config.nodes.clone());
         let setup = NodeSetup { id, bootstrap, addresses, epoch: self.epoch, seed: 7 };
         let raft = |group, voters| Config::new(id, group, voters);
         self.nodes.insert(id, Node::open(setup, restored, &raft, self.now).unwrap());
@@ -144,7 +157,9 @@ impl World {
         let disks = self.disks.get_mut(&id).unwrap();
         for (group, write) in &out.writes {
             disks.entry(*group).or_default().write(write);
-            next.push_back((id, Input::Persisted(vec![(*group, write.token)])));
+            if !self.stuck.contains(&id) {
+                next.push_back((id, Input::Persisted(vec![(*group, write.token)])));
+            }
         }
         for (group, fetch) in out.fetches {
             let held = &disks[&group].entries;
@@ -153,6 +168,7 @@ impl World {
             let result = FetchResult::Entries(held[from..to].to_vec());
             next.push_back((id, Input::Fetched { group, id: fetch.id, result }));
         }
+        self.sent += (out.heartbeats.len() + out.messages.len()) as u64;
         for (to, heartbeat) in out.heartbeats {
             next.push_back((to, Input::Heartbeat { from: id, heartbeat }));
         }
@@ -163,6 +179,7 @@ impl World {
             while let Some(envelope) =
                 self.nodes.get_mut(&id).unwrap().next_append(self.now, peer, 1 << 18)
             {
+                self.sent += 1;
                 next.push_back((peer, Input::Raft { from: id, envelope }));
             }
         }
@@ -326,4 +343,72 @@ fn t03_log_time_never_goes_back_when_the_next_leaders_clock_is_behind() {
     world.ask(leader, G1, 3, RequestBody::LogTime);
     let Answer::LogTime(late) = world.replies[&3] else { panic!() };
     assert!(late >= far, "{late} after {far}");
+}
+
+fn transfer(world: &mut World, at: NodeId, id: u64, to: NodeId) -> Answer {
+    world.ask(at, G1, id, RequestBody::Transfer { to });
+    world.replies.remove(&id).expect("an answer")
+}
+
+#[test]
+fn e23_a_leader_hands_its_group_over_when_asked() {
+    let mut world = World::new();
+    world.run(2500);
+    let leader = world.leader(G1);
+    let (to, third) = (NodeId(leader.0 % 3 + 1), NodeId((leader.0 + 1) % 3 + 1));
+    let told = |answer| Answer::Group(GroupAnswer::Transfer(answer));
+    assert_eq!(transfer(&mut world, leader, 1, NodeId(9)), told(TransferAnswer::NotVoter));
+    assert_eq!(transfer(&mut world, leader, 2, leader), told(TransferAnswer::Leads));
+    assert_eq!(transfer(&mut world, to, 3, to), Answer::NotLeader { hint: Some(leader) });
+    world.down.insert(third);
+    world.run(600);
+    assert_eq!(transfer(&mut world, leader, 4, third), told(TransferAnswer::Unfit));
+    assert_eq!(transfer(&mut world, leader, 5, to), told(TransferAnswer::Begun));
+    world.run(50);
+    assert_eq!(world.leader(G1), to);
+    world.ask(to, G1, 6, append(1, b"ab"));
+    world.run(5);
+    assert_eq!(outcome(&world.replies[&6]), &Outcome::Integer(2));
+}
+
+#[test]
+fn a_node_that_leaves_hands_over_all_it_leads_and_wins_nothing_back() {
+    let mut world = World::with(many_groups(20));
+    world.run(3000);
+    let leaving = world.leader(G1);
+    world.input(leaving, Input::Leave);
+    world.run(50);
+    assert!(!world.nodes[&leaving].has_leadership_to_hand_over());
+    let groups: Vec<GroupId> = world.config.groups.keys().copied().collect();
+    assert!(groups.iter().all(|group| world.leader(*group) != leaving));
+    // Alone, it would campaign at its timeouts.
+    world.down = world.nodes.keys().copied().filter(|id| *id != leaving).collect();
+    world.run(5000);
+    let status = world.nodes[&leaving].status(world.now);
+    assert!(status.replicas.values().all(|replica| replica.role == "follower"));
+    assert!(!world.nodes[&leaving].has_leadership_to_hand_over());
+}
+
+#[test]
+fn e39_a_node_with_a_stuck_disk_is_led_by_others_within_three_election_timeouts() {
+    let mut world = World::with(many_groups(5));
+    world.run(3000);
+    let slow = world.leader(G1);
+    world.stuck.insert(slow);
+    world.ask(slow, G1, 1, RequestBody::Group(GroupQuery::KeyCount));
+    world.run(3000);
+    let groups: Vec<GroupId> = world.config.groups.keys().copied().collect();
+    assert!(groups.iter().all(|group| world.leader(*group) != slow));
+    world.run(3000);
+    assert!(groups.iter().all(|group| world.leader(*group) != slow), "it won one back");
+}
+
+/// The shardmaster and so many groups, all on nodes 1 to 3.
+fn many_groups(count: u32) -> ClusterConfig {
+    let mut config = config();
+    let seats = config.groups[&G1].clone();
+    config.groups.extend((1..=count).map(|group| (GroupId(group), seats.clone())));
+    config.slots.clear();
+    config.assign_evenly();
+    config
 }

@@ -9,7 +9,9 @@ use crate::codec::{self, EntryBatch, EntryItem};
 use crate::session::LogTime;
 use crate::shard_store::ShardStore;
 use crate::shardmaster::Shardmaster;
-use crate::wire::{Answer, LeaderView, ReplicaStatus, Reply, Request, RequestBody};
+use crate::wire::{
+    Answer, GroupAnswer, LeaderView, ReplicaStatus, Reply, Request, RequestBody, TransferAnswer,
+};
 use raft_core::effects::{Effects, Envelope, FetchResult, Refused, Role, RoleChange, Write};
 use raft_core::message::Message;
 use raft_core::types::{Entry, EntryKind, FetchId, GroupId, Index, NodeId, Now, Term, WriteToken};
@@ -193,6 +195,8 @@ impl Replica {
         }
         match body {
             RequestBody::LogTime => Err(Answer::LogTime(self.stamp(wall))),
+            // The node judges whether the target may lead.
+            RequestBody::Transfer { .. } => Err(Answer::Invalid),
             RequestBody::Group(query) => Ok((EntryItem::Group(query), 16)),
             RequestBody::Lane(lane) if self.settled && !store.owns(lane.slot) => {
                 Err(Answer::Elsewhere)
@@ -427,6 +431,35 @@ impl Replica {
         LeaderView { leader: self.role.leader, term: self.role.term }
     }
 
+    /// Begins to hand leadership to another node.
+    pub fn transfer(&mut self, now: Now, to: NodeId) -> Answer {
+        match self.raft.transfer(now, to) {
+            Ok(()) => Answer::Group(GroupAnswer::Transfer(TransferAnswer::Begun)),
+            Err(Refused::NotVoter(_)) => {
+                Answer::Group(GroupAnswer::Transfer(TransferAnswer::NotVoter))
+            }
+            Err(Refused::NotLeader { hint }) => Answer::NotLeader { hint },
+            Err(Refused::Transferring { to }) => Answer::NotLeader { hint: Some(to) },
+            Err(Refused::Busy | Refused::TooBig { .. }) => Answer::Busy,
+        }
+    }
+
+    /// Whether it leads, and has not begun to hand that over.
+    pub fn leads_on(&self) -> bool {
+        self.role.role == Role::Leader && self.raft.status().transferring.is_none()
+    }
+
+    /// Whether it leads.
+    pub fn leads(&self) -> bool {
+        self.role.role == Role::Leader
+    }
+
+    /// Of the other members that may lead, the one that lacks least of the log.
+    pub fn successor(&self, may_lead: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let matched = self.raft.status().matched.into_iter();
+        matched.filter(|(node, _)| may_lead(*node)).max_by_key(|(_, at)| *at).map(|(node, _)| node)
+    }
+
     /// The other nodes of the group.
     pub fn other_members(&self) -> &[NodeId] {
         &self.others
@@ -438,7 +471,7 @@ impl Replica {
     }
 
     /// For INFO.
-    pub fn status(&self) -> ReplicaStatus {
+    pub fn status(&self, now: Now) -> ReplicaStatus {
         let raft = self.raft.status();
         let mut status = ReplicaStatus {
             role: match raft.role {
@@ -452,6 +485,10 @@ impl Replica {
             last: raft.last.index,
             commit: raft.commit,
             applied: self.applied,
+            voted_for: raft.hard.voted_for,
+            durable: raft.durable,
+            lease: self.leads() && self.raft.lease_holds(now),
+            transferring: raft.transferring,
             matched: raft.matched.into_iter().collect(),
             ..ReplicaStatus::default()
         };

@@ -59,6 +59,11 @@ pub enum RequestBody {
     Group(GroupQuery),
     /// The log time the leader would stamp now: what a new session counts its deadline from.
     LogTime,
+    /// The leader is to hand its group to another voter; answered once that has begun.
+    Transfer {
+        /// The node that is to lead.
+        to: NodeId,
+    },
 }
 
 /// An op with its place in a lane.
@@ -104,6 +109,22 @@ pub enum GroupAnswer {
         /// Of those, the ones with at least one key.
         occupied: Vec<(Slot, Slot)>,
     },
+    /// For `RequestBody::Transfer`.
+    Transfer(TransferAnswer),
+}
+
+/// What became of the wish that another node leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TransferAnswer {
+    /// That node catches up and then campaigns. Not done within an election timeout, the leader
+    /// stays.
+    Begun,
+    /// It leads already.
+    Leads,
+    /// It is no voter of the group.
+    NotVoter,
+    /// It is not reachable, or its disk is too slow to lead (rule R15).
+    Unfit,
 }
 
 /// Everything a node sends to a router.
@@ -211,7 +232,7 @@ impl Answer {
             Answer::Group(GroupAnswer::OccupiedSlots { owned, occupied }) => {
                 (owned.len() + occupied.len()) * ELEMENT_BYTES
             }
-            Answer::Group(GroupAnswer::KeyCount { .. })
+            Answer::Group(GroupAnswer::KeyCount { .. } | GroupAnswer::Transfer(_))
             | Answer::LogTime(_)
             | Answer::NotLeader { .. }
             | Answer::Busy
@@ -308,6 +329,14 @@ pub struct ReplicaStatus {
     pub commit: Index,
     /// Last index its state machine has applied.
     pub applied: Index,
+    /// Whom it voted for in its term.
+    pub voted_for: Option<NodeId>,
+    /// Up to where its log is on its own disk.
+    pub durable: Index,
+    /// Whether it leads and its lease holds.
+    pub lease: bool,
+    /// Who is to lead instead, while a transfer is under way.
+    pub transferring: Option<NodeId>,
     /// Per follower, if it leads: the index known to be on its disk.
     pub matched: BTreeMap<NodeId, Index>,
     /// Keys it holds (0 for the shardmaster).

@@ -45,6 +45,7 @@ fn serve(store: &Store, batch: RequestBatch) -> ToRouter {
         RequestBody::LogTime => Answer::LogTime(LogTime(1000)),
         RequestBody::Lane(lane) => apply(&mut store, EntryItem::Lane(lane)),
         RequestBody::Group(query) => apply(&mut store, EntryItem::Group(query)),
+        RequestBody::Transfer { .. } => Answer::Invalid,
     };
     let mut answer = answer;
     let replies = batch.requests.into_iter();

@@ -1,9 +1,13 @@
 //! Commands about slots, groups and nodes.
 
-use super::{Arguments, Call, Cluster, ErrorText, Local, answer, integer, on_key, take};
+use super::{
+    Arguments, Barrier, Call, Cluster, ErrorText, Local, NOT_AN_INTEGER, SYNTAX_ERROR, answer,
+    integer, on_key, take,
+};
 use crate::reply::Reply;
 use shard_core::op::Op;
 use shard_core::slot::{SLOTS, Slot, hash_slot};
+use shard_core::{GroupId, NodeId};
 
 fn cluster(call: Cluster) -> Result<Call, ErrorText> {
     Ok(Call::Local(Local::Cluster(call)))
@@ -49,6 +53,26 @@ pub fn replicas(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     cluster(Cluster::Replicas(take(arguments, 2)))
 }
 
+/// CLUSTER FAILOVER: the leader hands over once this node has caught up, so no write is lost. FORCE,
+/// which in Redis does without a leader that is gone, is the same: without a leader there is an
+/// election anyway. TAKEOVER would do without a majority, which is never done here.
+pub fn failover(arguments: &mut Arguments) -> Result<Call, ErrorText> {
+    let is = |name: &[u8]| arguments[2].eq_ignore_ascii_case(name);
+    match arguments.len() {
+        2 => Ok(Call::Barrier(Barrier::Failover)),
+        3 if is(b"force") => Ok(Call::Barrier(Barrier::Failover)),
+        3 if is(b"takeover") => Err("ERR TAKEOVER is refused: a leader needs a majority".into()),
+        _ => Err(SYNTAX_ERROR),
+    }
+}
+
+/// RAFT.TRANSFER_LEADER group node
+pub fn transfer_leader(arguments: &mut Arguments) -> Result<Call, ErrorText> {
+    let group = u32::try_from(integer(arguments, 1)?).map_err(|_| NOT_AN_INTEGER)?;
+    let node = u64::try_from(integer(arguments, 2)?).map_err(|_| NOT_AN_INTEGER)?;
+    Ok(Call::Barrier(Barrier::Transfer { group: GroupId(group), to: NodeId(node) }))
+}
+
 /// CLUSTER LINKS
 pub fn links(_: &mut Arguments) -> Result<Call, ErrorText> {
     cluster(Cluster::Links)
@@ -87,6 +111,7 @@ pub fn help(_: &mut Arguments) -> Result<Call, ErrorText> {
         "CLUSTER",
         &[
             ("COUNTKEYSINSLOT <slot>", "How many keys the slot has."),
+            ("FAILOVER [FORCE]", "Let this node lead the groups that it follows."),
             ("GETKEYSINSLOT <slot> <count>", "At most so many keys of the slot, in order."),
             ("INFO", "The state of the cluster."),
             ("KEYSLOT <key>", "The slot of the key."),

@@ -104,11 +104,13 @@ pub const DOCS: &[Doc] = &[
     doc("cluster|getkeysinslot",   "3.0.0", "cluster", "O(N) where N is the number of keys asked for", "Some keys of a slot"),
     doc("cluster|replicas",        "5.0.0", "cluster", "O(N) where N is the number of nodes", "The nodes that follow a node"),
     doc("cluster|slaves",          "3.0.0", "cluster", "O(N) where N is the number of nodes", "The nodes that follow a node"),
+    doc("cluster|failover",        "3.0.0", "cluster", ONE, "Let this node lead the groups that it follows"),
     doc("cluster|links",           "7.0.0", "cluster", "O(N) where N is the number of nodes", "The links to other nodes"),
     doc("cluster|help",            "5.0.0", "cluster", ONE, "Print help"),
     doc("readonly",  "3.0.0",  "cluster", ONE, "Accepted; reads are always served by the leader"),
     doc("readwrite", "3.0.0",  "cluster", ONE, "Accepted; reads are always served by the leader"),
     doc("asking",    "3.0.0",  "cluster", ONE, "Accepted; every key is served here"),
+    doc("raft.transfer_leader", "7.2.0", "cluster", ONE, "Hand a group to another of its nodes"),
 ];
 
 const UNDOCUMENTED: Doc = doc("", "1.0.0", "generic", ONE, "");

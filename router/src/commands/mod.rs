@@ -13,6 +13,7 @@ use bytes::Bytes;
 use shard_core::integer::parse_integer;
 use shard_core::op::Op;
 use shard_core::slot::Slot;
+use shard_core::{GroupId, NodeId};
 use std::borrow::Cow;
 
 /// What a client sent: the command's name first, then its arguments.
@@ -118,6 +119,15 @@ pub enum Barrier {
     DbSize,
     /// FLUSHALL and FLUSHDB.
     FlushAll,
+    /// RAFT.TRANSFER_LEADER.
+    Transfer {
+        /// The group.
+        group: GroupId,
+        /// The node that is to lead it.
+        to: NodeId,
+    },
+    /// CLUSTER FAILOVER: this node is to lead what it follows.
+    Failover,
 }
 
 /// What a connection answers itself.
@@ -288,6 +298,7 @@ pub const COMMANDS: &[CommandSpec] = &[
     spec("readonly",   1, Here,  NO_KEYS,  STALE_FAST,   cluster::ok),
     spec("readwrite",  1, Here,  NO_KEYS,  STALE_FAST,   cluster::ok),
     spec("asking",     1, Here,  NO_KEYS,  FAST,         cluster::ok),
+    spec("raft.transfer_leader", 3, Admin, NO_KEYS, ADMIN, cluster::transfer_leader),
 ];
 
 #[rustfmt::skip]
@@ -334,6 +345,7 @@ const CLUSTER_COMMANDS: &[CommandSpec] = &[
     spec("cluster|getkeysinslot",    4, Read,  NO_KEYS, STALE,       cluster::getkeysinslot),
     spec("cluster|replicas",         3, Here,  NO_KEYS, ADMIN_STALE, cluster::replicas),
     spec("cluster|slaves",           3, Here,  NO_KEYS, ADMIN_STALE, cluster::replicas),
+    spec("cluster|failover",        -2, Admin, NO_KEYS, ADMIN_STALE, cluster::failover),
     spec("cluster|links",            2, Here,  NO_KEYS, STALE,       cluster::links),
     spec("cluster|help",             2, Here,  NO_KEYS, LOADING,     cluster::help),
 ];

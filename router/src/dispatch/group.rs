@@ -4,7 +4,7 @@ use super::backoff::{Backoff, Random};
 use super::book::{Attempt, Book, Ticket};
 use shard_core::session::{LogTime, SESSION_LIFE_MS, SessionId};
 use shard_core::slot::Slot;
-use shard_core::wire::GroupQuery;
+use shard_core::wire::RequestBody;
 use shard_core::{GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,11 +19,11 @@ const LOG_TIME_FRESH_NS: u64 = 1_000_000_000;
 /// What a query weighs in the bounds.
 pub(super) const QUERY_BYTES: usize = 64;
 
-/// A query that is not answered yet.
+/// A request to a group as a whole that is not answered yet.
 #[derive(Debug)]
 pub(super) struct PendingQuery {
     /// What is asked.
-    pub(super) query: GroupQuery,
+    pub(super) body: RequestBody,
     /// Who waits.
     pub(super) ticket: Option<Ticket>,
     /// When it is answered at the latest.

@@ -297,7 +297,7 @@ impl World {
                         self.log.push_back(Proposed { reply, item: EntryItem::Lane(lane) });
                         None
                     }
-                    RequestBody::Group(_) => None,
+                    RequestBody::Group(_) | RequestBody::Transfer { .. } => None,
                 }
             };
             if let Some(answer) = refusal.filter(|_| heard) {

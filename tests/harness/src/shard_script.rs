@@ -386,7 +386,11 @@ fn show_answer(answer: &Answer) -> String {
         Answer::ReplyGone => "reply gone".to_owned(),
         Answer::LanesFull => "lanes full".to_owned(),
         Answer::Invalid => "invalid".to_owned(),
-        Answer::LogTime(_) | Answer::NotLeader { .. } | Answer::Busy | Answer::Lost => {
+        Answer::Group(GroupAnswer::Transfer(_))
+        | Answer::LogTime(_)
+        | Answer::NotLeader { .. }
+        | Answer::Busy
+        | Answer::Lost => {
             panic!("{answer:?} is no answer of a state machine")
         }
     }
