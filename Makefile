@@ -1,5 +1,5 @@
 # Every target is one line; what it calls is a script to read.
-.PHONY: run test lint sim prove prove-sim prove-explore prove-differential cluster bench bench-raft clients
+.PHONY: run test lint sim prove prove-sim prove-explore prove-differential cluster bench bench-failover bench-raft clients
 
 run: ; cargo build --release --locked -p server && exec ./target/release/flotilla dev
 test: clients ; tests/run.sh
@@ -13,5 +13,6 @@ prove-explore: ; FLOTILLA_STATES=$(STATES) cargo test --release --locked -p test
 prove-differential: ; FLOTILLA_DIFFERENTIAL_SEEDS=$(SEEDS) cargo test --release --locked -p tests --test differential -- --nocapture
 cluster: ; cargo build --release --locked -p server && exec examples/cluster.sh
 bench: ; cargo build --release --locked -p server && python3 bench/bench.py
+bench-failover: ; cargo build --release --locked -p server && python3 bench/failover.py
 bench-raft: ; cargo bench --locked -p raft-core --bench proposals
 clients: ; tests/clients/install.sh

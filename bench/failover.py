@@ -1,0 +1,253 @@
+#!/usr/bin/env python3
+"""`make bench-failover`: how long writes stand still when a leader goes.
+
+Three `flotilla node` processes and a router, all on this machine, one group on all three. Writers send SET
+after SET through the router, each on a connection of its own. Then, again and again: the leader is
+killed (SIGKILL) or stopped (SIGTERM), started anew, and waited for until it has caught up. A gap is the
+longest time in which no writer got an answer, around the moment of the signal. An error reply ends it.
+"""
+
+import argparse
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NODES = (1, 2, 3)
+GROUP = 1
+# From the signal on, a gap is looked for in this time.
+WATCH_S = 4.0
+# Goals in milliseconds: (median, 99th percentile).
+GOALS = {"SIGKILL": (300, 700), "SIGTERM": (50, None)}
+BUCKETS_MS = (10, 20, 50, 100, 150, 200, 300, 500, 700, 1000, 2000, 5000)
+
+
+def die(message):
+    sys.exit(f"bench-failover: {message}")
+
+
+class Client:
+    """One connection that waits for each reply."""
+
+    def __init__(self, port, timeout=10.0):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.file = self.socket.makefile("rb")
+
+    def call(self, *words):
+        parts = [f"*{len(words)}\r\n".encode()]
+        parts += [f"${len(word)}\r\n{word}\r\n".encode() for word in words]
+        self.socket.sendall(b"".join(parts))
+        return self.read()
+
+    def read(self):
+        line = self.file.readline()
+        if not line:
+            raise ConnectionError("the connection was closed")
+        kind, rest = line[:1], line[1:-2].decode()
+        if kind == b"$" and int(rest) >= 0:
+            return self.file.read(int(rest) + 2)[:-2].decode()
+        if kind == b"*":
+            return [self.read() for _ in range(int(rest))]
+        return line[:-2].decode()
+
+    def close(self):
+        self.file.close()
+        self.socket.close()
+
+
+def info_raft(port):
+    """The fields of the group's line in INFO raft."""
+    client = Client(port, 2.0)
+    try:
+        text = client.call("INFO", "raft")
+    finally:
+        client.close()
+    for line in text.splitlines():
+        if line.startswith(f"raft_group_{GROUP}:"):
+            return dict(field.split("=", 1) for field in line.split(":", 1)[1].split(","))
+    die(f"INFO raft of port {port} has no group {GROUP}: {text}")
+
+
+def wait_for(what, condition, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            result = condition()
+        except (OSError, ConnectionError):
+            result = None
+        if result:
+            return result
+        time.sleep(0.05)
+    die(f"no {what} within {seconds} s")
+
+
+class Cluster:
+    """Three nodes and a router, each a process."""
+
+    def __init__(self, program, folder, first_port):
+        self.program, self.folder, self.first = Path(program).resolve(), folder, first_port
+        (folder / "secret").write_text("a secret for this bench alone: 0123456789\n")
+        (folder / "secret").chmod(0o600)
+        text = 'cluster_id = "bench"\nsecret_file = "secret"\n[shardmaster]\nvoters = [1, 2, 3]\n'
+        for node in NODES:
+            text += f'[[nodes]]\nid = {node}\npeer = "127.0.0.1:{self.first + 3 + node}"\n'
+            text += f'resp = "127.0.0.1:{self.port(node)}"\n'
+        text += f"[[groups]]\nid = {GROUP}\nvoters = [1, 2, 3]\n"
+        (folder / "cluster.toml").write_text(text)
+        self.processes = {}
+        for node in NODES:
+            self.start(node)
+        self.spawn("router", ["router", "--listen", f"127.0.0.1:{self.first}", "--cluster-file", "cluster.toml"])
+
+    def port(self, node):
+        return self.first + node
+
+    def spawn(self, name, arguments):
+        with open(self.folder / f"{name}.log", "ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [self.program, *arguments], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def start(self, node):
+        arguments = ["node", "--id", str(node), "--dir", f"node-{node}", "--cluster-file", "cluster.toml"]
+        self.spawn(node, arguments)
+
+    def signal(self, node, number):
+        self.processes[node].send_signal(number)
+
+    def wait(self, node):
+        code = self.processes[node].wait(30)
+        if code not in (0, -signal.SIGKILL):
+            die(f"node {node} ended with code {code}")
+
+    def leader(self):
+        """Who leads, once everybody agrees and has applied what is committed."""
+        states = {node: info_raft(self.port(node)) for node in NODES}
+        leaders = {state["leader"] for state in states.values()}
+        commit = max(int(state["commit"]) for state in states.values())
+        lag = commit - min(int(state["applied"]) for state in states.values())
+        if len(leaders) == 1 and "none" not in leaders and lag < 200:
+            return int(leaders.pop())
+        return None
+
+    def end(self):
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+
+class Writers:
+    """Connections that write all the time and note when they were answered."""
+
+    def __init__(self, port, count):
+        self.stopped, self.failures = threading.Event(), []
+        self.lock, self.answers = threading.Lock(), []
+        self.threads = [threading.Thread(target=self.run, args=(port, n), daemon=True) for n in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self, port, number):
+        try:
+            client = Client(port)
+            n = 0
+            while not self.stopped.is_set():
+                n += 1
+                reply = client.call("SET", f"w{number}:{n % 100}", str(n))
+                if reply != "+OK":
+                    raise ConnectionError(reply)
+                with self.lock:
+                    self.answers.append(time.monotonic())
+                time.sleep(0.001)
+        except (OSError, ConnectionError) as error:
+            self.failures.append(str(error))
+
+    def gap_after(self, start):
+        """The longest time without an answer that ends after `start`, in seconds."""
+        time.sleep(WATCH_S)
+        with self.lock:
+            at = sorted(self.answers)
+            self.answers = at[-1:]
+        if self.failures:
+            die(f"a client was told: {self.failures[0]}")
+        later = [(b - a) for a, b in zip(at, at[1:]) if b >= start]
+        return max(later, default=WATCH_S)
+
+    def end(self):
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join(15)
+
+
+def percentile(values, share):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(len(values) * share))]
+
+
+def report(name, gaps_ms):
+    if not gaps_ms:
+        return
+    print(f"\n{name} of the leader, {len(gaps_ms)} times: writes stood still for (ms)")
+    low = 0
+    for high in (*BUCKETS_MS, float("inf")):
+        count = sum(low <= gap < high for gap in gaps_ms)
+        if count:
+            print(f"  {low:>5} to {high:<5}  {'#' * count} {count}")
+        low = high
+    median, p99 = percentile(gaps_ms, 0.5), percentile(gaps_ms, 0.99)
+    goal = GOALS[name]
+    print(f"  median {median:.0f} (goal {goal[0]}), p99 {p99:.0f} (goal {goal[1] or '-'}), longest {max(gaps_ms):.0f}")
+
+
+def free_ports(count):
+    for first in range(22_000, 30_000, count):
+        sockets = [socket.socket() for _ in range(count)]
+        try:
+            for offset, sock in enumerate(sockets):
+                sock.bind(("127.0.0.1", first + offset))
+            return first
+        except OSError:
+            continue
+        finally:
+            for sock in sockets:
+                sock.close()
+    die(f"no {count} free ports in a row")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--program", default=str(ROOT / "target/release/flotilla"))
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--stops", type=int, default=20)
+    parser.add_argument("--writers", type=int, default=4)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=ROOT / "target") as folder:
+        cluster = Cluster(options.program, Path(folder), free_ports(8))
+        gaps = {"SIGKILL": [], "SIGTERM": []}
+        try:
+            router = cluster.first
+            wait_for("answer of the router", lambda: Client(router).call("SET", "ready", "1") == "+OK")
+            writers = Writers(router, options.writers)
+            for name, times in [("SIGKILL", options.kills), ("SIGTERM", options.stops)]:
+                for n in range(times):
+                    leader = wait_for("leader that all have caught up with", cluster.leader)
+                    time.sleep(1.0)
+                    start = time.monotonic()
+                    cluster.signal(leader, getattr(signal, name))
+                    gaps[name].append(writers.gap_after(start) * 1000)
+                    cluster.wait(leader)
+                    cluster.start(leader)
+                    print(f"{name} {n + 1}: node {leader}, {gaps[name][-1]:.0f} ms", flush=True)
+            writers.end()
+        finally:
+            cluster.end()
+    for name, values in gaps.items():
+        report(name, values)
+
+
+main()
