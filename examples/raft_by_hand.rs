@@ -3,6 +3,16 @@
 //!
 //! A host's turn is always the same: pass inputs in, `poll`, then carry out what is owed, in its
 //! order: the write first, then what may be sent once it is durable, then what is committed.
+//!
+//! What it prints reads from top to bottom: each message as it arrives, each change of role
+//! (`n1@2` is n1 in term 2), each command as it is applied (`5@2` is index 5 of term 2). Watch for
+//!
+//! 1. **the election**: a pre-vote that changes nothing, then votes; the winner's first entry is
+//!    empty, and commits whatever came before it;
+//! 2. **the replication**: an append to each follower, an answer from each once its disk has it; the
+//!    followers learn of the commit with the next append or heartbeat;
+//! 3. **the failover**: the leader is gone, nobody hears it, one follower's timer runs out first.
+//!    What was committed is there, and the old leader gets what it missed.
 
 use bytes::Bytes;
 use raft_core::effects::{Effects, Fetch, FetchResult, Pull, Role, Write};
@@ -75,7 +85,7 @@ impl Node {
         let mut sent = Vec::new();
         while self.raft.poll(now, &mut effects) {
             if let Some(role) = effects.role {
-                println!("{:>6} ms  n{}@{} {:?}", now / 1_000_000, self.id, role.term, role.role);
+                say(now, format_args!("n{}@{} is {:?}", self.id, role.term, role.role));
             }
             sent.extend(effects.send.drain(..).map(|envelope| (envelope.to, envelope.message)));
             if let Some(write) = &effects.write {
@@ -101,11 +111,28 @@ impl Node {
     fn apply(&mut self, now: Now, entries: &[Entry]) {
         for entry in entries {
             if entry.kind == EntryKind::Command {
-                self.applied.push(entry.payload());
+                let command = entry.payload();
+                say(now, format_args!("n{} applies {} {:?}", self.id, entry.id, command));
+                self.applied.push(command);
             }
             self.raft.applied(now, entry.id.index, entry.frame.len() as u64);
         }
     }
+}
+
+fn say(now: Now, what: std::fmt::Arguments<'_>) {
+    println!("{:>6} ms  {what}", now / 1_000_000);
+}
+
+/// A message by its name in the paper and, of an append, what it carries.
+fn describe(message: &Message) -> String {
+    if let Message::AppendEntries(m) = message {
+        let entries: Vec<String> = m.entries.iter().map(|entry| entry.id.to_string()).collect();
+        return format!("AppendEntries after {} {entries:?} commit {}", m.prev, m.commit);
+    }
+    let text = format!("{message:?}");
+    let name = text.split('(').next().unwrap_or_default();
+    format!("{name} term {}", message.term())
 }
 
 /// All nodes that are up, the messages under way, and the time, which passes only when nothing else
@@ -128,6 +155,7 @@ impl World {
             let Some((from, to, message)) = self.network.pop_front() else { return };
             // A message to a node that is down is lost, which Raft expects of a network.
             if let Some(node) = self.nodes.get_mut(&to) {
+                say(self.now, format_args!("n{from} -> n{to} {}", describe(&message)));
                 node.raft.step(self.now, from, message).expect("peers speak the protocol");
             }
         }
@@ -163,18 +191,19 @@ impl World {
         let leader = self.leader();
         let node = self.nodes.get_mut(&leader).expect("the leader is up");
         let mut batch = std::iter::once(Bytes::from_static(command.as_bytes()));
+        println!("\n-- {command}, proposed at n{leader}");
         let proposed = node.raft.propose(self.now, &mut batch);
         assert_eq!(proposed.count, 1, "a leader with a quorum takes it");
         self.settle();
         while self.nodes.values().any(|node| node.applied.last() != Some(&Bytes::from(command))) {
             self.sleep();
         }
-        println!("{:>6} ms  {command} stands at {}", self.now / 1_000_000, proposed.first);
     }
 }
 
 fn main() {
     let mut world = World::default();
+    println!("-- three empty replicas start");
     for id in VOTERS {
         world.nodes.insert(id, Node::open(id, Disk::default(), world.now));
     }
@@ -183,10 +212,10 @@ fn main() {
 
     let lost = world.leader();
     let disk = world.nodes.remove(&lost).expect("it is up").disk;
-    println!("{:>6} ms  n{lost}, the leader, loses power", world.now / 1_000_000);
+    println!("\n-- n{lost}, the leader, loses power");
     world.write("APPEND k 3");
 
-    println!("{:>6} ms  n{lost} starts again from its disk", world.now / 1_000_000);
+    println!("\n-- n{lost} starts again from its disk");
     world.nodes.insert(lost, Node::open(lost, disk, world.now));
     world.write("APPEND k 4");
 
@@ -194,7 +223,7 @@ fn main() {
     for node in world.nodes.values() {
         assert_eq!(node.applied, expected, "n{}", node.id);
     }
-    println!("all three applied {expected:?}");
+    println!("\nall three applied {expected:?}");
 }
 
 #[test]

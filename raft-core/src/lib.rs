@@ -90,3 +90,8 @@ pub mod mutant;
 
 pub use config::{Config, MemUse, OpenError, Restored, Status};
 pub use raft::Raft;
+
+/// Runs the host loop of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -75,10 +75,15 @@ fn apply(entries: &[Entry], counts: &mut Counts) {
 }
 
 impl<const BATCHED: bool> Theirs<BATCHED> {
+    /// The leader has something to do; then whoever a message reaches, until nobody has.
     fn settle(&mut self) {
+        let mut leader_is_due = true;
         loop {
             for replica in &mut self.replicas {
-                replica.turn(&mut self.outbox, &mut self.counts);
+                if leader_is_due || !replica.inbox.is_empty() {
+                    leader_is_due = false;
+                    replica.turn(&mut self.outbox, &mut self.counts);
+                }
             }
             if self.outbox.is_empty() {
                 return;
