@@ -37,6 +37,30 @@ fn hash_of(value: impl Hash) -> u64 {
     hasher.finish()
 }
 
+/// What a node keeps in memory is within its settings, but for what may be let in alone.
+///
+/// # Panics
+/// If it is not.
+pub fn memory_within(id: NodeId, used: &MemUse, config: &Config) {
+    let alone = config.entry_bytes_max.min(LARGEST_COMMAND) + HEADER_BYTES as u64;
+    let message = config.inflight_bytes_max.max(alone);
+    let uncommitted = config.uncommitted_bytes_max + alone;
+    let unsynced = (config.unsynced_bytes_max + message).max(2 * uncommitted);
+    let apply_queue = config.apply_queue_bytes_max + FETCH_BYTES_MAX;
+    let fetched = (1 + VOTERS_MAX as u64) * (FETCH_BYTES_MAX + alone);
+    let unsettled = uncommitted + unsynced + message;
+    let bounds = [
+        ("unsynced", used.unsynced_bytes, unsynced),
+        ("queued to apply", used.apply_queue_bytes, apply_queue),
+        ("fetched", used.fetched_bytes, fetched),
+        ("unsettled", used.unsettled_bytes, unsettled),
+        ("cached", used.cache_bytes, config.entry_cache_bytes_max + unsettled),
+    ];
+    for (name, bytes, bound) in bounds {
+        assert!(bytes <= bound, "n{id} holds {bytes} bytes {name}, over {bound}");
+    }
+}
+
 impl Checker {
     /// How many entries are known to be committed.
     pub fn committed(&self) -> Index {
@@ -98,26 +122,6 @@ impl Checker {
         let before = self.floors.insert(id, now).unwrap_or_default();
         let grown = before.0 <= now.0 && before.1 <= now.1 && before.2 <= now.2;
         assert!(grown, "term, commit or applied index of n{id} fall: {before:?} to {now:?}");
-    }
-
-    /// What a node keeps in memory is within its settings, but for what may be let in alone.
-    pub fn memory(&self, id: NodeId, used: &MemUse, config: &Config) {
-        let alone = config.entry_bytes_max.min(LARGEST_COMMAND) + HEADER_BYTES as u64;
-        let message = config.inflight_bytes_max.max(alone);
-        let uncommitted = config.uncommitted_bytes_max + alone;
-        let unsynced = config.unsynced_bytes_max + message;
-        let bounds = [
-            ("unsynced", used.unsynced_bytes, unsynced.max(2 * uncommitted)),
-            (
-                "queued to apply",
-                used.apply_queue_bytes,
-                config.apply_queue_bytes_max + FETCH_BYTES_MAX,
-            ),
-            ("fetched", used.fetched_bytes, (1 + VOTERS_MAX as u64) * (FETCH_BYTES_MAX + alone)),
-        ];
-        for (name, bytes, bound) in bounds {
-            assert!(bytes <= bound, "n{id} holds {bytes} bytes {name}, over {bound}");
-        }
     }
 
     /// I7 and Raft 5.4.2: a leader's commit index has moved only over what a majority has on disk,

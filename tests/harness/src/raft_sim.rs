@@ -158,11 +158,11 @@ pub fn run(plan: &Plan) -> Outcome {
 }
 
 /// Settings of one node; `small` limits make every bound bite.
-fn config(id: NodeId, ids: &[NodeId], small: bool, leases: bool) -> Config {
+fn config(id: NodeId, ids: &[NodeId], small: bool, leases: Option<u64>) -> Config {
     let mut config = Config::new(id, GroupId(7), ids.to_vec());
-    if leases {
+    if let Some(drift_ppm) = leases {
         config.lease_ns = config.election_timeout_ns_min;
-        config.clock_drift_ppm = DRIFT_PPM;
+        config.clock_drift_ppm = drift_ppm;
     }
     config.entry_cache_bytes_max = 20_000;
     if small {
@@ -184,8 +184,10 @@ impl Sim {
         let nodes = shape.pick(&[3, 3, 3, 3, 5, 5, 5, 7, 7, 4, 2, 1]);
         let ids: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
         let small = shape.chance(50);
-        let leases = shape.chance(50);
+        let drift_ppm = if plan.has(Fault::Drift) { DRIFT_PPM } else { 0 };
+        let leases = shape.chance(50).then_some(drift_ppm);
         let configs = ids.iter().map(|id| config(*id, &ids, small, leases)).collect();
+        let longest = shape.pick(&[5, 20, 80, 80, 300]) * MS;
         let mut some = |fault, least, most| {
             let drawn = least + 1 + shape.below(most);
             if plan.has(fault) { drawn } else { least }
@@ -193,7 +195,7 @@ impl Sim {
         let rates = Rates {
             loss_percent: some(Fault::Loss, 0, 20),
             twice_percent: some(Fault::Twice, 0, 20),
-            delay: some(Fault::Delay, MS, 80 * MS),
+            delay: some(Fault::Delay, MS, longest),
             sync: MS + shape.below(100) * MS,
             strike_percent: 1 + shape.below(12),
         };
@@ -431,7 +433,13 @@ impl Sim {
     fn read(&mut self) {
         let delay = if self.healing { 300 * MS } else { 1 + self.clients.below(60 * MS) };
         self.after(delay, Task::Reader);
-        let at = self.clients.pick(&self.world.ids());
+        let any = self.clients.pick(&self.world.ids());
+        // Often one that leads, or still believes so.
+        let leaders = self.world.leaders();
+        let at = match self.clients.chance(60) && !leaders.is_empty() {
+            true => self.clients.pick(&leaders),
+            false => any,
+        };
         for _ in 0..=self.clients.below(3) {
             let mode = self.clients.pick(&[ReadMode::Index, ReadMode::Lease]);
             self.reads += 1;

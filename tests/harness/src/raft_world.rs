@@ -1,7 +1,7 @@
 //! A group of real cores on simulated disks: what every host does around `Raft`, one call at a
 //! time, so that scripts and the simulator decide when. Each call is checked.
 
-use crate::raft_checker::Checker;
+use crate::raft_checker::{Checker, memory_within};
 use crate::raft_model::{Input, Model, Step};
 use bytes::Bytes;
 use raft_core::effects::{
@@ -279,6 +279,14 @@ impl World {
         self.checker.committed()
     }
 
+    /// All live nodes that lead, each in its own term.
+    pub fn leaders(&self) -> Vec<NodeId> {
+        let leads = |(id, host): (&NodeId, &Rc<Host>)| {
+            (host.raft.as_ref()?.status().role == Role::Leader).then_some(*id)
+        };
+        self.hosts.iter().filter_map(leads).collect()
+    }
+
     /// The live node that leads in the highest term.
     pub fn leader(&self) -> Option<NodeId> {
         let leads = |(id, host): (&NodeId, &Rc<Host>)| {
@@ -541,7 +549,7 @@ impl World {
         invariants::check(raft);
         let checker = Rc::make_mut(&mut self.checker);
         checker.only_grows(id, &raft.status());
-        checker.memory(id, &raft.memory(), &host.config);
+        memory_within(id, &raft.memory(), &host.config);
         let disks: Vec<&Disk> = self.hosts.values().map(|host| &host.disk).collect();
         checker.leader_commit(id, raft, &host.log, &disks);
     }
