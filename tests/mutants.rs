@@ -5,6 +5,7 @@
 
 use harness::raft_explore::{Scope, explore};
 use harness::raft_faults::Plan;
+use harness::raft_fuzz::fuzz;
 use harness::raft_mutant::breaking;
 use harness::raft_script::RaftScript;
 use harness::raft_shrink::caught;
@@ -15,6 +16,8 @@ use std::path::PathBuf;
 
 /// Seeds asked for each rule.
 const SEEDS: u64 = 60;
+/// Cores given arbitrary messages for each rule.
+const CORES: u64 = 200;
 /// States searched for each rule, by each search.
 const STATES: usize = 20_000;
 
@@ -66,10 +69,18 @@ fn search() -> Option<String> {
     })
 }
 
+/// The core that arbitrary messages break, if they break one.
+fn messages() -> Option<String> {
+    (0..CORES).find_map(|seed| {
+        let said = caught(|| fuzz(seed)).err()?;
+        Some(format!("messages to core {seed}: {}", first_line(&said)))
+    })
+}
+
 #[test]
 fn every_broken_rule_is_noticed() {
     let all = std::env::var("FLOTILLA_MUTANTS").is_ok_and(|wanted| wanted == "all");
-    let kinds: [fn() -> Option<String>; 3] = [script, seed, search];
+    let kinds: [fn() -> Option<String>; 4] = [script, messages, seed, search];
     let mut missed = Vec::new();
     for rule in Mutant::ALL {
         let notices = kinds.iter().filter_map(|kind| breaking(*rule, kind));

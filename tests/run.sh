@@ -13,3 +13,7 @@ if command -v cargo-nextest >/dev/null; then
 else
   cargo test --workspace --locked --lib --bins --tests --no-fail-fast "$@"
 fi
+# Rules broken on purpose, in a build of its own; with arguments only what they name is run.
+if [ $# -eq 0 ]; then
+  cargo test --locked -p tests --features mutants --test mutants -- --nocapture
+fi

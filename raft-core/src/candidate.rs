@@ -128,7 +128,7 @@ impl Raft {
 
     pub(crate) fn on_pre_vote_reply(&mut self, now: Now, from: NodeId, m: PreVoteReply) {
         let RoleState::PreCandidate(asking) = &mut self.role else { return };
-        if asking.round != m.round {
+        if asking.round != m.round && !self.config.breaks(Mutant::CountStalePreVotes) {
             return;
         }
         if !m.granted && m.term > self.hard.term {

@@ -193,6 +193,13 @@ impl Raft {
         self.config.breaks(Mutant::IgnorePrevious) && prev.index <= self.log.last().index
     }
 
+    /// Whether a leader of this term or a later one says otherwise than what is committed here. No
+    /// correct one does; it is refused before it can change a term or a timer.
+    pub(crate) fn contradicts_commit(&self, m: &AppendEntries) -> bool {
+        let committed = m.entries.iter().take_while(|entry| entry.id.index <= self.commit);
+        m.term >= self.hard.term && committed.into_iter().any(|entry| !self.log.contains(entry.id))
+    }
+
     /// Takes the entries of a message whose `prev` is in the log. If too much already waits for the
     /// disk they are dropped, and the rest of the message is a heartbeat: memory stays bounded, and
     /// the leader learns at its next one that they are missing.
@@ -202,7 +209,8 @@ impl Raft {
         mut m: AppendEntries,
         echo: Echo,
     ) -> Result<(), Reject> {
-        if self.log.unsynced_bytes() >= self.config.unsynced_bytes_max {
+        let bounded = !self.config.breaks(Mutant::UnboundedUnsynced);
+        if bounded && self.log.unsynced_bytes() >= self.config.unsynced_bytes_max {
             m.entries.clear();
         }
         let empty = m.entries.is_empty();
@@ -211,9 +219,7 @@ impl Raft {
         let new = m.entries.iter().position(|entry| !self.log.contains(entry.id));
         if let Some(new) = new {
             let from = m.entries[new].id.index;
-            if from <= self.commit {
-                return Err(Reject::Malformed("contradicts a committed entry"));
-            }
+            assert!(from > self.commit, "what contradicts a committed entry is refused first");
             self.log.truncate(from);
             for entry in m.entries.into_iter().skip(new) {
                 self.log.append(entry, m.term);

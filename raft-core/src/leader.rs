@@ -36,7 +36,9 @@ impl Raft {
             transfer: None,
             go_ahead_left: false,
         });
-        self.append_own(EntryKind::Empty, &[]);
+        if !self.config.breaks(Mutant::NoEmptyEntry) {
+            self.append_own(EntryKind::Empty, &[]);
+        }
     }
 
     pub(crate) fn append_own(&mut self, kind: EntryKind, payload: &[u8]) {

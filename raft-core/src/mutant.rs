@@ -42,6 +42,22 @@ pub enum Mutant {
     IgnorePrevious,
     /// A disk's answer for an overwritten write counts for what replaced it (R10).
     StaleWriteCounts,
+    /// Pre-vote answers of an earlier round count (R16).
+    CountStalePreVotes,
+    /// Something is said in a term that is not durable (R5).
+    TermBeforeDurable,
+    /// What was sent on a broken link is taken as on its way (R11).
+    KeepWindowOnNewLink,
+    /// Entries are taken however much waits for the disk (R24).
+    UnboundedUnsynced,
+    /// The numbers of reads repeat after a restart (R23, L16).
+    RepeatReads,
+    /// A new leader does not begin with an empty entry (Raft section 8, E26).
+    NoEmptyEntry,
+    /// Requests of an earlier term are dropped in silence (E16).
+    DropStaleRequests,
+    /// A leader that lost its majority still takes proposals (E19).
+    ProposeWithoutQuorum,
     /// Half of the voters are a majority (E30).
     HalfIsMajority,
     /// Vote answers of an earlier term count (E12).
@@ -75,6 +91,14 @@ impl Mutant {
         Mutant::CommitBeyondVerified,
         Mutant::IgnorePrevious,
         Mutant::StaleWriteCounts,
+        Mutant::CountStalePreVotes,
+        Mutant::TermBeforeDurable,
+        Mutant::KeepWindowOnNewLink,
+        Mutant::UnboundedUnsynced,
+        Mutant::RepeatReads,
+        Mutant::NoEmptyEntry,
+        Mutant::DropStaleRequests,
+        Mutant::ProposeWithoutQuorum,
         Mutant::HalfIsMajority,
         Mutant::CountStaleVotes,
         Mutant::NoCheckQuorum,

@@ -115,7 +115,7 @@ impl Raft {
             links: peers.map(|peer| (peer, Link::default())).collect(),
             log: Log::new(hard, term_runs, last, &config),
             role: RoleState::Follower(Follower::new(now, election_at)),
-            reads: Reads::new(config.epoch),
+            reads: Reads::new(if config.breaks(Mutant::RepeatReads) { 0 } else { config.epoch }),
             promised_until,
             commit: Index(0),
             apply: Apply::default(),
@@ -140,6 +140,11 @@ impl Raft {
         if !self.links.contains_key(&from) {
             return Err(Reject::Stranger(from));
         }
+        if let Message::AppendEntries(m) = &message
+            && self.contradicts_commit(m)
+        {
+            return Err(Reject::Malformed("contradicts a committed entry"));
+        }
         // Pre-votes ask about a term that nobody is in yet: they stand outside the comparison.
         let message = match message {
             Message::PreVote(m) => {
@@ -160,7 +165,9 @@ impl Raft {
         };
         let term = message.term();
         if term < self.hard.term && !self.config.breaks(Mutant::CountStaleVotes) {
-            self.answer_stale(from, &message);
+            if !self.config.breaks(Mutant::DropStaleRequests) {
+                self.answer_stale(from, &message);
+            }
             return Ok(());
         }
         if term > self.hard.term {
@@ -186,7 +193,8 @@ impl Raft {
     pub fn propose(&mut self, now: Now, batch: &mut dyn Iterator<Item = Bytes>) -> Proposed {
         let first = EntryId { index: self.log.last().index.next(), term: self.hard.term };
         let mut proposed = Proposed { first, count: 0, refused: None };
-        if self.role() != Role::Leader || self.quorum_lost(now) {
+        let lost = self.quorum_lost(now) && !self.config.breaks(Mutant::ProposeWithoutQuorum);
+        if self.role() != Role::Leader || lost {
             let hint = self.leader().filter(|leader| *leader != self.config.id);
             proposed.refused = Some(Refused::NotLeader { hint });
             return proposed;
@@ -274,7 +282,9 @@ impl Raft {
             RoleState::Follower(_) => self.reads.ask_anew(),
             RoleState::PreCandidate(_) | RoleState::Candidate(_) => self.ask(peer),
             RoleState::Leader(leader) => {
-                if let Some(progress) = leader.peers.get_mut(&peer) {
+                if let Some(progress) = leader.peers.get_mut(&peer)
+                    && !self.config.breaks(Mutant::KeepWindowOnNewLink)
+                {
                     progress.reset(now);
                 }
                 self.repeat_go_ahead(peer);
@@ -530,6 +540,7 @@ impl Raft {
             {
                 WriteToken(0)
             }
+            _ if self.config.breaks(Mutant::TermBeforeDurable) => WriteToken(0),
             Message::AppendEntriesReply(_) if self.config.breaks(Mutant::AckBeforeDurable) => {
                 WriteToken(0)
             }

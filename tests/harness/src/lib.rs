@@ -5,6 +5,7 @@ pub mod raft_checker;
 pub mod raft_differential;
 pub mod raft_explore;
 pub mod raft_faults;
+pub mod raft_fuzz;
 pub mod raft_model;
 #[cfg(feature = "mutants")]
 pub mod raft_mutant;

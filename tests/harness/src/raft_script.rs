@@ -12,7 +12,7 @@
 //! | `campaign n1` | a second passes for this node, and its timer fires |
 //! | `elapse n1 ms=500` `tick n1` `heartbeat n1` | its clock alone; its timers; both, by one heartbeat |
 //! | `propose n1 a b` | offers commands |
-//! | `deliver [n2] [from=n1]` `drop [n2] [from=n1]` | messages on their way, one round |
+//! | `deliver [n2] [from=n1] [count=1]` `drop` likewise | messages on their way, one round |
 //! | `stabilize` | delivers until nothing is on its way |
 //! | `read n1 [mode=lease] r1 r2` `transfer n1 n2` | reads without the log; hands leadership on |
 //! | `cut n1 [to=n2]` `heal` | messages are lost from now on: to and from n1, or one way |
@@ -154,7 +154,8 @@ impl goldenscript::Runner for RaftScript {
             "deliver" | "drop" => {
                 let to = args.next_pos().map(node).transpose()?;
                 let from = args.take_key("from").map(node).transpose()?;
-                self.deliver(to, from, command.name == "deliver")?;
+                let count = number(&mut args, "count", u64::MAX)?;
+                self.deliver(to, from, count, command.name == "deliver")?;
             }
             "stabilize" => self.stabilize()?,
             "propose" => self.propose(&mut args)?,
@@ -325,12 +326,21 @@ impl RaftScript {
         Ok(())
     }
 
-    fn deliver(&mut self, to: Option<NodeId>, from: Option<NodeId>, arrives: bool) -> Answer<()> {
+    fn deliver(
+        &mut self,
+        to: Option<NodeId>,
+        from: Option<NodeId>,
+        mut count: u64,
+        arrives: bool,
+    ) -> Answer<()> {
         for (sender, envelope) in std::mem::take(&mut self.wire) {
             let chosen = to.is_none_or(|to| to == envelope.to) && from.is_none_or(|f| f == sender);
-            if !chosen {
+            if !chosen || count == 0 {
                 self.wire.push_back((sender, envelope));
-            } else if arrives {
+                continue;
+            }
+            count -= 1;
+            if arrives {
                 self.world()?.deliver(sender, envelope.to, envelope.message)?;
                 self.settle()?;
             }
@@ -343,7 +353,7 @@ impl RaftScript {
             if self.wire.is_empty() {
                 return Ok(());
             }
-            self.deliver(None, None, true)?;
+            self.deliver(None, None, u64::MAX, true)?;
         }
         Err("the group does not become quiet".into())
     }

@@ -173,6 +173,7 @@ fn config(id: NodeId, ids: &[NodeId], small: bool, leases: Option<u64>) -> Confi
         config.entry_cache_bytes_max = 500;
         config.apply_queue_bytes_max = 1000;
         config.waiting_reads_max = 4;
+        config.entry_bytes_max = 2000;
     }
     config
 }
@@ -506,7 +507,9 @@ impl Sim {
             _ => self.disks.below(unsynced as u64 + 1) as usize,
         };
         self.world.crash(id, keep);
-        let down = self.disks.below(1500 * MS);
+        // Some are back before what was sent to them arrives.
+        let longest = self.disks.pick(&[10, 1500]) * MS;
+        let down = self.disks.below(longest);
         self.after(down, Task::Start(id));
     }
 
