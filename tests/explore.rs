@@ -5,7 +5,7 @@ use harness::raft_explore::{Scope, explore};
 use raft_core::types::Term;
 
 /// States of each search in one ordinary test run.
-const STATES: usize = 20_000;
+const STATES: usize = 12_000;
 
 const SCOPE: Scope = Scope {
     nodes: 3,

@@ -320,6 +320,16 @@ fn check_words(path: &str, text: &str, forbidden: &[&str]) -> Vec<String> {
     complaints
 }
 
+/// Broken rules are for tests: no crate that is shipped may switch them on.
+fn check_mutants(folder: &str, manifest: &str) -> Vec<String> {
+    manifest
+        .lines()
+        .filter(|line| has_word(line, "mutants"))
+        .filter(|line| folder != "raft-core" || line.trim() != "mutants = []")
+        .map(|line| format!("{folder}/Cargo.toml: `{line}` would ship broken rules"))
+        .collect()
+}
+
 /// The one file that turns types into bytes, and the only one that may name the encoder.
 fn may_name_postcard(path: &str) -> bool {
     path == "shard-core/src/codec.rs"
@@ -457,6 +467,15 @@ fn none(complaints: Vec<String>) {
 }
 
 // ---- The project against the rules ----
+
+#[test]
+fn no_shipped_crate_breaks_rules_on_purpose() {
+    let manifest = |rule: &CrateRule| read(&format!("{}/Cargo.toml", rule.folder));
+    none(CRATES.iter().flat_map(|rule| check_mutants(rule.folder, &manifest(rule))).collect());
+    let broken = "raft-core = { workspace = true, features = [\"mutants\"] }";
+    assert_eq!(check_mutants("server", broken).len(), 1);
+    assert_eq!(check_mutants("raft-core", "default = [\"mutants\"]").len(), 1);
+}
 
 #[test]
 fn crates_depend_only_on_what_the_plan_allows() {

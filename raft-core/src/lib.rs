@@ -82,6 +82,8 @@ pub mod effects;
 
 pub mod node_pair;
 
+mod digest;
+
 mod random;
 
 pub mod invariants;

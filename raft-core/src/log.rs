@@ -296,6 +296,12 @@ impl Log {
         }
     }
 
+    /// The writes on their way to the disk: token, hard state, and how much of the log as it stands
+    /// now is on disk after them.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = (WriteToken, HardState, Index)> {
+        self.writes.pending.iter().map(|write| (write.token, write.hard, write.covers))
+    }
+
     /// The write that must be durable before a message may leave that promises `hard` (the current
     /// hard state) and the log up to `index`. A token that is already durable if none is waited for.
     pub(crate) fn promise(&self, hard: HardState, index: Index) -> WriteToken {

@@ -267,6 +267,14 @@ impl Progress {
         }
     }
 
+    /// How it is sent to: a probe that is out or not, or messages in the window.
+    pub(crate) fn sending(&self) -> Result<usize, bool> {
+        match &self.state {
+            ProgressState::Probe { sent } => Err(*sent),
+            ProgressState::Replicate(window) => Ok(window.messages.len()),
+        }
+    }
+
     /// Bytes held for this follower alone.
     pub(crate) fn fetched_bytes(&self) -> u64 {
         match &self.fetch {

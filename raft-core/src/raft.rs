@@ -20,7 +20,6 @@ use crate::types::{
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Frame bytes that one `Fetch` asks for: large enough to feed a follower or a replay at disk
 /// speed, small enough that a few of them in memory do not matter.
@@ -444,30 +443,6 @@ impl Raft {
             fetched_bytes: for_peers + self.apply.here.iter().map(bytes).sum::<u64>(),
             apply_queue_bytes: self.apply.queue_bytes,
         }
-    }
-
-    /// A hash of what matters to the protocol: hard state, log, role, commit, progress; no times.
-    /// Equal states of one program have equal digests; another version may hash otherwise.
-    pub fn digest(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (self.hard, self.log.durable_hard(), self.log.durable(), self.log.mark()).hash(&mut hasher);
-        (self.log.last(), self.log.runs()).hash(&mut hasher);
-        for index in self.log.cache_first().0..=self.log.last().index.0 {
-            self.log.cached(Index(index)).map(|entry| &entry.frame).hash(&mut hasher);
-        }
-        (self.role(), self.leader(), self.commit).hash(&mut hasher);
-        (self.apply.handed, self.apply.applied).hash(&mut hasher);
-        match &self.role {
-            RoleState::Follower(_) => {}
-            RoleState::PreCandidate(asking) => asking.votes.hash(&mut hasher),
-            RoleState::Candidate(asking) => asking.votes.hash(&mut hasher),
-            RoleState::Leader(leader) => {
-                for (id, progress) in &leader.peers {
-                    (id, progress.match_index, progress.next_index).hash(&mut hasher);
-                }
-            }
-        }
-        hasher.finish()
     }
 
     pub(crate) fn role(&self) -> Role {
