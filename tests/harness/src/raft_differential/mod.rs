@@ -260,12 +260,14 @@ pub fn compare_under(schedule: &Schedule, their_schedule: &Schedule) -> Result<C
     let mut ours: World<Ours> = World::new(schedule.voters);
     let mut theirs: World<Theirs> = World::new(their_schedule.voters);
     let mut covered = Covered::default();
+    let mut disks = Vec::new();
     for (number, step) in schedule.steps.iter().enumerate() {
         let (a, b) = (ours.carry_out(step), theirs.carry_out(&their_schedule.steps[number]));
         if a != b {
             return Err(difference(schedule, number, &a, &b));
         }
-        covered.note(step, &a);
+        covered.note(step, &disks, &a);
+        disks = a.disks;
     }
     Ok(covered)
 }
@@ -309,13 +311,12 @@ pub struct Covered {
     pub two_leaders: u64,
     /// Steps after which some replica that was up could not have won.
     pub barred: u64,
-    /// Entries that a disk held and later did not: overwritten, or never synced.
+    /// Entries that were on a disk and then were not: overwritten by a new leader's.
     pub undone: u64,
-    last_lengths: [u64; schedule::VOTERS_MAX as usize],
 }
 
 impl Covered {
-    fn note(&mut self, step: &Step, view: &View) {
+    fn note(&mut self, step: &Step, before: &[(u64, Vec<Logged>)], view: &View) {
         self.steps += 1;
         if let Step::Campaign { at, .. } = step {
             let won = view.leaders.contains(at);
@@ -324,9 +325,9 @@ impl Covered {
         self.committed = view.committed.len() as u64;
         self.two_leaders += u64::from(view.leaders.len() > 1);
         self.barred += u64::from(view.could_win.len() < view.disks.len());
-        for (last, (_, log)) in self.last_lengths.iter_mut().zip(&view.disks) {
-            self.undone += last.saturating_sub(log.len() as u64);
-            *last = log.len() as u64;
+        for ((_, before), (_, log)) in before.iter().zip(&view.disks) {
+            self.undone += before.iter().zip(log).filter(|(a, b)| a != b).count() as u64;
+            self.undone += before.len().saturating_sub(log.len()) as u64;
         }
     }
 

@@ -1,7 +1,7 @@
 //! A schedule drawn from a seed.
 
 /// The largest group.
-pub const VOTERS_MAX: u64 = 5;
+const VOTERS_MAX: u64 = 5;
 /// Steps of one schedule.
 const STEPS: usize = 40;
 
