@@ -308,6 +308,82 @@ fn a_leaders_death_fails_no_request_and_it_catches_up_when_it_returns() {
     assert!(gap < Duration::from_secs(5), "the gap is within a request's deadline: {gap:?}");
 }
 
+#[test]
+fn a_planned_stop_of_a_leader_fails_no_request() {
+    let mut cluster = ThreeNodes::start();
+    let port = cluster.router_port();
+    let writers = Writers::start(port, WRITERS, "load");
+    writers.wait_for_acks(500);
+    for _ in 0..2 {
+        let leader = leader_of(&cluster, "load:0");
+        cluster.node(leader).signal("TERM");
+        let status = cluster.node(leader).wait(STOP_TIMEOUT);
+        assert_eq!(status.code(), Some(0), "{}", cluster.node(leader).log());
+        writers.wait_for_acks(500);
+        assert_ne!(leader_of(&cluster, "load:0"), leader);
+        cluster.node(leader).restart();
+        let own_port = cluster.node_port(leader);
+        cluster.node(leader).wait_until_it_serves(own_port);
+        wait_until_caught_up(own_port, cluster.node_port(leader % ThreeNodes::COUNT + 1));
+    }
+    let mut attempts = Vec::new();
+    for (tried, end) in writers.end() {
+        match end {
+            WriterEnd::Told => attempts.push(tried),
+            WriterEnd::Refused(reply) => panic!("a writer was answered {reply}"),
+            WriterEnd::Disconnected => panic!("the router closed a connection"),
+        }
+    }
+    check_tokens(&mut Client::connect(port).expect("a connection"), &attempts);
+    println!("longest gap around two planned stops: {} ms", longest_gap(&attempts).as_millis());
+}
+
+#[test]
+fn leadership_goes_where_it_is_wanted() {
+    let cluster = ThreeNodes::start();
+    let call = |port: u16, words: &[&str]| {
+        Client::connect(port).expect("a connection").call(words).expect("a reply")
+    };
+    let wait_for_leader = |wanted: u16| {
+        let end = Instant::now() + Duration::from_secs(30);
+        while leader_of(&cluster, "k") != wanted {
+            assert!(Instant::now() < end, "node {wanted} does not lead");
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let ok = Value::Simple("OK".into());
+    for wanted in [1, 2, 3, 1] {
+        if leader_of(&cluster, "k") != wanted {
+            assert_eq!(call(cluster.node_port(wanted), &["CLUSTER", "FAILOVER"]), ok);
+            wait_for_leader(wanted);
+        }
+    }
+    let error = |text: &str| Value::Error(text.to_owned());
+    let replica = error("ERR You should send CLUSTER FAILOVER to a replica");
+    for group in ["1", "2"] {
+        assert_eq!(call(cluster.router_port(), &["RAFT.TRANSFER_LEADER", group, "2"]), ok);
+    }
+    wait_for_leader(2);
+    // Both groups: then there is nothing left for it to take.
+    let end = Instant::now() + Duration::from_secs(30);
+    while call(cluster.node_port(2), &["CLUSTER", "FAILOVER"]) != replica {
+        assert!(Instant::now() < end, "node 2 does not lead both groups");
+        thread::sleep(Duration::from_millis(20));
+    }
+    for (words, text) in [
+        (&["RAFT.TRANSFER_LEADER", "9", "1"][..], "ERR There is no group 9"),
+        (&["RAFT.TRANSFER_LEADER", "1", "9"], "ERR Node 9 is no voter of the group"),
+        (&["RAFT.TRANSFER_LEADER", "1", "x"], "ERR value is not an integer or out of range"),
+        (&["CLUSTER", "FAILOVER", "NOW"], "ERR syntax error"),
+        (
+            &["CLUSTER", "FAILOVER", "TAKEOVER"],
+            "ERR TAKEOVER is refused: a leader needs a majority",
+        ),
+    ] {
+        assert_eq!(call(cluster.node_port(1), words), error(text), "{words:?}");
+    }
+}
+
 /// The reply, and how long it took.
 fn timed(client: &mut Client, arguments: &[&str]) -> (Value, Duration) {
     let start = Instant::now();

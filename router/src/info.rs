@@ -257,7 +257,7 @@ fn raft(section: &mut Section) {
         for (peer, matched) in &replica.matched {
             let state = status.peers.get(peer).map_or("down", |peer| peer.state);
             let value = format!("match={matched},state={state}");
-            section.put(&format!("raft_group_{group}_peer_{peer}"), value);
+            section.put(&format!("raft_follower_{group}_{peer}"), value);
         }
     }
 }
