@@ -41,7 +41,7 @@ impl Raft {
         if self.config.voters.len() == 1 || self.config.breaks(Mutant::NoPreVote) {
             return self.request_votes(now, false);
         }
-        let election_at = now + self.election_timeout();
+        let election_at = self.next_round(now);
         self.pre_vote_round += 1;
         self.role = RoleState::PreCandidate(PreCandidate {
             round: self.pre_vote_round,
@@ -55,12 +55,14 @@ impl Raft {
     /// No majority answered in time. While its own vote is still on its way to the disk a new term
     /// would only put another write behind it: a slow disk would then never elect anyone.
     pub(crate) fn election_timed_out(&mut self, now: Now) {
-        let election_at = now + self.election_timeout();
+        let election_at = now + self.config.election_timeout_ns_max;
         let durable = self.log.durable_token();
+        let may_campaign = self.may_campaign();
         match &mut self.role {
             RoleState::Candidate(asking) if asking.own_vote > durable => {
                 asking.election_at = election_at;
             }
+            RoleState::Follower(follower) if !may_campaign => follower.election_at = election_at,
             // Its own vote is promised as well (R18).
             RoleState::Follower(follower) if now < self.promised_until => {
                 follower.election_at = self.promised_until;
@@ -75,7 +77,7 @@ impl Raft {
     /// Raises the term and votes for itself. Nobody is asked, and its own vote does not count,
     /// before both are durable: a candidate that forgot them could win the same term twice (R2).
     pub(crate) fn request_votes(&mut self, now: Now, transfer: bool) {
-        let election_at = now + self.election_timeout();
+        let election_at = self.next_round(now);
         self.set_hard(self.hard.term.next(), Some(self.config.id));
         self.role = RoleState::Candidate(Candidate {
             votes: match self.config.breaks(Mutant::OwnVoteBeforeDurable) {
@@ -136,6 +138,10 @@ impl Raft {
             return self.follow(now, m.term, None);
         }
         asking.votes.entry(from).or_insert(m.granted);
+        if !m.granted {
+            // Perhaps it has not noticed yet that the leader is gone (R17).
+            asking.election_at = self.early.after_refusal(now, asking.election_at);
+        }
         match self.tally() {
             VoteResult::Won => self.request_votes(now, false),
             VoteResult::Lost => self.follow(now, self.hard.term, None),

@@ -16,12 +16,14 @@ pub struct Config {
     pub group: GroupId,
     /// All voters, `id` among them; at most [`VOTERS_MAX`].
     pub voters: Vec<NodeId>,
-    /// A leader lets no follower wait longer than this for a message. Default 100 ms.
+    /// How often node pairs exchange heartbeats. What was not answered is asked again after one of
+    /// these, what was not acknowledged is probed after two. Default 100 ms.
     pub heartbeat_ns: Now,
-    /// The shortest election timeout; within it after hearing a leader no vote is given. Default
-    /// 500 ms.
+    /// The shortest election timeout. Node pairs are silent for so long before they report `Down`;
+    /// where nothing is reported of a leader's node, no vote is given for so long after hearing it.
+    /// Default 500 ms.
     pub election_timeout_ns_min: Now,
-    /// The longest one; a leader that no majority answers for so long steps down. Default 1 s.
+    /// The longest one; a leader whose majority is gone for so long steps down. Default 1 s.
     pub election_timeout_ns_max: Now,
     /// Messages with entries on their way to one peer. Default 256.
     pub inflight_messages_max: usize,
@@ -42,6 +44,9 @@ pub struct Config {
     pub entry_bytes_max: u64,
     /// Reads that may wait for their index. Default 65,536.
     pub waiting_reads_max: usize,
+    /// Who should rather lead: nodes with a priority above 0, the default. They are the first in an
+    /// early election (R17), and the others' ordinary timeouts are the longer half.
+    pub priorities: Vec<(NodeId, u8)>,
     /// Another number at each start of this replica, below 2^32 and never 0 twice; answers to
     /// questions from before a start are told apart by it. Default 0.
     pub epoch: u64,
@@ -74,6 +79,7 @@ impl Config {
             apply_queue_bytes_max: 16 << 20,
             entry_bytes_max: frame::PAYLOAD_BYTES_MAX as u64,
             waiting_reads_max: 64 << 10,
+            priorities: Vec::new(),
             epoch: 0,
             lease_ns: 0,
             clock_drift_ppm: 10_000,
@@ -88,6 +94,12 @@ impl Config {
         let length =
             u128::from(self.lease_ns) * million / (million + u128::from(self.clock_drift_ppm));
         Now::try_from(length).unwrap_or(0)
+    }
+
+    /// What `priorities` says of a node.
+    pub(crate) fn priority_of(&self, id: NodeId) -> u8 {
+        let named = self.priorities.iter().find(|(node, _)| *node == id);
+        named.map_or(0, |(_, priority)| *priority)
     }
 
     /// Whether this replica breaks the rule on purpose.

@@ -19,14 +19,14 @@ impl Raft {
         self.log.pending().for_each(|(_, hard, covers)| (hard, covers).hash(&mut hasher));
         (self.role(), self.leader(), self.commit, self.pre_vote_round).hash(&mut hasher);
         (self.apply.handed, self.apply.applied, self.reads.waiting()).hash(&mut hasher);
-        self.links.iter().for_each(|(peer, link)| (peer, link.is_down()).hash(&mut hasher));
+        self.links.iter().for_each(|(peer, link)| (peer, link.standing()).hash(&mut hasher));
         self.digest_role(&mut hasher);
         hasher.finish()
     }
 
     fn digest_role(&self, hasher: &mut impl Hasher) {
         match &self.role {
-            RoleState::Follower(follower) => follower.verified.hash(hasher),
+            RoleState::Follower(follower) => (follower.verified, follower.disowned).hash(hasher),
             RoleState::PreCandidate(asking) => asking.votes.hash(hasher),
             RoleState::Candidate(asking) => {
                 let before = |(token, ..): &(WriteToken, _, _)| *token <= asking.own_vote;
@@ -36,6 +36,7 @@ impl Raft {
             RoleState::Leader(leader) => {
                 let target = leader.transfer.map(|transfer| transfer.to);
                 (leader.first, target, leader.go_ahead_left).hash(hasher);
+                leader.lost_since.is_some().hash(hasher);
                 for (peer, progress) in &leader.peers {
                     (peer, progress.match_index, progress.next_index).hash(hasher);
                     (progress.confirmed.seq, progress.sending()).hash(hasher);

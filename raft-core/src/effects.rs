@@ -184,7 +184,7 @@ pub enum Refused {
     },
 }
 
-/// What the host knows of its link to a peer's node (R11): edges only.
+/// What the host knows of a peer's node: edges only (R11). See [`crate::node_pair`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeLiveness {
     /// A new link to the peer stands. All that was sent before on another link may be lost.
@@ -194,8 +194,27 @@ pub enum NodeLiveness {
         /// Changes with each link.
         link: u64,
     },
-    /// There is no link; nothing can be sent.
-    Down,
+    /// The node is heard, but does not hear: a leader cannot count it (R14), a follower needs no
+    /// other leader.
+    Deaf,
+    /// The node is silent, or its process has ended (R17).
+    Down {
+        /// Its process has ended: no need to wait for the long timeout.
+        gone: bool,
+    },
+    /// Its disk has not finished a sync for long: for its followers as `Down`. Of the own node: it
+    /// does not campaign (R15).
+    DiskStalled,
+    /// The node does not lead this group in that term, although it is believed to (R13).
+    Disowned {
+        /// The term.
+        term: Term,
+    },
+    /// The node does not know that this one leads the group in that term: it is probed (R13).
+    Unbelieved {
+        /// The term.
+        term: Term,
+    },
 }
 
 /// Why a message from a peer was dropped; counted by the host, never fatal.

@@ -18,6 +18,8 @@ pub(crate) struct Follower {
     pub(crate) contact: Now,
     /// When to campaign.
     pub(crate) election_at: Now,
+    /// Its node says that it does not lead: what still arrives holds no timer (R13).
+    pub(crate) disowned: bool,
     /// Up to where this log is known to be that leader's.
     pub(crate) verified: Index,
 }
@@ -25,7 +27,7 @@ pub(crate) struct Follower {
 impl Follower {
     /// Of no leader yet.
     pub(crate) fn new(now: Now, election_at: Now) -> Follower {
-        Follower { leader: None, contact: now, election_at, verified: Index(0) }
+        Follower { leader: None, contact: now, election_at, disowned: false, verified: Index(0) }
     }
 }
 
@@ -41,10 +43,15 @@ impl Raft {
     /// is named: a candidate that nobody can elect must not hold back one that can win (E14).
     pub(crate) fn follow(&mut self, now: Now, term: Term, leader: Option<NodeId>) {
         let vote = if term > self.hard.term { None } else { self.hard.voted_for };
-        let verified = match &self.role {
-            RoleState::Follower(f) if term == self.hard.term && f.leader == leader => f.verified,
-            _ => Index(0),
+        let (verified, disowned) = match &self.role {
+            RoleState::Follower(f) if term == self.hard.term && f.leader == leader => {
+                (f.verified, f.disowned)
+            }
+            _ => (Index(0), false),
         };
+        if leader.is_some() && !disowned || term > self.hard.term {
+            self.end_early_election();
+        }
         self.set_hard(term, vote);
         let running = match &self.role {
             RoleState::Follower(follower) => Some(follower.election_at),
@@ -53,10 +60,11 @@ impl Raft {
             RoleState::Leader(_) => None,
         };
         let election_at = match running {
-            Some(at) if leader.is_none() => at,
+            Some(at) if leader.is_none() || disowned => at,
             _ => now + self.election_timeout(),
         };
-        self.role = RoleState::Follower(Follower { leader, contact: now, election_at, verified });
+        self.role =
+            RoleState::Follower(Follower { leader, contact: now, election_at, disowned, verified });
     }
 
     /// A message of the current term that only its leader sends.
@@ -76,9 +84,11 @@ impl Raft {
     /// cut off, or was removed, could depose a healthy leader (thesis 4.2.3).
     pub(crate) fn believes_leader(&self, now: Now, asker: NodeId) -> bool {
         match &self.role {
-            RoleState::Follower(Follower { leader: Some(leader), contact, .. }) => {
-                let silent = now.saturating_sub(*contact);
-                *leader != asker && silent < self.config.election_timeout_ns_min
+            RoleState::Follower(follower @ Follower { leader: Some(leader), .. }) => {
+                let silent = now.saturating_sub(follower.contact);
+                let reported = self.links.get(leader).is_some_and(|link| link.is_reported());
+                let heard = !reported && silent < self.config.election_timeout_ns_min;
+                *leader != asker && (heard || self.is_vouched_for(follower))
             }
             RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => false,
             RoleState::Leader(_) => true,
@@ -98,6 +108,9 @@ impl Raft {
         let granted = !self.withholds_vote(now, from)
             && m.term >= self.hard.term
             && self.log.is_up_to_date(m.last);
+        if granted {
+            self.leave_a_start(now);
+        }
         let reply = PreVoteReply { term: self.hard.term, round: m.round, granted };
         self.send_unpromised(from, Message::PreVoteReply(reply));
     }

@@ -20,6 +20,8 @@ pub(crate) struct Leader {
     pub(crate) first: Index,
     /// The transfer under way.
     pub(crate) transfer: Option<Transfer>,
+    /// Since when its voters' nodes are no majority.
+    pub(crate) lost_since: Option<Now>,
     /// A go-ahead left in this term: no lease any more, cancelled or not (R19).
     pub(crate) go_ahead_left: bool,
 }
@@ -34,8 +36,10 @@ impl Raft {
             peers: self.links.keys().map(progress).collect(),
             first: next_index,
             transfer: None,
+            lost_since: None,
             go_ahead_left: false,
         });
+        self.note_quorum(now);
         if !self.config.breaks(Mutant::NoEmptyEntry) {
             self.append_own(EntryKind::Empty, &[]);
         }
@@ -50,10 +54,15 @@ impl Raft {
     /// Someone asks for votes beside this leader: it may be a follower that lost its leader, or one
     /// that raised its term alone. A probe tells the first and lets the second answer (R16).
     pub(crate) fn probe_asker(&mut self, now: Now, asker: NodeId) {
+        self.probe_now(now, asker);
+    }
+
+    /// Sends something to that peer as soon as its link takes it, even if there is nothing new.
+    pub(crate) fn probe_now(&mut self, now: Now, peer: NodeId) {
         if let RoleState::Leader(leader) = &mut self.role
-            && let Some(progress) = leader.peers.get_mut(&asker)
+            && let Some(progress) = leader.peers.get_mut(&peer)
         {
-            progress.heartbeat_at = now;
+            progress.probe_at = Some(now);
             progress.announced_until = 0;
         }
     }
@@ -68,6 +77,9 @@ impl Raft {
             if self.links.get(peer).is_some_and(|link| link.is_down()) {
                 continue;
             }
+            let quiet = progress.is_quiet(self.log.last().index, self.commit)
+                || self.config.breaks(Mutant::QuietWithoutProof);
+            progress.plan_probe(now, quiet, 2 * self.config.heartbeat_ns);
             if progress.wants_fetch(now, &self.log, max) {
                 wanting.push(*peer);
             }
@@ -115,7 +127,7 @@ impl Raft {
     /// See [`Raft::next_append`].
     pub(crate) fn pull(&mut self, now: Now, peer: NodeId, room: u64) -> Pull {
         let max = self.window_max();
-        let heartbeat_at = now + self.config.heartbeat_ns;
+        let patience = 2 * self.config.heartbeat_ns;
         let (term, commit, lease_ns) = (self.hard.term, self.commit, self.lease_asked());
         let RoleState::Leader(leader) = &mut self.role else { return Pull::Nothing };
         let Some(progress) = leader.peers.get_mut(&peer) else { return Pull::Nothing };
@@ -127,7 +139,7 @@ impl Raft {
         };
         let index = progress.next_index.prev();
         let prev_term = self.log.term_at(index).expect("next_index is at most one past the log");
-        progress.sent(&entries, heartbeat_at);
+        progress.sent(now, &entries, patience);
         let prev = EntryId { index, term: prev_term };
         Pull::Ready(Message::AppendEntries(AppendEntries {
             term,
@@ -151,6 +163,7 @@ impl Raft {
         let Some(progress) = leader.peers.get_mut(&from) else { return };
         let stamp = if from_receipt { now } else { m.stamp };
         progress.answered(now, stamp, m.promised_ns, lease_ns);
+        progress.commit_known(m.commit);
         match m.outcome {
             AppendOutcome::Accepted { received, .. } if received > self.log.last().index => {
                 // No correct follower agrees beyond this log in this term.
@@ -193,38 +206,33 @@ impl Raft {
         reached_by_majority(&mut values[..=leader.peers.len()])
     }
 
-    /// When a majority, this leader among it, was last known to listen: the send stamp of what it
-    /// answered.
-    fn quorum_heard(&self) -> Now {
-        self.majority_value(Now::MAX, |progress| progress.answered_stamp)
-    }
-
-    /// Whether no majority has answered for a whole election timeout.
-    pub(crate) fn quorum_lost(&self, now: Now) -> bool {
+    /// Whether this replica leads nobody: its voters' nodes are no majority. It refuses proposals
+    /// and reads at once.
+    pub(crate) fn quorum_lost(&self) -> bool {
         match &self.role {
-            RoleState::Leader(_) => {
-                let silent = now.saturating_sub(self.quorum_heard());
-                silent >= self.config.election_timeout_ns_max
-            }
+            RoleState::Leader(leader) => leader.lost_since.is_some(),
             RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => true,
         }
     }
 
-    /// Steps down without a majority (thesis 6.2): its clients must look for another leader, and
+    /// Steps down after a timeout without a majority (thesis 6.2): its clients must look for another leader, and
     /// the followers it still has must be free to elect one.
     pub(crate) fn check_quorum(&mut self, now: Now) {
-        if self.quorum_lost(now) && !self.config.breaks(Mutant::NoCheckQuorum) {
+        let RoleState::Leader(leader) = &self.role else { return };
+        let timeout = self.config.election_timeout_ns_max;
+        let over = leader.lost_since.is_some_and(|since| now >= since + timeout);
+        if over && !self.config.breaks(Mutant::NoCheckQuorum) {
             self.follow(now, self.hard.term, None);
         }
     }
 
-    /// The next heartbeat, or the moment without which there is no quorum.
+    /// The next probe, or the end of the patience without a majority. None while all is quiet.
     pub(crate) fn leader_deadline(&self) -> Option<Now> {
         let RoleState::Leader(leader) = &self.role else { return None };
         let up = leader.peers.iter().filter(|(peer, _)| self.is_up(**peer));
-        let heartbeat = up.map(|(_, p)| p.heartbeat_at.max(p.announced_until)).min();
-        let heard = self.quorum_heard();
-        let lost = (heard < Now::MAX).then(|| heard + self.config.election_timeout_ns_max);
-        heartbeat.into_iter().chain(lost).min()
+        let due = |p: &Progress| p.probe_at.map(|at| at.max(p.announced_until));
+        let probe = up.filter_map(|(_, progress)| due(progress)).min();
+        let lost = leader.lost_since.map(|since| since + self.config.election_timeout_ns_max);
+        probe.into_iter().chain(lost).min()
     }
 }

@@ -70,6 +70,8 @@ mod transfer;
 
 mod leader;
 
+mod liveness;
+
 mod log;
 
 mod progress;

@@ -68,6 +68,10 @@ pub enum Mutant {
     NoPreVote,
     /// A vote request deposes a leader that is alive (thesis 4.2.3).
     VoteBesideLeader,
+    /// A leader is quiet as soon as it has sent everything (R12).
+    QuietWithoutProof,
+    /// A follower believes its leader though its node does not claim the group (R13).
+    ClaimsIgnored,
 }
 
 impl Mutant {
@@ -104,5 +108,7 @@ impl Mutant {
         Mutant::NoCheckQuorum,
         Mutant::NoPreVote,
         Mutant::VoteBesideLeader,
+        Mutant::QuietWithoutProof,
+        Mutant::ClaimsIgnored,
     ];
 }

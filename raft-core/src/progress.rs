@@ -9,6 +9,9 @@ use std::collections::VecDeque;
 /// little enough to be sent again every heartbeat to one that does not answer.
 pub(crate) const PROBE_BYTES_MAX: u64 = 16 << 10;
 
+/// Probes double their distance up to this many times.
+const BACKOFF_MAX: u32 = 5;
+
 /// One follower, seen from the leader.
 ///
 /// Invariants: `match_index` never falls; `next_index` > `match_index`.
@@ -19,10 +22,13 @@ pub(crate) struct Progress {
     /// The next entry to send.
     pub(crate) next_index: Index,
     pub(crate) state: ProgressState,
-    /// When something must be sent even if there is nothing new.
-    pub(crate) heartbeat_at: Now,
-    /// The newest send stamp that was answered in this term.
-    pub(crate) answered_stamp: Now,
+    /// When something must be sent even if there is nothing new; `None` while the peer is known to
+    /// have everything (R12).
+    pub(crate) probe_at: Option<Now>,
+    /// Probes since the last progress: each waits twice as long as the one before.
+    backoff: u32,
+    /// The newest commit index that it said it has.
+    commit_known: Index,
     /// What it has confirmed.
     pub(crate) confirmed: Confirmed,
     /// The host was told that it may pull, and need not be told again before this.
@@ -111,8 +117,9 @@ impl Progress {
             match_index: Index(0),
             next_index,
             state: ProgressState::Probe { sent: false },
-            heartbeat_at: now,
-            answered_stamp: now,
+            probe_at: Some(now),
+            backoff: 0,
+            commit_known: Index(0),
             confirmed: Confirmed::default(),
             announced_until: 0,
             fetch: PeerFetch::Idle,
@@ -123,7 +130,9 @@ impl Progress {
     /// new link finds out what arrived.
     pub(crate) fn reset(&mut self, now: Now) {
         self.probe(self.match_index.next());
-        self.heartbeat_at = now;
+        self.commit_known = Index(0);
+        self.backoff = 0;
+        self.probe_at = Some(now);
         self.announced_until = 0;
         self.confirmed.sent = None;
     }
@@ -132,9 +141,32 @@ impl Progress {
     /// future must not stretch its credit.
     pub(crate) fn answered(&mut self, now: Now, stamp: Now, promised_ns: Now, lease_ns: Now) {
         let stamp = stamp.min(now);
-        self.answered_stamp = self.answered_stamp.max(stamp);
         if lease_ns > 0 && promised_ns >= lease_ns {
             self.confirmed.lease_stamp = self.confirmed.lease_stamp.max(stamp);
+        }
+    }
+
+    /// It said that it has committed up to `commit`.
+    pub(crate) fn commit_known(&mut self, commit: Index) {
+        if commit > self.commit_known {
+            self.commit_known = commit;
+            self.backoff = 0;
+        }
+    }
+
+    /// Whether it has said, on this link and in this term, that it has all entries and knows them
+    /// committed: only then nothing need be sent (R12).
+    pub(crate) fn is_quiet(&self, last: Index, commit: Index) -> bool {
+        self.match_index == last && self.commit_known == commit
+    }
+
+    /// Until it is quiet, it is asked `patience` after the last thing sent, backing off.
+    pub(crate) fn plan_probe(&mut self, now: Now, quiet: bool, patience: Now) {
+        match self.probe_at {
+            // One that is due already is somebody's question.
+            Some(at) if quiet && at > now => self.probe_at = None,
+            None if !quiet => self.probe_at = Some(now + patience),
+            Some(_) | None => {}
         }
     }
 
@@ -146,7 +178,7 @@ impl Progress {
 
     /// What to send now within `room` bytes of frames.
     pub(crate) fn next(&self, now: Now, log: &Log, room: u64, max: WindowMax) -> Next {
-        let due = self.heartbeat_at <= now;
+        let due = self.is_due(now);
         match &self.state {
             ProgressState::Probe { sent } if *sent && !due => Next::Wait,
             ProgressState::Probe { .. } => {
@@ -167,13 +199,17 @@ impl Progress {
 
     /// Whether `next`, given all the room there is, would send something.
     pub(crate) fn is_ready(&self, now: Now, log: &Log, max: WindowMax) -> bool {
-        self.heartbeat_at <= now
+        self.is_due(now)
             || match &self.state {
                 ProgressState::Probe { sent } => !sent,
                 ProgressState::Replicate(window) => {
                     self.next_entry_bytes(log, window, max).is_some()
                 }
             }
+    }
+
+    fn is_due(&self, now: Now) -> bool {
+        self.probe_at.is_some_and(|at| at <= now)
     }
 
     /// The size of the next entry, if the window has place for it and it is in memory.
@@ -215,8 +251,11 @@ impl Progress {
     }
 
     /// A message with these entries leaves now.
-    pub(crate) fn sent(&mut self, entries: &[Entry], heartbeat_at: Now) {
-        self.heartbeat_at = heartbeat_at;
+    pub(crate) fn sent(&mut self, now: Now, entries: &[Entry], patience: Now) {
+        if self.is_due(now) {
+            self.backoff = (self.backoff + 1).min(BACKOFF_MAX);
+        }
+        self.probe_at = Some(now + (patience << self.backoff.saturating_sub(1)));
         match &mut self.state {
             // A probe does not move `next_index`: the answer does.
             ProgressState::Probe { sent } => *sent = true,
@@ -237,6 +276,9 @@ impl Progress {
     /// The follower agrees up to `received`, durably up to `matched`. Whether `match_index` rose.
     pub(crate) fn accepted(&mut self, matched: Index, received: Index) -> bool {
         let rose = matched > self.match_index;
+        if rose {
+            self.backoff = 0;
+        }
         self.match_index = self.match_index.max(matched);
         match &mut self.state {
             ProgressState::Probe { .. } => {

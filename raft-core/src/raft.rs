@@ -3,16 +3,17 @@
 use crate::candidate::{Candidate, PreCandidate};
 use crate::config::{Config, MemUse, OpenError, Restored, Status};
 use crate::effects::{
-    Effects, Envelope, Fetch, FetchResult, NodeLiveness, Proposed, Pull, Refused, Reject, Role,
-    RoleChange,
+    Effects, Envelope, Fetch, FetchResult, Proposed, Pull, Refused, Reject, Role, RoleChange,
 };
 use crate::follower::Follower;
 use crate::frame;
 use crate::leader::Leader;
+use crate::liveness::{Early, Link};
 use crate::log::Log;
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::progress::WindowMax;
+use crate::quorum::{VoteResult, vote_result};
 use crate::random::Random;
 use crate::reads::Reads;
 use crate::types::{
@@ -36,10 +37,11 @@ pub struct Raft {
     pub(crate) commit: Index,
     pub(crate) apply: Apply,
     pub(crate) links: BTreeMap<NodeId, Link>,
+    pub(crate) early: Early,
     pub(crate) reads: Reads,
     /// Until then no vote is given and none is asked for (R8, R18).
     pub(crate) promised_until: Now,
-    random: Random,
+    pub(crate) random: Random,
     next_fetch: FetchId,
     /// The newest round of pre-votes asked for.
     pub(crate) pre_vote_round: u64,
@@ -73,20 +75,6 @@ pub(crate) struct Apply {
     paused_until: Now,
 }
 
-/// What is known of the link to a peer. Unknown counts as up: the worst of it is a lost message.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Link {
-    down: bool,
-    /// Epoch and link number, once reported.
-    name: Option<(u64, u64)>,
-}
-
-impl Link {
-    pub(crate) fn is_down(self) -> bool {
-        self.down
-    }
-}
-
 impl Raft {
     /// Opens a replica as a follower (E29), whatever it was before. `seed` draws its timeouts.
     ///
@@ -112,6 +100,7 @@ impl Raft {
         let peers = config.voters.iter().copied().filter(|voter| *voter != config.id);
         Ok(Raft {
             links: peers.map(|peer| (peer, Link::default())).collect(),
+            early: Early::default(),
             log: Log::new(hard, term_runs, last, &config),
             role: RoleState::Follower(Follower::new(now, election_at)),
             reads: Reads::new(if config.breaks(Mutant::RepeatReads) { 0 } else { config.epoch }),
@@ -136,7 +125,7 @@ impl Raft {
     /// If it cannot come from a correct peer; it has then changed nothing that matters.
     pub fn step(&mut self, now: Now, from: NodeId, message: Message) -> Result<(), Reject> {
         message.check()?;
-        if !self.links.contains_key(&from) {
+        if from == self.config.id || !self.is_voter(from) {
             return Err(Reject::Stranger(from));
         }
         if let Message::AppendEntries(m) = &message
@@ -189,10 +178,10 @@ impl Raft {
 
     /// Appends a prefix of the batch if this replica leads. What the outcome refuses was not
     /// appended and never will be.
-    pub fn propose(&mut self, now: Now, batch: &mut dyn Iterator<Item = Bytes>) -> Proposed {
+    pub fn propose(&mut self, _now: Now, batch: &mut dyn Iterator<Item = Bytes>) -> Proposed {
         let first = EntryId { index: self.log.last().index.next(), term: self.hard.term };
         let mut proposed = Proposed { first, count: 0, refused: None };
-        let lost = self.quorum_lost(now) && !self.config.breaks(Mutant::ProposeWithoutQuorum);
+        let lost = self.quorum_lost() && !self.config.breaks(Mutant::ProposeWithoutQuorum);
         if self.role() != Role::Leader || lost {
             let hint = self.leader().filter(|leader| *leader != self.config.id);
             proposed.refused = Some(Refused::NotLeader { hint });
@@ -232,6 +221,7 @@ impl Raft {
     /// changes nothing.
     pub fn tick(&mut self, now: Now) {
         match &self.role {
+            RoleState::Follower(follower) if self.is_vouched_for(follower) => {}
             RoleState::Follower(Follower { election_at, .. })
             | RoleState::PreCandidate(PreCandidate { election_at, .. })
             | RoleState::Candidate(Candidate { election_at, .. })
@@ -249,6 +239,7 @@ impl Raft {
     pub fn deadline(&self) -> Option<Now> {
         let retry = (self.apply.paused_until > 0).then_some(self.apply.paused_until);
         let role = match &self.role {
+            RoleState::Follower(follower) if self.is_vouched_for(follower) => None,
             RoleState::Follower(follower) => Some(follower.election_at),
             RoleState::PreCandidate(asking) => Some(asking.election_at.min(asking.ask_at)),
             RoleState::Candidate(asking) => Some(asking.election_at.min(asking.ask_at)),
@@ -259,36 +250,6 @@ impl Raft {
             RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => None,
         };
         [role, retry, transfer, self.reads_deadline()].into_iter().flatten().min()
-    }
-
-    /// Takes an edge of the host's link to a peer (R11).
-    pub fn liveness(&mut self, now: Now, peer: NodeId, liveness: NodeLiveness) {
-        let Some(link) = self.links.get_mut(&peer) else { return };
-        let NodeLiveness::Up { epoch, link: number } = liveness else {
-            link.down = true;
-            return;
-        };
-        let before = std::mem::replace(link, Link { down: false, name: Some((epoch, number)) });
-        if before == *link {
-            return;
-        }
-        let restarted = before.name.is_some_and(|(before, _)| before != epoch);
-        match &mut self.role {
-            // A process that started anew leads nothing (E29).
-            RoleState::Follower(follower) if restarted && follower.leader == Some(peer) => {
-                follower.leader = None;
-            }
-            RoleState::Follower(_) => self.reads.ask_anew(),
-            RoleState::PreCandidate(_) | RoleState::Candidate(_) => self.ask(peer),
-            RoleState::Leader(leader) => {
-                if let Some(progress) = leader.peers.get_mut(&peer)
-                    && !self.config.breaks(Mutant::KeepWindowOnNewLink)
-                {
-                    progress.reset(now);
-                }
-                self.repeat_go_ahead(peer);
-            }
-        }
     }
 
     /// Everything up to this token is on disk. Tokens that were covered already change nothing.
@@ -467,13 +428,20 @@ impl Raft {
         self.config.voters.contains(&id)
     }
 
-    /// Whether this replica may ask for votes.
-    pub(crate) fn may_campaign(&self) -> bool {
-        self.is_voter(self.config.id)
+    /// Who counts in a majority.
+    pub(crate) fn voters(&self) -> impl Iterator<Item = NodeId> {
+        self.config.voters.iter().copied()
     }
 
-    pub(crate) fn is_up(&self, peer: NodeId) -> bool {
-        self.links.get(&peer).is_some_and(|link| !link.is_down())
+    /// Whether those of the voters are a majority.
+    pub(crate) fn is_quorum(&self, of: impl Fn(NodeId) -> bool) -> bool {
+        let granted = self.voters().filter(|id| of(*id)).count();
+        vote_result(self.config.voters.len(), granted, 0) == VoteResult::Won
+    }
+
+    /// Whether this replica may ask for votes.
+    pub(crate) fn may_campaign(&self) -> bool {
+        self.is_voter(self.config.id) && !self.is_stalled()
     }
 
     pub(crate) fn window_max(&self) -> WindowMax {
@@ -485,6 +453,9 @@ impl Raft {
 
     pub(crate) fn election_timeout(&mut self) -> Now {
         let Config { election_timeout_ns_min: min, election_timeout_ns_max: max, .. } = self.config;
+        let own = self.config.priority_of(self.config.id);
+        let preferred = self.voters().any(|id| self.config.priority_of(id) > own);
+        let min = if preferred { min + (max - min) / 2 } else { min };
         self.random.between(min, max)
     }
 

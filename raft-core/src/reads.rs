@@ -103,7 +103,7 @@ impl Raft {
     /// If this replica neither leads nor knows who does, or too many reads wait.
     pub fn read_index(&mut self, now: Now, id: ReadId, mode: ReadMode) -> Result<(), Refused> {
         let leads = matches!(self.role, RoleState::Leader(_));
-        let known = self.leader().is_some() && !(leads && self.quorum_lost(now));
+        let known = self.leader().is_some() && !(leads && self.quorum_lost());
         if !known {
             return Err(Refused::NotLeader { hint: None });
         }
@@ -282,7 +282,7 @@ impl Raft {
     }
 
     pub(crate) fn on_read_index(&mut self, now: Now, from: NodeId, m: ReadIndex) {
-        let leads = matches!(self.role, RoleState::Leader(_)) && !self.quorum_lost(now);
+        let leads = matches!(self.role, RoleState::Leader(_)) && !self.quorum_lost();
         if !leads || self.reads.waiting() >= self.config.waiting_reads_max {
             return self.answer_read_index(from, m.seq, None);
         }

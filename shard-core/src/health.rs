@@ -1,7 +1,6 @@
 //! What one node knows of its own and its peers' health, for all its replicas at once: the pairs
 //! with their nodes, and how long its own disk has been at work.
 
-use crate::replica::Replica;
 use crate::wire::PeerStatus;
 use raft_core::effects::{NodeLiveness, Role, RoleChange, Write};
 use raft_core::node_pair::{
@@ -107,14 +106,19 @@ fn peer_status(pair: &PairStatus) -> PeerStatus {
     }
 }
 
-/// What one replica is told of an edge.
-pub(crate) fn told(edge: PairEdge, peer: NodeId, replica: &Replica) -> Option<NodeLiveness> {
+/// What the replica of `group` is told of an edge.
+pub(crate) fn told(edge: PairEdge, group: GroupId) -> Option<NodeLiveness> {
     match edge {
         PairEdge::Up { epoch, link } => Some(NodeLiveness::Up { epoch, link }),
-        // Whoever follows that peer still hears it: nobody needs another leader (E21).
-        PairEdge::Deaf if replica.leader().leader == Some(peer) => None,
-        PairEdge::Deaf | PairEdge::Down { .. } => Some(NodeLiveness::Down),
-        // While each group sends heartbeats of its own, these have nothing to add.
-        PairEdge::DiskStalled | PairEdge::Disowned { .. } | PairEdge::Unbelieved { .. } => None,
+        PairEdge::Deaf => Some(NodeLiveness::Deaf),
+        PairEdge::Down { gone } => Some(NodeLiveness::Down { gone }),
+        PairEdge::DiskStalled => Some(NodeLiveness::DiskStalled),
+        PairEdge::Disowned { group: of, term } if of == group => {
+            Some(NodeLiveness::Disowned { term })
+        }
+        PairEdge::Unbelieved { group: of, term } if of == group => {
+            Some(NodeLiveness::Unbelieved { term })
+        }
+        PairEdge::Disowned { .. } | PairEdge::Unbelieved { .. } => None,
     }
 }

@@ -223,7 +223,7 @@ impl Node {
         out.heartbeats.extend(heartbeats);
         for (peer, edge) in &edges {
             for (group, replica) in &mut self.replicas {
-                if let Some(state) = told(*edge, *peer, replica) {
+                if let Some(state) = told(*edge, *group) {
                     replica.liveness(now, *peer, state);
                     self.touched.insert(*group);
                 }

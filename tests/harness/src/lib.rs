@@ -12,6 +12,7 @@ pub mod raft_mutant;
 pub mod raft_script;
 pub mod raft_shrink;
 pub mod raft_sim;
+pub mod raft_watch;
 pub mod raft_world;
 pub mod resp;
 pub mod resp_script;

@@ -9,8 +9,8 @@
 //! | `cluster nodes=3 [window=BYTES] [cache=BYTES] [lease=MS] [start=no]` | a new group, all nodes empty |
 //! | `disk n1 term=3 [vote=n1] [log=1,1,2]` | what a node that is down finds on its disk, as terms |
 //! | `start n1...` `crash n1` `powerloss n1 [keep=0]` | unsynced writes: all kept, or the first few |
-//! | `campaign n1` | a second passes for this node, and its timer fires |
-//! | `elapse n1 ms=500` `tick n1` `heartbeat n1` | its clock alone; its timers; both, by one heartbeat |
+//! | `campaign n1` | its leader's node says that it does not lead, a second passes, its timer fires |
+//! | `elapse n1 ms=500` `tick n1` `heartbeat n1` | its clock alone; its timers; both, by a probe's 200 ms |
 //! | `propose n1 a b` | offers commands |
 //! | `deliver [n2] [from=n1] [count=1]` `drop` likewise | messages on their way, one round |
 //! | `stabilize` | delivers until nothing is on its way |
@@ -18,6 +18,7 @@
 //! | `cut n1 [to=n2]` `heal` | messages are lost from now on: to and from n1, or one way |
 //! | `stall n1` `sync n1 [writes=1]` `unstall n1` | when its disk syncs |
 //! | `link n1 n2` | a new link between two nodes |
+//! | `edge n1 n2 down` | what n1 hears of n2's node: `deaf` `down` `gone` `stalled`, with `term=` `disowned` `unbelieved` |
 //! | `inject n2 from=n1 NAME key=value...` | a message nobody sent |
 //! | `log [n1...]` `status [n1...]` | what they have |
 
@@ -25,7 +26,7 @@ use crate::raft_world::{Disk, Event, World};
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context};
 use raft_core::Config;
-use raft_core::effects::{Envelope, ReadMode, Role, Write};
+use raft_core::effects::{Envelope, NodeLiveness, ReadMode, Role, Write};
 use raft_core::frame::encode_entry;
 use raft_core::message::{AppendEntries, AppendOutcome, Message, PreVote, RequestVote};
 use raft_core::types::{
@@ -160,6 +161,7 @@ impl goldenscript::Runner for RaftScript {
             "stabilize" => self.stabilize()?,
             "propose" => self.propose(&mut args)?,
             "read" => self.read(&mut args)?,
+            "edge" => self.edge(&mut args)?,
             "transfer" => {
                 let id = self.node(&mut args)?;
                 let to = node(args.next_pos().ok_or("to which node?")?)?;
@@ -256,11 +258,17 @@ impl RaftScript {
         let world = self.world.as_mut().ok_or("a script begins with 'cluster'")?;
         match verb {
             "campaign" => {
+                let raft = world.host(id).raft.as_ref().ok_or("that node is down")?;
+                let status = raft.status();
+                if let Some(leader) = status.leader.filter(|leader| *leader != id) {
+                    let disowned = NodeLiveness::Disowned { term: status.hard.term };
+                    world.call(id, |raft, now| raft.liveness(now, leader, disowned));
+                }
                 world.host_mut(id).now += 1000 * MS;
                 world.call(id, |raft, now| raft.tick(now));
             }
             "heartbeat" => {
-                world.host_mut(id).now += 100 * MS;
+                world.host_mut(id).now += 200 * MS;
                 world.call(id, |raft, now| raft.tick(now));
             }
             "elapse" => world.host_mut(id).now += number(args, "ms", 0)? * MS,
@@ -293,6 +301,22 @@ impl RaftScript {
         if let Some(refused) = proposed.refused {
             writeln!(self.output, "n{id} refuses: {refused:?}")?;
         }
+        Ok(())
+    }
+
+    fn edge(&mut self, args: &mut ArgumentConsumer<'_>) -> Answer<()> {
+        let (id, peer) = (self.node(args)?, self.node(args)?);
+        let term = Term(number(args, "term", 0)?);
+        let edge = match args.next_pos().ok_or("which edge?")? {
+            "deaf" => NodeLiveness::Deaf,
+            "down" => NodeLiveness::Down { gone: false },
+            "gone" => NodeLiveness::Down { gone: true },
+            "stalled" => NodeLiveness::DiskStalled,
+            "disowned" => NodeLiveness::Disowned { term },
+            "unbelieved" => NodeLiveness::Unbelieved { term },
+            other => return Err(format!("unknown edge '{other}'").into()),
+        };
+        self.world()?.call(id, |raft, now| raft.liveness(now, peer, edge));
         Ok(())
     }
 
