@@ -14,6 +14,8 @@ const SCOPE: Scope = Scope {
     proposals_max: 2,
     crashes_max: 1,
     crashes_of_all_max: 3,
+    reads_max: 0,
+    transfers_max: 0,
     step_down: false,
     states_max: STATES,
     depth_first: false,
@@ -41,6 +43,14 @@ fn three_empty_nodes() {
 #[test]
 fn three_nodes_with_a_leader() {
     search("three nodes with a leader", SCOPE);
+}
+
+/// Reads and a transfer, while leaders change.
+#[test]
+fn reads_and_transfers() {
+    let reads = Scope { proposals_max: 1, reads_max: 2, transfers_max: 1, ..SCOPE };
+    search("reads and transfers", Scope { crashes_of_all_max: 1, ..reads });
+    search("ways with reads and transfers", Scope { walks: Some(3), step_down: true, ..reads });
 }
 
 /// Small enough to be searched to its end.

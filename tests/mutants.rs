@@ -55,6 +55,8 @@ fn search() -> Option<String> {
         proposals_max: 2,
         crashes_max: 1,
         crashes_of_all_max: 3,
+        reads_max: 0,
+        transfers_max: 0,
         step_down: true,
         states_max: STATES,
         depth_first: false,
@@ -62,7 +64,9 @@ fn search() -> Option<String> {
     };
     let empty = Scope { led: false, term_max: Term(2), ..wide };
     let walks = Scope { walks: Some(1), states_max: 3 * STATES, ..wide };
-    [("wide", wide), ("empty", empty), ("walks", walks)].into_iter().find_map(|(name, scope)| {
+    let reads = Scope { reads_max: 2, transfers_max: 1, walks: Some(2), ..walks };
+    let searches = [("wide", wide), ("empty", empty), ("walks", walks), ("reads", reads)];
+    searches.into_iter().find_map(|(name, scope)| {
         let fault = explore(&scope).err()?;
         let steps = fault.steps.len();
         Some(format!("search {name}, {steps} steps: {}", first_line(&fault.said)))

@@ -4,6 +4,7 @@
 //! `FLOTILLA_SIM_SEED`, `_FAULTS` and `_EVENTS` name one run, `FLOTILLA_SIM_SEEDS` how many there are.
 
 use harness::raft_faults::{Fault, Plan};
+use harness::raft_script::RaftScript;
 use harness::raft_shrink::{caught, shrink};
 use harness::raft_sim::{Outcome, events, run};
 use std::collections::BTreeMap;
@@ -67,4 +68,26 @@ fn a_failing_plan_shrinks_to_what_it_takes() {
     let small = shrink(plan, 5000, fails);
     assert_eq!(small.replay(), "make sim SEED=7 FAULTS=crash EVENTS=77");
     assert_eq!(Plan::parse(7, Some("crash"), Some("77")), Ok(small));
+}
+
+/// A leader in a lease, cut off; the others, whose clocks say that their promises are over, elect
+/// another, which commits. Then the old one's clock moves by so much, and it is read.
+fn read_by_a_clock_that_moved(ms: u64) -> Result<String, String> {
+    let script = format!(
+        "cluster nodes=3 lease=400\ncampaign n1\nstabilize\nheartbeat n1\nstabilize\n---\n\n\
+         cut n1\nelapse n3 ms=1000\ncampaign n2\nstabilize\npropose n2 a\nstabilize\n---\n\n\
+         elapse n1 ms={ms}\nread n1 mode=lease r1\n---\n"
+    );
+    let run = || goldenscript::generate(&mut RaftScript::default(), &script);
+    caught(|| run().expect("a script"))
+}
+
+/// Within the drift that is allowed for a lease ends in time; beyond it the checker must see a read
+/// that misses what was committed, or it would see none anywhere.
+#[test]
+fn a_lease_is_safe_within_the_drift_and_not_beyond() {
+    let within = read_by_a_clock_that_moved(900).expect("the lease is over by then");
+    assert!(within.contains("n1@1 -> n2 Confirm"), "the leader has to ask: {within}");
+    let beyond = read_by_a_clock_that_moved(100).expect_err("its clock is ten times too slow");
+    assert!(beyond.contains("I13"), "{beyond}");
 }

@@ -10,9 +10,9 @@ use crate::raft_shrink::caught;
 use crate::raft_world::{Event, World, hash_of_message};
 use bytes::Bytes;
 use raft_core::Config;
-use raft_core::effects::Role;
+use raft_core::effects::{ReadMode, Role};
 use raft_core::message::Message;
-use raft_core::types::{GroupId, NodeId, Now, Term};
+use raft_core::types::{GroupId, NodeId, Now, ReadId, Term};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
@@ -37,6 +37,10 @@ pub struct Scope {
     pub crashes_max: u8,
     /// Crashes of all nodes together.
     pub crashes_of_all_max: u8,
+    /// Reads asked, at any node.
+    pub reads_max: u8,
+    /// Transfers of leadership begun.
+    pub transfers_max: u8,
     /// Whether a leader may step down for want of answers.
     pub step_down: bool,
     /// The search ends here, complete or not.
@@ -63,6 +67,10 @@ pub enum Action {
     Pull(NodeId, NodeId),
     /// A command is proposed.
     Propose(NodeId),
+    /// A read index is asked for.
+    Read(NodeId),
+    /// A leader is told to hand over to the other one.
+    Transfer(NodeId, NodeId),
     /// Power is lost and comes back; so many unsynced writes stay.
     PowerLoss(NodeId, usize),
 }
@@ -99,6 +107,8 @@ struct State {
     wire: Rc<Wire>,
     crashes: Rc<BTreeMap<NodeId, u8>>,
     proposals: u8,
+    reads: u8,
+    transfers: u8,
     /// Its place in the list of steps.
     step: usize,
     depth: usize,
@@ -118,15 +128,18 @@ fn config(id: NodeId, ids: &[NodeId]) -> Config {
 /// # Errors
 /// With the first way found to a broken rule.
 pub fn explore(scope: &Scope) -> Result<Explored, Fault> {
-    let mut search = Search { scope: *scope, seen: HashSet::new(), steps: Vec::new() };
+    let start = caught(|| State::start(scope));
+    let start = start.map_err(|said| Fault { said, steps: Vec::new(), states: 0 })?;
+    let mut search = Search { scope: *scope, start, seen: HashSet::new(), steps: Vec::new() };
     search.run()
 }
 
 struct Search {
     scope: Scope,
+    start: State,
     seen: HashSet<u64>,
     /// Each step that led to a new state, with the one before it.
-    steps: Vec<(usize, String)>,
+    steps: Vec<(usize, Action)>,
 }
 
 impl Search {
@@ -134,7 +147,7 @@ impl Search {
         if let Some(seed) = self.scope.walks {
             return self.walk(seed);
         }
-        let mut open = VecDeque::from([State::start(&self.scope)]);
+        let mut open = VecDeque::from([self.start.clone()]);
         let (mut taken, mut depth) = (0, 0);
         while let Some(state) =
             if self.scope.depth_first { open.pop_back() } else { open.pop_front() }
@@ -147,14 +160,13 @@ impl Search {
             for action in state.actions(&self.scope) {
                 taken += 1;
                 let mut next = state.clone();
-                let told = state.tell(action);
                 match caught(|| next.perform(action)) {
-                    Err(said) => return Err(self.fault(said, state.step, told)),
+                    Err(said) => return Err(self.fault(said, state.step, action)),
                     Ok(false) => continue,
                     Ok(true) => {}
                 }
                 if self.seen.insert(next.key()) {
-                    self.steps.push((state.step, told));
+                    self.steps.push((state.step, action));
                     next.step = self.steps.len();
                     next.depth += 1;
                     open.push_back(next);
@@ -167,7 +179,7 @@ impl Search {
     /// Random ways through the scope, each until nothing more can happen or it is long enough.
     fn walk(&mut self, seed: u64) -> Result<Explored, Fault> {
         let mut random = Random::new(seed, 7);
-        let start = State::start(&self.scope);
+        let start = self.start.clone();
         let (mut taken, mut depth) = (0, 0);
         while self.seen.len() < self.scope.states_max {
             let mut state = start.clone();
@@ -184,13 +196,12 @@ impl Search {
                     false => &actions[..],
                 };
                 let action = random.pick(among);
-                let told = state.tell(action);
                 let before = state.clone();
                 taken += 1;
                 match caught(|| state.perform(action)) {
-                    Err(said) => return Err(self.fault(said, self.steps.len(), told)),
+                    Err(said) => return Err(self.fault(said, self.steps.len(), action)),
                     Ok(false) => state = before,
-                    Ok(true) => self.steps.push((self.steps.len(), told)),
+                    Ok(true) => self.steps.push((self.steps.len(), action)),
                 }
                 self.seen.insert(state.key());
                 depth = depth.max(step + 1);
@@ -199,14 +210,21 @@ impl Search {
         Ok(Explored { states: self.seen.len(), steps: taken, depth, complete: false })
     }
 
-    fn fault(&self, said: String, mut at: usize, last: String) -> Fault {
-        let mut steps = vec![last];
+    /// Tells the way to a fault by going it once more.
+    fn fault(&self, said: String, mut at: usize, last: Action) -> Fault {
+        let mut actions = vec![last];
         while at > 0 {
-            let (before, told) = &self.steps[at - 1];
-            steps.push(told.clone());
-            at = *before;
+            let (before, action) = self.steps[at - 1];
+            actions.push(action);
+            at = before;
         }
-        steps.reverse();
+        let mut state = self.start.clone();
+        let mut steps = Vec::new();
+        for action in actions.into_iter().rev() {
+            steps.push(state.tell(action));
+            // The last one fails again, and was told.
+            caught(|| state.perform(action)).ok();
+        }
         Fault { said, steps, states: self.seen.len() }
     }
 }
@@ -221,6 +239,8 @@ impl State {
             wire: Rc::default(),
             crashes: Rc::default(),
             proposals: 0,
+            reads: 0,
+            transfers: 0,
             step: 0,
             depth: 0,
         };
@@ -246,7 +266,7 @@ impl State {
         let mut hasher = DefaultHasher::new();
         self.world.hash_into(&mut hasher);
         self.wire.keys().for_each(|hash| hash.hash(&mut hasher));
-        (&self.crashes, self.proposals).hash(&mut hasher);
+        (&self.crashes, self.proposals, self.reads, self.transfers).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -263,6 +283,9 @@ impl State {
         let crashes: u8 = self.crashes.values().sum();
         for id in &ids {
             let Some((role, term)) = self.role(*id) else { continue };
+            if self.reads < scope.reads_max {
+                actions.push(Action::Read(*id));
+            }
             let others = ids.iter().copied().filter(|other| other != id);
             let unsynced = self.world.host(*id).disk.unsynced();
             if unsynced > 0 {
@@ -275,7 +298,10 @@ impl State {
                 actions.extend((0..=unsynced).map(|keep| Action::PowerLoss(*id, keep)));
             }
             if role == Role::Leader {
-                actions.extend(others.map(|peer| Action::Pull(*id, peer)));
+                actions.extend(others.clone().map(|peer| Action::Pull(*id, peer)));
+                if self.transfers < scope.transfers_max {
+                    actions.extend(others.map(|peer| Action::Transfer(*id, peer)));
+                }
                 if scope.step_down {
                     actions.push(Action::StepDown(*id));
                 }
@@ -312,6 +338,17 @@ impl State {
                 let command = Bytes::from(vec![b'a' + self.proposals; 1]);
                 let took = self.world.propose(id, vec![command]);
                 took.is_some_and(|took| took.count == 1)
+            }
+            Action::Read(id) => {
+                self.pass(id, 2);
+                self.reads += 1;
+                let read = ReadId(u64::from(self.reads));
+                matches!(self.world.read(id, read, ReadMode::Index), Some(Ok(())))
+            }
+            Action::Transfer(id, to) => {
+                self.pass(id, 2);
+                self.transfers += 1;
+                matches!(self.world.call(id, |raft, now| raft.transfer(now, to)), Some(Ok(())))
             }
             Action::StepDown(id) => {
                 self.pass(id, 2 * EVER);
@@ -378,6 +415,7 @@ impl State {
             match &mut message {
                 // A stamp is a time, and there is none here.
                 Message::AppendEntries(m) => m.stamp = 0,
+                Message::Confirm(m) => m.stamp = 0,
                 Message::PreVote(_) | Message::PreVoteReply(_) => continue,
                 _ => {}
             }
