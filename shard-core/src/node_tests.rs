@@ -8,8 +8,8 @@ use crate::replica::Origin;
 use crate::session::{LogTime, Seq, SessionId};
 use crate::slot::hash_slot;
 use crate::wire::{
-    Answer, GroupAnswer, GroupQuery, LaneRequest, Reply, Request, RequestBatch, RequestBody,
-    TransferAnswer,
+    Answer, GroupAnswer, GroupQuery, LaneRequest, LeaderView, Reply, Request, RequestBatch,
+    RequestBody, TransferAnswer,
 };
 use crate::{GroupId, NodeId};
 use raft_core::effects::{FetchResult, Write};
@@ -411,4 +411,37 @@ fn many_groups(count: u32) -> ClusterConfig {
     config.slots.clear();
     config.assign_evenly();
     config
+}
+
+#[test]
+fn r21_a_thousand_idle_groups_cost_at_most_sixty_messages_a_second() {
+    let mut world = World::with(many_groups(999));
+    world.run(5000);
+    let leaders = |world: &World| -> Vec<BTreeMap<GroupId, LeaderView>> {
+        world.nodes.values().map(|node| node.view().leaders).collect()
+    };
+    let before = leaders(&world);
+    assert!(before[0].len() == 1000 && before[0].values().all(|led| led.leader.is_some()));
+    world.sent = 0;
+    world.run(10_000);
+    assert!(world.sent <= 600, "{} messages in ten seconds", world.sent);
+    assert!(world.sent >= 580, "the nodes have stopped to vouch for themselves");
+    assert_eq!(leaders(&world), before);
+}
+
+#[test]
+fn r17_a_leader_whose_process_is_gone_is_replaced_at_once() {
+    let mut world = World::with(many_groups(5));
+    world.run(3000);
+    let gone = world.leader(G1);
+    world.down.insert(gone);
+    let others: Vec<NodeId> = world.nodes.keys().copied().filter(|id| *id != gone).collect();
+    for (node, after) in others.iter().zip([2, 25]) {
+        world.run(after);
+        world.input(*node, Input::LinkDown { node: gone, refused: false });
+        world.input(*node, Input::LinkDown { node: gone, refused: true });
+    }
+    world.run(150);
+    let groups: Vec<GroupId> = world.config.groups.keys().copied().collect();
+    assert!(groups.iter().all(|group| world.leader(*group) != gone));
 }
