@@ -75,7 +75,7 @@ fn a_failing_plan_shrinks_to_what_it_takes() {
 fn read_by_a_clock_that_moved(ms: u64) -> Result<String, String> {
     let script = format!(
         "cluster nodes=3 lease=400\ncampaign n1\nstabilize\nheartbeat n1\nstabilize\n---\n\n\
-         cut n1\nelapse n3 ms=1000\ncampaign n2\nstabilize\npropose n2 a\nstabilize\n---\n\n\
+         cut n1\nelapse n3 ms=1000\nedge n3 n1 down\ncampaign n2\nstabilize\npropose n2 a\nstabilize\n---\n\n\
          elapse n1 ms={ms}\nread n1 mode=lease r1\n---\n"
     );
     let run = || goldenscript::generate(&mut RaftScript::default(), &script);

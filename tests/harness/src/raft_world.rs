@@ -517,7 +517,7 @@ impl World {
         host.held.extend(effects.send_after.drain(..));
         host.appendable.extend(effects.appendable.iter());
         for entry in effects.commit.drain(..) {
-            host.state = checker.applies(id, &entry, host.state);
+            host.state = checker.applies(id, &entry, host.role.1, host.state);
             let (index, bytes) = host.unreported.get_or_insert((Index(0), 0));
             *index = entry.id.index;
             *bytes += entry.frame.len() as u64;
