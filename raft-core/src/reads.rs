@@ -67,8 +67,10 @@ impl Reads {
         self.waiting.push_back(Waiting { seq: self.newest, asker, index, since });
     }
 
-    fn take_up_to(&mut self, seq: u64) -> Vec<Waiting> {
-        let count = self.waiting.partition_point(|read| read.seq <= seq);
+    /// Takes those up to `seq` whose index is committed. A new leader's first reads wait for its
+    /// empty entry (L1): an index given out says that everything up to it is committed.
+    fn take_up_to(&mut self, seq: u64, commit: Index) -> Vec<Waiting> {
+        let count = self.waiting.partition_point(|read| read.seq <= seq && read.index <= commit);
         self.waiting.drain(..count).collect()
     }
 
@@ -189,7 +191,7 @@ impl Raft {
         if self.config.breaks(Mutant::ReadWithoutQuorum) {
             seq = u64::MAX;
         }
-        for read in self.reads.take_up_to(seq) {
+        for read in self.reads.take_up_to(seq, self.commit) {
             match read.asker {
                 Asker::Host(id) => self.reads.ready.push((id, read.index)),
                 Asker::Peer { id, seq } => self.answer_read_index(id, seq, Some(read.index)),
@@ -305,7 +307,7 @@ impl Raft {
             return;
         }
         let verified = follower.verified;
-        for read in self.reads.take_up_to(m.seq) {
+        for read in self.reads.take_up_to(m.seq, Index(u64::MAX)) {
             if let Asker::Host(id) = read.asker {
                 match m.index {
                     Some(index) => self.reads.ready.push((id, index)),
