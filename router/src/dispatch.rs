@@ -27,11 +27,14 @@ mod lane;
 #[cfg(test)]
 mod model;
 mod outbox;
+#[cfg(test)]
+mod read_tests;
+mod reads;
 mod slot_queue;
 #[cfg(test)]
 mod tests;
 
-pub use self::book::{Load, Ticket};
+pub use self::book::{Connection, Load, Ticket};
 pub use self::outbox::{BATCH_BYTES_MAX, BATCH_REQUESTS_MAX};
 
 use self::book::{Attempt, Book, LinkState};
@@ -162,10 +165,18 @@ impl Dispatch {
     }
 
     /// Takes a request. Its ticket is answered by a later poll, at `deadline` at the latest.
-    pub fn submit(&mut self, now: Now, ticket: Ticket, target: Target, work: Work, deadline: Now) {
+    pub fn submit(
+        &mut self,
+        now: Now,
+        from: (Connection, Ticket),
+        target: Target,
+        work: Work,
+        deadline: Now,
+    ) {
         self.book.stats.submitted += 1;
+        let ticket = from.1;
         let refused = match (target, work) {
-            (Target::Slot(slot), Work::Op(op)) => self.submit_op(now, ticket, slot, op, deadline),
+            (Target::Slot(slot), Work::Op(op)) => self.submit_op(now, from, slot, op, deadline),
             (Target::Group(group), Work::Query(query)) => {
                 self.submit_query(ticket, group, RequestBody::Group(query), deadline)
             }
@@ -184,7 +195,7 @@ impl Dispatch {
     fn submit_op(
         &mut self,
         now: Now,
-        ticket: Ticket,
+        (connection, ticket): (Connection, Ticket),
         slot: Slot,
         op: Op,
         deadline: Now,
@@ -196,10 +207,11 @@ impl Dispatch {
         }
         self.check_room(group, bytes)?;
         let state = self.slots.entry(slot).or_insert_with(|| SlotQueue::new(group));
-        if state.unsent.len() >= self.bounds.lane_unsent_max {
+        if state.unsent_count() >= self.bounds.lane_unsent_max {
             return Err(Refusal::Overloaded);
         }
-        state.unsent.push_back(PendingOp {
+        state.push(PendingOp {
+            connection: Some(connection),
             ticket: Some(ticket),
             bytes,
             ..PendingOp::new(op, group, now, deadline)
@@ -244,8 +256,12 @@ impl Dispatch {
     /// Whoever waits for these tickets went: they get no answer. What was not sent is dropped. Walks
     /// over everything pending, so collect before calling.
     pub fn abandon(&mut self, mut gone: impl FnMut(Ticket) -> bool) {
-        for state in self.slots.values_mut() {
-            state.abandon(&mut gone, &mut self.book);
+        let Dispatch { slots, groups, book, polled_at, .. } = self;
+        for (slot, state) in slots.iter_mut() {
+            state.abandon(&mut gone, book);
+            if let Some(group) = groups.get_mut(&state.group) {
+                state.queue(*slot, group, *polled_at);
+            }
         }
         for group in self.groups.values_mut() {
             let numbers: Vec<u64> = group
@@ -309,6 +325,7 @@ impl Dispatch {
                 if let Some(lane) = &mut state.lane {
                     lane.rewind(0, book);
                 }
+                state.reads.rewind(0, book);
                 state.queue(*slot, groups.entry(owner).or_insert_with(|| Group::new(owner)), now);
             }
         }
@@ -362,6 +379,7 @@ impl Dispatch {
             if let Some(lane) = &mut state.lane {
                 lane.rewind(0, book);
             }
+            state.reads.rewind(0, book);
             state.queue(*slot, group, now);
         }
         group.rewind(book);
@@ -374,6 +392,9 @@ impl Dispatch {
             match self.book.attempts.remove(&id) {
                 None => self.book.stats.late += 1,
                 Some(Attempt::Op { slot, seq }) => self.on_op_answer(now, id, slot, seq, answer),
+                Some(Attempt::Read { slot, number }) => {
+                    self.on_read_answer(now, slot, number, answer);
+                }
                 Some(Attempt::Query { group, query }) => {
                     self.on_query_answer(now, group, query, answer);
                 }
@@ -605,9 +626,13 @@ impl Dispatch {
     fn expire(&mut self, now: Now) {
         // Each once, in whatever slots: a second step would pass over a voter.
         let mut stalled = BTreeSet::new();
-        for state in self.slots.values_mut() {
+        for (slot, state) in &mut self.slots {
             if state.expire(now, &mut self.book) {
                 stalled.insert(state.group);
+            }
+            // What waited for a read that was given up.
+            if let Some(group) = self.groups.get_mut(&state.group) {
+                state.queue(*slot, group, now);
             }
         }
         for group in self.groups.values_mut() {

@@ -62,6 +62,9 @@ impl FakeNode {
             RequestBody::Lane(lane) => {
                 Answer::Done { outcome: self.apply(lane.slot, &lane.op), log_time }
             }
+            RequestBody::Read(read) => {
+                Answer::Done { outcome: self.apply(read.slot, &read.op), log_time }
+            }
             RequestBody::Group(query) => Answer::Group(self.query(query, group)),
             RequestBody::Transfer { .. } => {
                 Answer::Group(GroupAnswer::Transfer(TransferAnswer::Begun))

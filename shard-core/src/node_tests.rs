@@ -17,6 +17,8 @@ use raft_core::types::{Entry, EntryId, HardState};
 use raft_core::{Config, Restored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+mod reads;
+
 const MS: u64 = 1_000_000;
 const G1: GroupId = GroupId(1);
 

@@ -2,15 +2,20 @@
 //!
 //! The early checks here save a round trip; the checks when an entry is applied are the ones that
 //! count. A client is answered only after its entry was applied on this node, and only if the entry
-//! applied at that index has the term it was proposed in (scenarios C7, C10).
+//! applied at that index has the term it was proposed in (scenarios C7, C10). What only reads takes
+//! no entry: [`reads`].
 
+mod reads;
+
+use self::reads::Reads;
 use crate::cluster_config::{ClusterConfig, ConfigNum, SHARDMASTER};
 use crate::codec::{self, EntryBatch, EntryItem};
 use crate::session::LogTime;
 use crate::shard_store::ShardStore;
 use crate::shardmaster::Shardmaster;
 use crate::wire::{
-    Answer, GroupAnswer, LeaderView, ReplicaStatus, Reply, Request, RequestBody, TransferAnswer,
+    Answer, GroupAnswer, LaneRequest, LeaderView, ReadRequest, ReplicaStatus, Reply, Request,
+    RequestBody, TransferAnswer,
 };
 use raft_core::effects::{Effects, Envelope, FetchResult, Refused, Role, RoleChange, Write};
 use raft_core::message::Message;
@@ -44,6 +49,13 @@ enum Machine {
 struct Client {
     origin: Origin,
     id: u64,
+}
+
+/// A request that has to wait: for its entry, or for its read to be confirmed.
+enum Admitted {
+    /// With its bytes in the entry.
+    Item(EntryItem, usize),
+    Read(ReadRequest),
 }
 
 /// The clients of one proposed entry. `None`: an item of our own.
@@ -107,6 +119,7 @@ pub struct Replica {
     batch: Batch,
     waiting: BTreeMap<Index, Waiting>,
     waiting_count: usize,
+    reads: Reads,
     held: VecDeque<(WriteToken, Envelope)>,
     effects: Effects,
     applied: Index,
@@ -152,6 +165,7 @@ impl Replica {
             batch: Batch::default(),
             waiting: BTreeMap::new(),
             waiting_count: 0,
+            reads: Reads::default(),
             held: VecDeque::new(),
             effects: Effects::default(),
             applied: Index(0),
@@ -182,29 +196,35 @@ impl Replica {
             return out.replies.push((origin, Reply { id: request.id, answer }));
         }
         match self.admit(wall, request.body) {
-            Ok((item, bytes)) => self.batch.push(item, Some(client), bytes),
+            Ok(Admitted::Item(item, bytes)) => self.batch.push(item, Some(client), bytes),
+            Ok(Admitted::Read(read)) => self.reads.push(client, read),
             Err(answer) => out.replies.push((origin, Reply { id: request.id, answer })),
         }
     }
 
-    /// Turns a request into an item of an entry, or into the answer that needs no entry.
-    fn admit(&self, wall: LogTime, body: RequestBody) -> Result<(EntryItem, usize), Answer> {
+    /// Turns a request into what has to wait, or into the answer that need not.
+    fn admit(&self, wall: LogTime, body: RequestBody) -> Result<Admitted, Answer> {
         let Machine::Shard(store) = &self.machine else { return Err(Answer::Invalid) };
-        if self.waiting_count + self.batch.items.len() >= WAITING_MAX {
+        if self.waiting_count + self.batch.items.len() + self.reads.count() >= WAITING_MAX {
             return Err(Answer::Busy);
         }
         match body {
             RequestBody::LogTime => Err(Answer::LogTime(self.stamp(wall))),
             // The node judges whether the target may lead.
             RequestBody::Transfer { .. } => Err(Answer::Invalid),
-            RequestBody::Group(query) => Ok((EntryItem::Group(query), 16)),
-            RequestBody::Lane(lane) if self.settled && !store.owns(lane.slot) => {
+            RequestBody::Group(query) => Ok(Admitted::Item(EntryItem::Group(query), 16)),
+            RequestBody::Lane(LaneRequest { slot, .. })
+            | RequestBody::Read(ReadRequest { slot, .. })
+                if self.settled && !store.owns(slot) =>
+            {
                 Err(Answer::Elsewhere)
             }
             RequestBody::Lane(lane) => {
                 let bytes = 64 + lane.op.bytes();
-                Ok((EntryItem::Lane(lane), bytes))
+                Ok(Admitted::Item(EntryItem::Lane(lane), bytes))
             }
+            RequestBody::Read(read) if !self.reads.has_room(&read) => Err(Answer::Busy),
+            RequestBody::Read(read) => Ok(Admitted::Read(read)),
         }
     }
 
@@ -242,7 +262,7 @@ impl Replica {
 
     /// When `tick` should be called next.
     pub fn deadline(&self) -> Option<Now> {
-        self.raft.deadline()
+        self.raft.deadline().into_iter().chain(self.reads.deadline()).min()
     }
 
     /// AppendEntries for a peer whose link can take bytes; one entry larger than `room` goes alone.
@@ -267,6 +287,7 @@ impl Replica {
         out: &mut ReplicaOutput,
     ) -> Result<bool, ReplicaError> {
         self.propose_batch(now, wall, out);
+        self.ask_for_reads(now, out);
         for _ in 0..ROUNDS_PER_POLL_MAX {
             let mut effects = std::mem::take(&mut self.effects);
             let owed = self.raft.poll(now, &mut effects);
@@ -295,10 +316,12 @@ impl Replica {
         if let Some(change) = effects.role.take() {
             self.on_role(change, out);
         }
+        self.note_reads(effects, out);
         for entry in effects.commit.drain(..) {
             self.apply(&entry, out)?;
             self.raft.applied(now, entry.id.index, entry.frame.len() as u64);
         }
+        self.serve_reads(now, wall, out);
         self.propose_bootstrap(now, wall, out);
         Ok(())
     }
@@ -313,6 +336,7 @@ impl Replica {
                 answer_all(&waiting.clients, &Answer::Lost, out);
             }
             self.waiting_count = 0;
+            self.fail_reads(&Answer::NotLeader { hint: change.leader }, out);
         }
         self.role = change;
         out.role = Some(change);
@@ -348,6 +372,7 @@ impl Replica {
     }
 
     fn run(&mut self, batch: EntryBatch, out: &mut ReplicaOutput) -> Vec<Answer> {
+        self.reads.note_applied(&batch);
         match &mut self.machine {
             Machine::Shard(store) => store.apply(batch),
             Machine::Master(master) => {
@@ -400,14 +425,7 @@ impl Replica {
             self.waiting.insert(index, Waiting { term: proposed.first.term, clients });
         }
         let Some(refused) = proposed.refused else { return };
-        let answer = match refused {
-            Refused::NotLeader { hint } => Answer::NotLeader { hint },
-            Refused::Busy => Answer::Busy,
-            // It does not lead yet; asked too early it says so, and the router asks again.
-            Refused::Transferring { to } => Answer::NotLeader { hint: Some(to) },
-            Refused::NotVoter(_) => Answer::Invalid,
-            Refused::TooBig { .. } => Answer::Invalid,
-        };
+        let answer = answer_to(refused);
         for (nth, clients) in rest.into_iter().enumerate() {
             // Only the entry that was refused is too big; what stood behind it was not looked at.
             let answer = if nth > 0 && answer == Answer::Invalid { &Answer::Busy } else { &answer };
@@ -467,7 +485,7 @@ impl Replica {
 
     /// Whether nothing waits to be answered here.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.batch.items.is_empty()
+        self.waiting.is_empty() && self.batch.items.is_empty() && self.reads.count() == 0
     }
 
     /// For INFO.
@@ -540,6 +558,17 @@ impl Batch {
             clients.push(owners.by_ref().take(count).collect());
         }
         (payloads, clients)
+    }
+}
+
+fn answer_to(refused: Refused) -> Answer {
+    match refused {
+        Refused::NotLeader { hint } => Answer::NotLeader { hint },
+        Refused::Busy => Answer::Busy,
+        // It does not lead yet; asked too early it says so, and the router asks again.
+        Refused::Transferring { to } => Answer::NotLeader { hint: Some(to) },
+        Refused::NotVoter(_) => Answer::Invalid,
+        Refused::TooBig { .. } => Answer::Invalid,
     }
 }
 

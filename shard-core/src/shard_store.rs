@@ -10,13 +10,13 @@ use crate::cluster_config::ConfigNum;
 use crate::codec::{EntryBatch, EntryItem};
 use crate::data::{self, Flushed, SlotData, Tally};
 use crate::digest::Digest;
-use crate::op::Outcome;
+use crate::op::{Op, Outcome};
 use crate::session::{
     LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, Lanes, LogTime, ReplyBytes,
     SESSION_AHEAD_MS_MAX, Seq, SessionId, Verdict,
 };
 use crate::slot::{SLOTS, Slot, hash_slot};
-use crate::wire::{Answer, GroupAnswer, GroupQuery, LaneRequest};
+use crate::wire::{Answer, GroupAnswer, GroupQuery, LaneRequest, ReadRequest};
 use raft_core::types::GroupId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,6 +40,18 @@ pub struct StoreStats {
     pub lanes: u64,
     /// Bytes of lanes and remembered replies, as their budgets count them.
     pub lane_bytes: u64,
+}
+
+/// Where a read stands that asks what was applied so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadStep {
+    /// It is answered.
+    Answered(Answer),
+    /// The op it must see was not executed yet.
+    AwaitsLane,
+    /// It looks at a key that has expired by the leader's clock and not yet by log time: answered now,
+    /// it would show a key that an earlier answer may have shown to be gone.
+    AwaitsClock,
 }
 
 /// One group's slots.
@@ -127,6 +139,40 @@ impl ShardStore {
     /// Whether the group serves a slot.
     pub fn owns(&self, slot: Slot) -> bool {
         self.slots.contains_key(&slot)
+    }
+
+    /// Serves a read from what was applied so far, or says what it has to wait for. Ownership is
+    /// looked at here, at the instant of serving: whatever was checked before the last wait may have
+    /// changed. `stamp` is what the leader would give an entry now; it counts unless the read has
+    /// waited for an entry with such a stamp.
+    pub fn read(&self, request: &ReadRequest, stamp: LogTime, clocked: bool) -> ReadStep {
+        let ReadRequest { slot, after, op } = request;
+        if slot.0 >= SLOTS || op.keys().iter().any(|key| hash_slot(key) != *slot) {
+            return ReadStep::Answered(Answer::Invalid);
+        }
+        let Some(state) = self.slots.get(slot) else {
+            return ReadStep::Answered(Answer::Elsewhere);
+        };
+        let log_time = self.log_time.max(state.floor);
+        let waits = after.is_some_and(|after| {
+            let lane = state.lanes.get(after.session);
+            log_time <= after.deadline && lane.is_none_or(|lane| lane.last() < after.seq)
+        });
+        if waits {
+            return ReadStep::AwaitsLane;
+        }
+        if !clocked && data::expires_within(&state.data, op, log_time, stamp) {
+            return ReadStep::AwaitsClock;
+        }
+        // Log time stands still while nobody writes; what is left of a key's life does not.
+        let now = match op {
+            Op::Ttl { .. } if !clocked => log_time.max(stamp),
+            _ => log_time,
+        };
+        ReadStep::Answered(match data::read(&state.data, op, now) {
+            Some(outcome) => Answer::Done { outcome, log_time },
+            None => Answer::Invalid,
+        })
     }
 
     /// Whether the group has had its first assignment.
@@ -354,7 +400,6 @@ fn as_ranges(slots: impl Iterator<Item = Slot>) -> Vec<(Slot, Slot)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::op::Op;
     use crate::session::SESSION_LIFE_MS;
     use bytes::Bytes;
 

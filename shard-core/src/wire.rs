@@ -64,6 +64,8 @@ pub enum RequestBody {
         /// The node that is to lead.
         to: NodeId,
     },
+    /// A read of one slot, linearizable, that takes no place in the lane and none in the log.
+    Read(ReadRequest),
 }
 
 /// An op with its place in a lane.
@@ -81,6 +83,29 @@ pub struct LaneRequest {
     pub acked: Seq,
     /// What to do.
     pub op: Op,
+}
+
+/// An op that changes nothing, with the write it must see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadRequest {
+    /// The slot.
+    pub slot: Slot,
+    /// The newest op of its own connection that was not answered when it left; with none, whatever
+    /// is committed will do.
+    pub after: Option<After>,
+    /// What to read.
+    pub op: Op,
+}
+
+/// A place in a lane of the read's slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct After {
+    /// The lane's session.
+    pub session: SessionId,
+    /// Its D. Past it nothing of the lane is executed any more, so there is nothing to wait for.
+    pub deadline: LogTime,
+    /// The read is served once this op was executed.
+    pub seq: Seq,
 }
 
 /// A read of a whole group.

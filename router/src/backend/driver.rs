@@ -4,7 +4,7 @@
 use super::sink::ReplySink;
 use super::{Answered, BackendConfig, DispatchStats, LocalNode, Refusal, Target, Work};
 use crate::dial::{DialError, dial};
-use crate::dispatch::{Dispatch, LinkEvent, Now, Output, Ticket};
+use crate::dispatch::{Connection, Dispatch, LinkEvent, Now, Output, Ticket};
 use crate::link::{self, LinkQueue};
 use shard_core::NodeId;
 use shard_core::handshake::{Credentials, Nonce, Purpose};
@@ -112,6 +112,7 @@ pub(super) struct Inner {
     started: Instant,
     wake: Notify,
     sinks_gone: Cell<bool>,
+    connections: Cell<u64>,
     invalid_seen: Cell<u64>,
 }
 
@@ -139,6 +140,7 @@ pub(super) fn start(config: BackendConfig, local: Option<LocalNode>) -> Rc<Inner
         started: Instant::now(),
         wake: Notify::new(),
         sinks_gone: Cell::new(false),
+        connections: Cell::new(0),
         invalid_seen: Cell::new(0),
     });
     if let (Some(node), Some(from_node)) = (node, from_node) {
@@ -165,12 +167,15 @@ impl Inner {
         if sink.is_closed() {
             return;
         }
-        sink.expect(|| Rc::downgrade(self));
+        let connection = sink.expect(|| {
+            self.connections.set(self.connections.get() + 1);
+            (Rc::downgrade(self), Connection(self.connections.get()))
+        });
         let ticket = self.waiting.borrow_mut().add(sink, tag);
         let now = self.now();
         let timeout = u64::try_from(self.request_timeout.as_nanos()).unwrap_or(u64::MAX);
         let deadline = now.saturating_add(timeout);
-        self.dispatch.borrow_mut().submit(now, ticket, target, work, deadline);
+        self.dispatch.borrow_mut().submit(now, (connection, ticket), target, work, deadline);
         self.wake.notify_one();
     }
 

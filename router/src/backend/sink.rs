@@ -2,6 +2,7 @@
 
 use super::Answered;
 use super::driver::Inner;
+use crate::dispatch::Connection;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Weak;
 use tokio::sync::Notify;
@@ -14,7 +15,7 @@ pub struct ReplySink {
     arrived: Notify,
     closed: Cell<bool>,
     waiting: Cell<usize>,
-    backend: OnceCell<Weak<Inner>>,
+    backend: OnceCell<(Weak<Inner>, Connection)>,
 }
 
 impl ReplySink {
@@ -44,7 +45,7 @@ impl ReplySink {
         }
         self.ready.borrow_mut().clear();
         if self.waiting.get() > 0
-            && let Some(inner) = self.backend.get().and_then(Weak::upgrade)
+            && let Some(inner) = self.backend.get().and_then(|(inner, _)| inner.upgrade())
         {
             inner.sink_gone();
         }
@@ -55,10 +56,10 @@ impl ReplySink {
         self.closed.get()
     }
 
-    /// A request is on its way through `backend`.
-    pub(super) fn expect(&self, backend: impl FnOnce() -> Weak<Inner>) {
-        self.backend.get_or_init(backend);
+    /// A request is on its way through `backend`, which has a name for this connection.
+    pub(super) fn expect(&self, backend: impl FnOnce() -> (Weak<Inner>, Connection)) -> Connection {
         self.waiting.set(self.waiting.get() + 1);
+        self.backend.get_or_init(backend).1
     }
 
     /// Its answer is there.

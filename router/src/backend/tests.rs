@@ -11,7 +11,7 @@ use shard_core::codec::{
 use shard_core::handshake::{Credentials, Listener, Secret};
 use shard_core::op::{Op, Outcome};
 use shard_core::session::LogTime;
-use shard_core::shard_store::ShardStore;
+use shard_core::shard_store::{ReadStep, ShardStore};
 use shard_core::slot::{SLOTS, Slot, hash_slot};
 use shard_core::wire::{Answer, Reply, RequestBatch, RequestBody, ToNode, ToRouter};
 use shard_core::{GroupId, NodeId};
@@ -45,6 +45,10 @@ fn serve(store: &Store, batch: RequestBatch) -> ToRouter {
         RequestBody::LogTime => Answer::LogTime(LogTime(1000)),
         RequestBody::Lane(lane) => apply(&mut store, EntryItem::Lane(lane)),
         RequestBody::Group(query) => apply(&mut store, EntryItem::Group(query)),
+        RequestBody::Read(read) => match store.read(&read, LogTime(1000), true) {
+            ReadStep::Answered(answer) => answer,
+            step => panic!("{read:?} {step:?}"),
+        },
         RequestBody::Transfer { .. } => Answer::Invalid,
     };
     let mut answer = answer;

@@ -11,6 +11,11 @@ use std::collections::BTreeMap;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
+/// Names the client connection that a request came over: what one connection sends to a slot takes
+/// effect in that order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Connection(pub u64);
+
 /// Deadlines are looked at in steps of this many nanoseconds.
 const TIMER_STEP_NS: u64 = 8_000_000;
 
@@ -23,6 +28,13 @@ pub(super) enum Attempt {
         slot: Slot,
         /// Its seq.
         seq: Seq,
+    },
+    /// A read without a seq.
+    Read {
+        /// The slot.
+        slot: Slot,
+        /// The slot's own number for it.
+        number: u64,
     },
     /// A query, by the dispatcher's own number.
     Query {

@@ -4,13 +4,13 @@
 //! wrong moves `next` back, never forward, so that a seq leaves only behind all lower ones.
 
 use super::OP_BYTES;
-use super::book::{Attempt, Book, Ticket};
+use super::book::{Attempt, Book, Connection, Ticket};
 use crate::backend::{Answered, Refusal};
 use shard_core::op::Op;
 use shard_core::session::{LogTime, Seq, SessionId, is_small};
 use shard_core::slot::Slot;
 use shard_core::{GroupId, NodeId};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// How many earlier attempts of an op are still recognised when their answers come late. What falls
 /// out is as good as lost on the way.
@@ -36,6 +36,8 @@ pub(super) struct PendingOp {
     pub(super) op: Op,
     /// Whether the op as submitted can change state.
     pub(super) write: bool,
+    /// Where it came from. None: the dispatcher's own.
+    pub(super) connection: Option<Connection>,
     /// Who waits. None: answered already, or the client went.
     pub(super) ticket: Option<Ticket>,
     /// When it was submitted.
@@ -66,6 +68,7 @@ impl PendingOp {
         PendingOp {
             write: op.is_write(),
             op,
+            connection: None,
             ticket: None,
             submitted: now,
             deadline,
@@ -120,6 +123,8 @@ pub(super) struct Lane {
     /// The session is over or refused: no new op joins, and what is left is answered, or goes on in
     /// a new session's lane once nothing in this one waits any more.
     pub(super) closing: bool,
+    /// Of each connection with ops that are not answered: how many, and the newest.
+    newest: BTreeMap<Connection, (usize, Seq)>,
     /// The newest seq whose answer was large, until an acknowledgement of it is on its way.
     large: Option<Seq>,
 }
@@ -134,8 +139,31 @@ impl Lane {
             ops: VecDeque::new(),
             next: 0,
             closing: false,
+            newest: BTreeMap::new(),
             large: None,
         }
+    }
+
+    /// Gives an op the next seq. Returns its index.
+    pub(super) fn push(&mut self, op: PendingOp) -> usize {
+        let index = self.ops.len();
+        let seq = self.seq_at(index);
+        if let Some(connection) = op.connection {
+            let newest = self.newest.entry(connection).or_insert((0, seq));
+            *newest = (newest.0 + 1, seq);
+        }
+        self.ops.push_back(op);
+        index
+    }
+
+    /// The newest op of a connection, if one of its ops is not answered.
+    pub(super) fn newest_of(&self, connection: Option<Connection>) -> Option<Seq> {
+        self.newest.get(&connection?).map(|(_, seq)| *seq)
+    }
+
+    /// Whether an op is not answered.
+    pub(super) fn awaits(&self, seq: Seq) -> bool {
+        self.index_of(seq).is_some_and(|index| self.ops[index].fate != Fate::Answered)
     }
 
     /// The seq of the op at an index.
@@ -221,6 +249,14 @@ impl Lane {
             book.attempts.remove(&id);
         }
         op.fate = Fate::Answered;
+        if let Some(connection) = op.connection
+            && let Some((count, _)) = self.newest.get_mut(&connection)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.newest.remove(&connection);
+            }
+        }
         book.answer(&mut op.ticket, answer);
         book.forget(op.group, op.deadline, op.bytes);
     }

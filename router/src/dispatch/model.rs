@@ -4,16 +4,18 @@
 //! Leaders change in the middle of everything, clocks jump over the ends of sessions.
 
 use super::backoff::Random;
-use super::{Bounds, Dispatch, LinkEvent, Now, Output, Ticket};
+use super::{Bounds, Connection, Dispatch, LinkEvent, Now, Output, Ticket};
 use crate::backend::{Answered, Refusal, Target, Work};
 use bytes::Bytes;
 use shard_core::cluster_config::{ClusterConfig, ConfigNum, GroupConfig, NodeConfig, SlotRange};
 use shard_core::codec::{EntryBatch, EntryItem};
 use shard_core::op::{Op, Outcome};
 use shard_core::session::{LogTime, Seq, SessionId};
-use shard_core::shard_store::ShardStore;
+use shard_core::shard_store::{ReadStep, ShardStore};
 use shard_core::slot::{SLOTS, Slot, hash_slot};
-use shard_core::wire::{Answer, ClusterView, LaneRequest, Reply, RequestBatch, RequestBody};
+use shard_core::wire::{
+    Answer, ClusterView, LaneRequest, ReadRequest, Reply, RequestBatch, RequestBody,
+};
 use shard_core::{GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -49,6 +51,13 @@ struct Proposed {
     item: EntryItem,
 }
 
+/// A read at the leader that is not answered: when it is looked at next.
+struct Reading {
+    at: Now,
+    reply: (NodeId, u64),
+    request: ReadRequest,
+}
+
 #[derive(Clone, Debug)]
 struct Asked {
     client: u64,
@@ -57,6 +66,7 @@ struct Asked {
     token: Option<String>,
     asked_at: Now,
     abandoned: bool,
+    answered_at: Now,
     answer: Option<Answered>,
 }
 
@@ -101,6 +111,7 @@ struct World {
     wires: BTreeMap<NodeId, Wire>,
     late: Vec<(Now, NodeId, RequestBatch)>,
     log: VecDeque<Proposed>,
+    reads: Vec<Reading>,
     asked: Vec<Asked>,
     faults: bool,
     stalled_until: Now,
@@ -124,6 +135,7 @@ impl World {
             wires: (1..=3).map(|node| (NodeId(node), Wire::default())).collect(),
             late: Vec::new(),
             log: VecDeque::new(),
+            reads: Vec::new(),
             asked: Vec::new(),
             faults: true,
             stalled_until: 0,
@@ -154,6 +166,7 @@ impl World {
         self.break_things();
         self.carry();
         self.commit();
+        self.read();
         self.poll();
     }
 
@@ -161,17 +174,19 @@ impl World {
         let client = self.random.below(4);
         let key = self.random.below(KEYS.len() as u64) as usize;
         let number = self.asked.len();
-        let token = (self.random.below(4) > 0).then(|| format!("{client}.{number};"));
+        let token = (self.random.below(2) > 0).then(|| format!("{client}.{number};"));
         let name = Bytes::from_static(KEYS[key].as_bytes());
         let op = match &token {
             Some(token) => Op::Append { key: name.clone(), value: Bytes::from(token.clone()) },
             None => Op::Get { key: name.clone() },
         };
-        let (asked_at, abandoned) = (self.now, false);
-        self.asked.push(Asked { client, key, token, asked_at, abandoned, answer: None });
+        let (asked_at, abandoned, answered_at) = (self.now, false, 0);
+        let asked = Asked { client, key, token, asked_at, abandoned, answered_at, answer: None };
+        self.asked.push(asked);
         let target = Target::Slot(hash_slot(&name));
         let deadline = self.now + TIMEOUT_NS;
-        self.dispatch.submit(self.now, Ticket(number as u64), target, Work::Op(op), deadline);
+        let from = (Connection(client), Ticket(number as u64));
+        self.dispatch.submit(self.now, from, target, Work::Op(op), deadline);
     }
 
     fn break_things(&mut self) {
@@ -218,6 +233,13 @@ impl World {
         }
         log.truncate(kept);
         self.log = log;
+        for Reading { reply: (node, id), .. } in std::mem::take(&mut self.reads) {
+            match self.random.below(3) {
+                0 => self.answer(node, Reply { id, answer: Answer::Lost }),
+                1 => self.answer(node, Reply { id, answer: Answer::NotLeader { hint: None } }),
+                _ => {}
+            }
+        }
         self.leader = (self.random.below(3) > 0).then(|| self.some_node());
     }
 
@@ -297,6 +319,14 @@ impl World {
                         self.log.push_back(Proposed { reply, item: EntryItem::Lane(lane) });
                         None
                     }
+                    RequestBody::Read(read) => {
+                        let reply = (node, request.id);
+                        let at = self.delay();
+                        // Reads are served in the order in which they came.
+                        let at = self.reads.last().map_or(at, |last| at.max(last.at));
+                        self.reads.extend(heard.then_some(Reading { at, reply, request: read }));
+                        None
+                    }
                     RequestBody::Group(_) | RequestBody::Transfer { .. } => None,
                 }
             };
@@ -332,6 +362,27 @@ impl World {
         }
     }
 
+    /// A leader that is confirmed answers from what is committed. It may take as long as it likes.
+    fn read(&mut self) {
+        if self.leader.is_none() || self.stalled_until > self.now {
+            return;
+        }
+        for reading in std::mem::take(&mut self.reads) {
+            let due = reading.at <= self.now;
+            match self.store.read(&reading.request, LogTime(self.wall_ms), true) {
+                ReadStep::Answered(answer) if due => {
+                    let (node, id) = reading.reply;
+                    if self.fault(self.rates.busy) {
+                        self.answer(node, Reply { id, answer: Answer::Lost });
+                    } else if !self.fault(self.rates.unheard) {
+                        self.answer(node, Reply { id, answer });
+                    }
+                }
+                _ => self.reads.push(reading),
+            }
+        }
+    }
+
     fn poll(&mut self) {
         let mut output = Output::default();
         self.dispatch.poll(self.now, &mut output);
@@ -361,6 +412,7 @@ impl World {
             let waited = self.now - asked.asked_at;
             assert!(waited <= TIMEOUT_NS + 20 * STEP_NS, "{ticket:?} waited {waited} ns");
             asked.answer = Some(answer);
+            asked.answered_at = self.now;
         }
     }
 
@@ -391,12 +443,12 @@ impl World {
                 self.asked.iter().enumerate().filter(|(_, asked)| asked.key == key).collect();
             for (i, one) in &asked {
                 tally.count(one);
-                match &one.token {
-                    Some(token) => check_append(*i, one, token, &value),
-                    None => check_get(*i, one, &asked),
+                if let Some(token) = &one.token {
+                    check_append(*i, one, token, &value);
                 }
             }
             check_order(&asked, &value);
+            check_linearizable(&asked, &value);
         }
         tally
     }
@@ -453,17 +505,40 @@ fn check_append(i: usize, asked: &Asked, token: &str, value: &str) {
     }
 }
 
-/// A read sees what its client had appended before, and nothing that it appended after (X14).
-fn check_get(i: usize, get: &Asked, asked: &[(usize, &Asked)]) {
-    let Some(Answered::Outcome(outcome)) = &get.answer else { return };
-    let seen = text(outcome);
-    let seen: BTreeSet<&str> = seen.split_inclusive(';').collect();
-    for (j, append) in asked.iter().filter(|(_, append)| append.client == get.client) {
-        let Some(token) = &append.token else { continue };
-        if *j > i {
-            assert!(!seen.contains(&token[..]), "read {i} saw the later {token}");
-        } else if matches!(append.answer, Some(Answered::Outcome(_))) {
-            assert!(seen.contains(&token[..]), "read {i} missed the earlier {token}");
+/// How much of the value a request shows: a read what it saw, an executed write all up to its own.
+fn shown(asked: &Asked, ends: &BTreeMap<&str, usize>) -> Option<usize> {
+    match (&asked.token, &asked.answer) {
+        (None, Some(Answered::Outcome(outcome))) => Some(text(outcome).len()),
+        (Some(token), Some(Answered::Outcome(_))) => ends.get(&token[..]).copied(),
+        _ => None,
+    }
+}
+
+/// Every read shows the value as it was at one instant between its call and its answer, and instants
+/// of one client's requests are in the order of its calls. Values only grow, so instants compare as
+/// lengths.
+fn check_linearizable(asked: &[(usize, &Asked)], value: &str) {
+    let mut at = 0;
+    let mut ends: BTreeMap<&str, usize> = BTreeMap::new();
+    for token in value.split_inclusive(';') {
+        at += token.len();
+        ends.insert(token, at);
+    }
+    let shown: Vec<Option<usize>> = asked.iter().map(|(_, one)| shown(one, &ends)).collect();
+    for ((i, get), seen) in asked.iter().zip(&shown).filter(|((_, get), _)| get.token.is_none()) {
+        let Some(seen) = *seen else { continue };
+        if let Some(Answered::Outcome(outcome)) = &get.answer {
+            assert!(value.starts_with(&text(outcome)), "read {i} saw what never was");
+        }
+        for ((j, other), shows) in asked.iter().zip(&shown) {
+            let own = other.client == get.client;
+            let before = (own && j < i) || other.answered_at < get.asked_at;
+            let missed = before && shows.is_some_and(|shows| shows > seen);
+            assert!(!missed, "read {i} is older than {j}");
+            let Some(token) = &other.token else { continue };
+            let after = (own && j > i) || other.asked_at > get.answered_at;
+            let early = after && ends.get(&token[..]).is_some_and(|end| *end <= seen);
+            assert!(!early, "read {i} saw the later {j}");
         }
     }
 }

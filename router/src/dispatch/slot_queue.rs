@@ -5,6 +5,7 @@ use super::book::Book;
 use super::group::Group;
 use super::lane::{Fate, Lane, PendingOp};
 use super::outbox::Outbox;
+use super::reads::{Counts, Reads};
 use super::{Bounds, Now};
 use crate::backend::{Answered, Refusal};
 use shard_core::GroupId;
@@ -16,6 +17,9 @@ use std::collections::VecDeque;
 /// A seq that is unanswered so long after it was sent is sent again, though nothing says that it was
 /// lost: also how often a given-up op is looked at. Far above what a healthy group takes.
 const STALL_NS: u64 = 10_000_000_000;
+/// The same of a read, which is given up at its deadline: so long before it, without an answer, says
+/// that the node is no good.
+const READ_STALL_NS: u64 = 2_000_000_000;
 /// A large reply that is answered so long, in a lane that has had nothing more to say, is
 /// acknowledged by an op of its own. The group would else remember it to the end of the session.
 const ACKNOWLEDGE_NS: u64 = 1_000_000_000;
@@ -39,7 +43,11 @@ pub(super) struct SlotQueue {
     /// The lane in use. Only one: a new one begins when the old one is empty.
     pub(super) lane: Option<Lane>,
     /// Ops without a seq, in order.
-    pub(super) unsent: VecDeque<PendingOp>,
+    unsent: VecDeque<PendingOp>,
+    /// Reads that go without a seq, and what waits for them.
+    pub(super) reads: Reads,
+    /// Writes without a seq, those that are held back for reads among them.
+    writes: Counts,
     /// Holds back this slot alone.
     pub(super) backoff: Backoff,
     /// What to tell a client at its deadline if nothing was executed.
@@ -59,6 +67,8 @@ impl SlotQueue {
             group,
             lane: None,
             unsent: VecDeque::new(),
+            reads: Reads::default(),
+            writes: Counts::default(),
             backoff: Backoff::default(),
             sure: Refusal::ClusterDown,
             queued: false,
@@ -67,10 +77,32 @@ impl SlotQueue {
         }
     }
 
+    /// How many ops have no seq and were not sent without one.
+    pub(super) fn unsent_count(&self) -> usize {
+        self.unsent.len() + self.reads.held_count()
+    }
+
+    /// An op came.
+    pub(super) fn push(&mut self, op: PendingOp) {
+        if op.write
+            && let Some(connection) = op.connection
+        {
+            self.writes.add(connection);
+        }
+        self.unsent.push_back(op);
+    }
+
+    /// Ops that were held back, or sent in vain, go before those that came later.
+    pub(super) fn take_back(&mut self, ops: VecDeque<PendingOp>) {
+        for op in ops.into_iter().rev() {
+            self.unsent.push_front(op);
+        }
+    }
+
     /// Puts the slot among those that have something to send, if it has.
     pub(super) fn queue(&mut self, slot: Slot, group: &mut Group, now: Now) {
         let resend = self.lane.as_mut().is_some_and(|lane| lane.resend().is_some());
-        if self.queued || (self.unsent.is_empty() && !resend) {
+        if self.queued || (self.unsent.is_empty() && !resend && !self.reads.wait()) {
             return;
         }
         self.queued = true;
@@ -118,11 +150,16 @@ impl SlotQueue {
 
     /// Holds the slot back after a failure, and sends from `from` on again.
     pub(super) fn fail(&mut self, from: usize, sure: Refusal, now: Now, book: &mut Book) {
-        self.sure = sure;
-        self.backoff.fail(now, &mut book.random);
+        self.hold_back(sure, now, book);
         if let Some(lane) = &mut self.lane {
             lane.rewind(from, book);
         }
+    }
+
+    /// Holds the slot back after a failure.
+    pub(super) fn hold_back(&mut self, sure: Refusal, now: Now, book: &mut Book) {
+        self.sure = sure;
+        self.backoff.fail(now, &mut book.random);
     }
 
     /// Something was executed.
@@ -143,31 +180,50 @@ impl SlotQueue {
     ) -> Filled {
         loop {
             let again = self.lane.as_mut().and_then(Lane::resend);
-            let bytes = match (again, &self.lane, self.unsent.front()) {
-                (Some(index), Some(lane), _) => lane.ops[index].bytes,
-                (_, _, Some(op)) => op.bytes,
+            let read = self.reads.next_to_send(self.lane.as_ref());
+            let bytes = match (again, &self.lane, read, self.unsent.front()) {
+                (Some(index), Some(lane), ..) => lane.ops[index].bytes,
+                (.., Some((_, bytes)), _) => bytes,
+                (.., Some(op)) => op.bytes,
                 _ => return Filled::Drained,
             };
             if !book.link_has_room(outbox.node(), bytes, bounds.link) {
                 return Filled::LinkFull;
             }
-            let index = match again {
-                Some(index) => index,
-                None => match self.give_seq(group, now, book) {
-                    Ok(index) => index,
-                    Err(filled) => return filled,
-                },
-            };
-            if let Some(lane) = &mut self.lane {
-                let id = lane.sent(index, slot, outbox.node(), now, book);
+            let node = outbox.node();
+            if let (Some(index), Some(lane)) = (again, &mut self.lane) {
+                let id = lane.sent(index, slot, node, now, book);
                 outbox.push(id, lane_request(lane, index, slot), bytes);
+            } else if let Some((at, _)) = read {
+                let (id, body) = self.reads.sent(at, slot, self.lane.as_ref(), node, now, book);
+                outbox.push(id, body, bytes);
+            } else if let Err(filled) = self.place(group, now, book) {
+                return filled;
             }
         }
     }
 
-    /// Moves the first unsent op into the lane, a new one if need be. Everything in the lane was
-    /// sent.
-    fn give_seq(&mut self, group: &mut Group, now: Now, book: &mut Book) -> Result<usize, Filled> {
+    /// Moves the first unsent op to where it is sent from, or has to wait. Everything that is there
+    /// was sent.
+    fn place(&mut self, group: &mut Group, now: Now, book: &mut Book) -> Result<(), Filled> {
+        let Some(op) = self.unsent.front() else { return Ok(()) };
+        let Some(connection) = op.connection else { return self.give_seq(group, now, book) };
+        let (write, reads_wait) = (op.write, self.reads.has(connection));
+        let hold = self.reads.holds(connection) || (write && reads_wait);
+        // Its own connection's next write is there already: they go together, and in order.
+        if !hold && (write || (!reads_wait && self.writes.has(connection))) {
+            return self.give_seq(group, now, book);
+        }
+        let op = self.unsent.pop_front();
+        match hold {
+            true => op.into_iter().for_each(|op| self.reads.hold(connection, op)),
+            false => op.into_iter().for_each(|op| self.reads.push(op)),
+        }
+        Ok(())
+    }
+
+    /// Moves the first unsent op into the lane, a new one if need be.
+    fn give_seq(&mut self, group: &mut Group, now: Now, book: &mut Book) -> Result<(), Filled> {
         let usable = |lane: &Lane| !lane.closing && !group.turns(lane.deadline, now);
         let lane = match &mut self.lane {
             Some(lane) if usable(lane) => {
@@ -184,14 +240,21 @@ impl SlotQueue {
                 if let Some(left) = lane
                     && left.owe_nothing(self.group, now, later, book)
                 {
-                    return Ok(0);
+                    return Ok(());
                 }
                 let (id, deadline) = group.session(now, book).ok_or(Filled::NoSession)?;
                 lane.insert(Lane::new(id, deadline))
             }
         };
-        lane.ops.extend(self.unsent.pop_front());
-        Ok(lane.ops.len() - 1)
+        if let Some(op) = self.unsent.pop_front() {
+            if op.write
+                && let Some(connection) = op.connection
+            {
+                self.writes.remove(connection);
+            }
+            lane.push(op);
+        }
+        Ok(())
     }
 
     /// After answers: acknowledges what can be, and leaves a closing lane in which nothing waits.
@@ -201,7 +264,12 @@ impl SlotQueue {
         if !lane.is_left() {
             return;
         }
-        for mut op in std::mem::take(&mut lane.ops).into_iter().rev() {
+        let left = std::mem::take(&mut lane.ops);
+        self.lane = None;
+        // What has to see these ops, or wait for such a read, comes behind them again.
+        let behind = self.reads.take_all(book);
+        self.take_back(behind);
+        for mut op in left.into_iter().rev() {
             if op.fate != Fate::Rerun {
                 continue;
             }
@@ -211,9 +279,13 @@ impl SlotQueue {
             }
             op.fate = Fate::Waiting;
             op.frames = 0;
+            if op.write
+                && let Some(connection) = op.connection
+            {
+                self.writes.add(connection);
+            }
             self.unsent.push_front(op);
         }
-        self.lane = None;
     }
 
     /// The group does not know the lane any more: nothing in it can be driven to an answer.
@@ -225,21 +297,23 @@ impl SlotQueue {
                 lane.settle(index, Answered::Refused(refusal), book);
             }
         }
+        self.reads.rewind(0, book);
     }
 
     /// Answers whoever has waited to the deadline. An op without a seq goes; one with a seq stays
     /// until the lane answers, as a void. True if something has been in flight for too long.
     pub(super) fn expire(&mut self, now: Now, book: &mut Book) -> bool {
         let sure = self.sure;
-        self.unsent.retain_mut(|op| {
-            let keep = op.deadline > now;
-            if !keep {
-                book.answer(&mut op.ticket, Answered::Refused(sure));
-                book.forget(op.group, op.deadline, op.bytes);
-            }
-            keep
-        });
         let mut stalled = false;
+        self.drop_unsent(book, |op, book| {
+            let late = op.deadline <= now;
+            if late {
+                stalled |= matches!(op.fate, Fate::InFlight(..))
+                    && now.saturating_sub(op.sent_at) >= READ_STALL_NS;
+                book.answer(&mut op.ticket, Answered::Refused(sure));
+            }
+            late
+        });
         for op in self.lane.iter_mut().flat_map(|lane| &mut lane.ops) {
             if op.fate == Fate::Answered || op.deadline > now {
                 continue;
@@ -257,13 +331,7 @@ impl SlotQueue {
 
     /// Drops what was not sent for clients that went, and who waits for the rest.
     pub(super) fn abandon(&mut self, gone: &mut dyn FnMut(super::Ticket) -> bool, book: &mut Book) {
-        self.unsent.retain(|op| {
-            let keep = !op.ticket.is_some_and(&mut *gone);
-            if !keep {
-                book.forget(op.group, op.deadline, op.bytes);
-            }
-            keep
-        });
+        self.drop_unsent(book, |op, _| op.ticket.is_some_and(&mut *gone));
         for op in self.lane.iter_mut().flat_map(|lane| &mut lane.ops) {
             if op.ticket.is_some_and(&mut *gone) {
                 op.ticket = None;
@@ -273,9 +341,31 @@ impl SlotQueue {
 
     /// Nobody owns the slot: what has no seq is refused at once.
     pub(super) fn refuse_unsent(&mut self, refusal: Refusal, book: &mut Book) {
-        for mut op in self.unsent.drain(..) {
+        self.drop_unsent(book, |op, book| {
             book.answer(&mut op.ticket, Answered::Refused(refusal));
-            book.forget(op.group, op.deadline, op.bytes);
+            true
+        });
+    }
+
+    /// Drops every op without a seq that `goes` picks.
+    fn drop_unsent(
+        &mut self,
+        book: &mut Book,
+        mut goes: impl FnMut(&mut PendingOp, &mut Book) -> bool,
+    ) {
+        self.unsent.retain_mut(|op| {
+            let gone = goes(op, book);
+            if gone {
+                book.forget(op.group, op.deadline, op.bytes);
+            }
+            !gone
+        });
+        let freed = self.reads.drop_where(book, goes);
+        self.take_back(freed);
+        self.writes.clear();
+        let held = self.reads.held();
+        for op in self.unsent.iter().chain(held).filter(|op| op.write) {
+            op.connection.into_iter().for_each(|connection| self.writes.add(connection));
         }
     }
 }

@@ -4,7 +4,8 @@
 
 use super::model::view;
 use super::{
-    BATCH_BYTES_MAX, Bounds, Dispatch, LinkEvent, Load, Now, OP_BYTES_MAX, Output, Ticket,
+    BATCH_BYTES_MAX, Bounds, Connection, Dispatch, LinkEvent, Load, Now, OP_BYTES_MAX, Output,
+    Ticket,
 };
 use crate::backend::{Answered, Refusal, Target, Work};
 use bytes::Bytes;
@@ -19,21 +20,21 @@ use shard_core::{GroupId, NodeId};
 use std::collections::BTreeMap;
 
 const GROUP: GroupId = GroupId(1);
-const SLOT: Slot = Slot(7);
-const MS: Now = 1_000_000;
+pub(super) const SLOT: Slot = Slot(7);
+pub(super) const MS: Now = 1_000_000;
 const TIMEOUT: Now = 5_000 * MS;
-const T0: u64 = 1_000_000;
+pub(super) const T0: u64 = 1_000_000;
 
 #[derive(Clone, Debug)]
-struct Sent {
-    node: u64,
+pub(super) struct Sent {
+    pub(super) node: u64,
     group: GroupId,
     id: u64,
-    body: RequestBody,
+    pub(super) body: RequestBody,
 }
 
 impl Sent {
-    fn lane(&self) -> &LaneRequest {
+    pub(super) fn lane(&self) -> &LaneRequest {
         match &self.body {
             RequestBody::Lane(lane) => lane,
             other => panic!("not an op: {other:?}"),
@@ -41,19 +42,19 @@ impl Sent {
     }
 }
 
-struct Bench {
-    now: Now,
-    dispatch: Dispatch,
+pub(super) struct Bench {
+    pub(super) now: Now,
+    pub(super) dispatch: Dispatch,
     tickets: u64,
     answers: BTreeMap<u64, Answered>,
     opened: Vec<u64>,
-    asked: Vec<u64>,
+    pub(super) asked: Vec<u64>,
     batches: usize,
 }
 
 impl Bench {
     /// Links to nodes 1 to 3 are up; node 1 leads, as a view said.
-    fn new() -> Bench {
+    pub(super) fn new() -> Bench {
         Bench::with(Bounds::default())
     }
 
@@ -75,7 +76,7 @@ impl Bench {
     }
 
     /// The same, with a session open and one op done: the lane of `SLOT` stands at seq 1.
-    fn running() -> Bench {
+    pub(super) fn running() -> Bench {
         let mut bench = Bench::new();
         bench.append();
         bench.open_session();
@@ -86,17 +87,17 @@ impl Bench {
         bench
     }
 
-    fn open_session(&mut self) {
+    pub(super) fn open_session(&mut self) {
         let sent = self.poll();
         assert!(matches!(sent[..], [Sent { body: RequestBody::LogTime, .. }]), "{sent:?}");
         self.reply(&sent[0], Answer::LogTime(LogTime(T0)));
     }
 
-    fn link(&mut self, node: u64, event: LinkEvent) {
+    pub(super) fn link(&mut self, node: u64, event: LinkEvent) {
         self.dispatch.on_link(self.now, NodeId(node), event);
     }
 
-    fn leader(&mut self, node: u64, term: u64) {
+    pub(super) fn leader(&mut self, node: u64, term: u64) {
         // `Term` belongs to a crate that is not named here.
         let mut leader = LeaderView { leader: Some(NodeId(node)), term: Default::default() };
         leader.term.0 = term;
@@ -104,22 +105,32 @@ impl Bench {
         self.dispatch.on_view(self.now, &ClusterView { leaders, ..ClusterView::default() });
     }
 
-    fn submit(&mut self, target: Target, work: Work) -> u64 {
+    pub(super) fn submit(&mut self, target: Target, work: Work) -> u64 {
+        self.submit_from(1, target, work)
+    }
+
+    pub(super) fn submit_from(&mut self, connection: u64, target: Target, work: Work) -> u64 {
         self.tickets += 1;
-        let deadline = self.now + TIMEOUT;
-        self.dispatch.submit(self.now, Ticket(self.tickets), target, work, deadline);
+        let from = (Connection(connection), Ticket(self.tickets));
+        self.dispatch.submit(self.now, from, target, work, self.now + TIMEOUT);
         self.tickets
     }
 
-    fn append(&mut self) -> u64 {
+    pub(super) fn append(&mut self) -> u64 {
         self.submit(Target::Slot(SLOT), Work::Op(append(b"v")))
     }
 
-    fn get(&mut self) -> u64 {
-        self.submit(Target::Slot(SLOT), Work::Op(Op::Get { key: Bytes::from_static(b"k") }))
+    pub(super) fn get(&mut self) -> u64 {
+        self.submit(Target::Slot(SLOT), Work::Op(get()))
     }
 
-    fn poll(&mut self) -> Vec<Sent> {
+    /// A write whose answer may be large.
+    fn get_del(&mut self) -> u64 {
+        let op = Op::GetDel { key: Bytes::from_static(b"k") };
+        self.submit(Target::Slot(SLOT), Work::Op(op))
+    }
+
+    pub(super) fn poll(&mut self) -> Vec<Sent> {
         let mut output = Output::default();
         self.dispatch.poll(self.now, &mut output);
         for (ticket, answer) in output.answers {
@@ -141,33 +152,33 @@ impl Bench {
     }
 
     /// Waits for the next thing that time alone brings.
-    fn sleep(&mut self) -> Vec<Sent> {
+    pub(super) fn sleep(&mut self) -> Vec<Sent> {
         self.now = self.dispatch.deadline().expect("something to wait for");
         self.poll()
     }
 
     /// Waits until every deadline of now has passed.
-    fn time_out(&mut self) -> Vec<Sent> {
+    pub(super) fn time_out(&mut self) -> Vec<Sent> {
         self.now += TIMEOUT + 10 * MS;
         self.poll()
     }
 
-    fn reply(&mut self, sent: &Sent, answer: Answer) {
+    pub(super) fn reply(&mut self, sent: &Sent, answer: Answer) {
         self.dispatch.on_replies(self.now, vec![Reply { id: sent.id, answer }]);
     }
 
-    fn done(&mut self, sent: &Sent) {
+    pub(super) fn done(&mut self, sent: &Sent) {
         let answer = Answer::Done { outcome: Outcome::Integer(1), log_time: LogTime(T0) };
         self.reply(sent, answer);
         let more = self.poll();
         assert!(more.is_empty(), "{more:?}");
     }
 
-    fn answer(&self, ticket: u64) -> Option<&Answered> {
+    pub(super) fn answer(&self, ticket: u64) -> Option<&Answered> {
         self.answers.get(&ticket)
     }
 
-    fn refusal(&self, ticket: u64) -> Option<Refusal> {
+    pub(super) fn refusal(&self, ticket: u64) -> Option<Refusal> {
         match self.answers.get(&ticket) {
             Some(Answered::Refused(refusal)) => Some(*refusal),
             _ => None,
@@ -175,28 +186,32 @@ impl Bench {
     }
 }
 
-fn append(value: &'static [u8]) -> Op {
+pub(super) fn append(value: &'static [u8]) -> Op {
     Op::Append { key: Bytes::from_static(b"k"), value: Bytes::from_static(value) }
 }
 
-fn seqs(sent: &[Sent]) -> Vec<u64> {
+pub(super) fn get() -> Op {
+    Op::Get { key: Bytes::from_static(b"k") }
+}
+
+pub(super) fn seqs(sent: &[Sent]) -> Vec<u64> {
     sent.iter().map(|sent| sent.lane().seq.0).collect()
 }
 
-fn is_void(sent: &Sent) -> bool {
+pub(super) fn is_void(sent: &Sent) -> bool {
     sent.lane().op == Op::Exists { keys: Vec::new() }
 }
 
-const EXPIRED: Answer = Answer::Expired { log_time: LogTime(T0 + SESSION_LIFE_MS + 1) };
+pub(super) const EXPIRED: Answer = Answer::Expired { log_time: LogTime(T0 + SESSION_LIFE_MS + 1) };
 
-fn not_leader(hint: Option<u64>) -> Answer {
+pub(super) fn not_leader(hint: Option<u64>) -> Answer {
     Answer::NotLeader { hint: hint.map(NodeId) }
 }
 
 #[test]
 fn what_comes_in_one_turn_leaves_as_one_batch_with_seqs_from_one() {
     let mut bench = Bench::new();
-    let (a, b) = (bench.append(), bench.get());
+    let (a, b) = (bench.append(), bench.append());
     bench.open_session();
     let before = bench.batches;
     let sent = bench.poll();
@@ -306,9 +321,10 @@ fn w02_a_broken_link_sends_everything_unanswered_again_in_order_elsewhere() {
 #[test]
 fn w03_at_the_deadline_sent_writes_are_unknown_and_all_else_is_not_executed() {
     let mut bench = Bench::running();
-    let (write, read) = (bench.append(), bench.get());
+    // A read that a write of its connection stands behind has a seq, one with nothing behind it none.
+    let (read, write, alone) = (bench.get(), bench.append(), bench.get());
     let sent = bench.poll();
-    assert_eq!(sent.len(), 2);
+    assert_eq!((seqs(&sent[..2]), sent.len()), (vec![2, 3], 3));
     bench.link(1, LinkEvent::Down);
     bench.link(2, LinkEvent::Down);
     bench.link(3, LinkEvent::Down);
@@ -317,6 +333,7 @@ fn w03_at_the_deadline_sent_writes_are_unknown_and_all_else_is_not_executed() {
     let promised = Refusal::Unknown { waited_ms: 5000 };
     assert_eq!(bench.refusal(write), Some(promised), "though it is noticed 10 ms late");
     assert_eq!(bench.refusal(read), Some(Refusal::ClusterDown));
+    assert_eq!(bench.refusal(alone), Some(Refusal::ClusterDown));
     assert_eq!(bench.refusal(unsent), Some(Refusal::ClusterDown));
     for node in 1..=3 {
         bench.link(node, LinkEvent::Up);
@@ -503,7 +520,13 @@ fn a_slot_without_owner_is_refused_at_once() {
     let mut view = view();
     view.config.slots.clear();
     let mut dispatch = Dispatch::new(Bounds::default(), [1, 2], view, None);
-    dispatch.submit(0, Ticket(1), Target::Slot(SLOT), Work::Op(append(b"v")), TIMEOUT);
+    dispatch.submit(
+        0,
+        (Connection(1), Ticket(1)),
+        Target::Slot(SLOT),
+        Work::Op(append(b"v")),
+        TIMEOUT,
+    );
     let mut output = Output::default();
     dispatch.poll(0, &mut output);
     assert_eq!(output.answers, [(Ticket(1), Answered::Refused(Refusal::SlotNotServed))]);
@@ -555,9 +578,9 @@ fn x05_a_gap_goes_back_to_what_is_missing() {
 #[test]
 fn x_a_lane_that_the_group_forgot_is_left_with_its_session() {
     let mut bench = Bench::running();
-    let (write, read) = (bench.append(), bench.get());
+    let (read, write) = (bench.get(), bench.append());
     let sent = bench.poll();
-    bench.reply(&sent[1], Answer::Gap { last: Seq(0) });
+    bench.reply(&sent[0], Answer::Gap { last: Seq(0) });
     let next = bench.append();
     let mut new = bench.poll();
     if let [Sent { body: RequestBody::LogTime, .. }] = new[..] {
@@ -575,7 +598,7 @@ fn x_a_lane_that_the_group_forgot_is_left_with_its_session() {
 #[test]
 fn x08_expired_with_one_frame_goes_on_in_a_new_session_in_order() {
     let mut bench = Bench::running();
-    let tickets = [bench.append(), bench.append(), bench.get()];
+    let tickets = [bench.append(), bench.get(), bench.append()];
     let sent = bench.poll();
     bench.reply(&sent[1], EXPIRED);
     bench.reply(&sent[2], EXPIRED);
@@ -584,7 +607,7 @@ fn x08_expired_with_one_frame_goes_on_in_a_new_session_in_order() {
     bench.reply(&sent[0], EXPIRED);
     let again = bench.poll();
     assert_eq!(seqs(&again), [1, 2, 3, 4]);
-    assert_eq!(again[2].lane().op, sent[2].lane().op);
+    assert_eq!(again[1].lane().op, sent[1].lane().op);
     let lane = again[0].lane();
     assert!(lane.session != sent[0].lane().session);
     assert_eq!(lane.deadline, LogTime(T0 + 2 * SESSION_LIFE_MS + 1), "D from the answer");
@@ -597,7 +620,7 @@ fn x08_expired_with_one_frame_goes_on_in_a_new_session_in_order() {
 #[test]
 fn x08_expired_with_a_second_frame_is_unknown() {
     let mut bench = Bench::running();
-    let (write, read) = (bench.append(), bench.get());
+    let (read, write) = (bench.get(), bench.append());
     bench.poll();
     bench.leader(2, 2);
     let again = bench.poll();
@@ -809,7 +832,13 @@ fn the_node_in_this_process_is_tried_first() {
     let mut dispatch = Dispatch::new(Bounds::default(), [1, 2], view(), Some(NodeId(2)));
     dispatch.on_link(0, NodeId(1), LinkEvent::Up);
     dispatch.on_link(0, NodeId(2), LinkEvent::Up);
-    dispatch.submit(0, Ticket(1), Target::Slot(SLOT), Work::Op(append(b"v")), TIMEOUT);
+    dispatch.submit(
+        0,
+        (Connection(1), Ticket(1)),
+        Target::Slot(SLOT),
+        Work::Op(append(b"v")),
+        TIMEOUT,
+    );
     let mut output = Output::default();
     dispatch.poll(0, &mut output);
     assert_eq!(output.sends[0].0, NodeId(2));
@@ -824,7 +853,7 @@ fn value(bytes: usize) -> Answer {
 #[test]
 fn a_large_reply_of_an_idle_lane_is_acknowledged_once_after_a_second() {
     let mut bench = Bench::running();
-    bench.get();
+    bench.get_del();
     let sent = bench.poll();
     bench.reply(&sent[0], value(257));
     assert!(bench.poll().is_empty());
@@ -843,13 +872,13 @@ fn a_large_reply_of_an_idle_lane_is_acknowledged_once_after_a_second() {
 #[test]
 fn a_small_reply_or_one_that_a_later_op_acknowledged_needs_no_op_of_its_own() {
     let mut bench = Bench::running();
-    bench.get();
+    bench.get_del();
     let sent = bench.poll();
     bench.reply(&sent[0], value(256));
     assert!(bench.poll().is_empty());
     assert_eq!(bench.dispatch.deadline(), None);
 
-    bench.get();
+    bench.get_del();
     let sent = bench.poll();
     bench.reply(&sent[0], value(257));
     bench.append();
@@ -864,7 +893,7 @@ fn a_small_reply_or_one_that_a_later_op_acknowledged_needs_no_op_of_its_own() {
 #[test]
 fn a_large_reply_is_acknowledged_a_second_after_the_last_answer_if_no_op_did() {
     let mut bench = Bench::running();
-    bench.get();
+    bench.get_del();
     bench.append();
     let sent = bench.poll();
     assert_eq!(sent[1].lane().acked, Seq(1), "left before the large reply was there");
@@ -885,7 +914,7 @@ fn a_large_reply_is_acknowledged_a_second_after_the_last_answer_if_no_op_did() {
 #[test]
 fn a_lane_with_a_large_reply_is_not_left_before_that_is_acknowledged() {
     let mut bench = Bench::running();
-    bench.get();
+    bench.get_del();
     let sent = bench.poll();
     // The session's turn is due at once: two minutes have passed in the log.
     let outcome = Outcome::Value(Bytes::from(vec![b'v'; 300]));

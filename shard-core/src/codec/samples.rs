@@ -200,10 +200,20 @@ impl Samples {
         EntryBatch { stamp: LogTime(self.number()), items: self.many(Samples::item) }
     }
 
+    fn read_request(&mut self) -> ReadRequest {
+        let after = |s: &mut Samples| After {
+            session: SessionId(u128::from(s.next()) << 64 | u128::from(s.number())),
+            deadline: LogTime(s.number()),
+            seq: Seq(s.number()),
+        };
+        ReadRequest { slot: self.slot(), after: self.some(after), op: self.op() }
+    }
+
     fn request(&mut self) -> Request {
-        let body = match self.below(3) {
+        let body = match self.below(4) {
             0 => RequestBody::Lane(self.lane_request()),
             1 => RequestBody::Group(self.query()),
+            2 => RequestBody::Read(self.read_request()),
             _ => RequestBody::LogTime,
         };
         Request { id: self.number(), body }

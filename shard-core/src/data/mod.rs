@@ -80,22 +80,59 @@ pub(crate) fn execute(
     flushed: &mut Vec<Flushed>,
 ) -> Outcome {
     match op {
-        Op::Get { key } => string::get(data, &key, now),
         Op::Set(set) => string::set(data, set, now),
         Op::Append { key, value } => string::append(data, key, &value, now),
         Op::IncrBy { key, by } => string::incr_by(data, key, by, now),
-        Op::MGet { keys } => string::mget(data, &keys, now),
         Op::Del { keys } => keys::del(data, &keys, now),
-        Op::Exists { keys } => keys::exists(data, &keys, now),
-        Op::Strlen { key } => string::strlen(data, &key, now),
-        Op::Ttl { key, unit } => expiry::ttl(data, &key, unit, now),
         Op::Expire(expire) => expiry::expire(data, &expire, now),
         Op::Persist { key } => expiry::persist(data, &key, now),
-        Op::Type { key } => keys::kind(data, &key, now),
         Op::FlushSlot => keys::flush(data, flushed),
-        Op::CountKeys => keys::count(data, now),
-        Op::ListKeys { count } => keys::list(data, count, now),
         Op::GetDel { key } => string::get_del(data, &key, now),
+        Op::Get { .. }
+        | Op::MGet { .. }
+        | Op::Exists { .. }
+        | Op::Strlen { .. }
+        | Op::Ttl { .. }
+        | Op::Type { .. }
+        | Op::CountKeys
+        | Op::ListKeys { .. } => read(data, &op, now).expect("the op is a read"),
+    }
+}
+
+/// Carries out an op that changes nothing. None: it is a write.
+pub(crate) fn read(data: &SlotData, op: &Op, now: LogTime) -> Option<Outcome> {
+    Some(match op {
+        Op::Get { key } => string::get(data, key, now),
+        Op::MGet { keys } => string::mget(data, keys, now),
+        Op::Exists { keys } => keys::exists(data, keys, now),
+        Op::Strlen { key } => string::strlen(data, key, now),
+        Op::Ttl { key, unit } => expiry::ttl(data, key, *unit, now),
+        Op::Type { key } => keys::kind(data, key, now),
+        Op::CountKeys => keys::count(data, now),
+        Op::ListKeys { count } => keys::list(data, *count, now),
+        Op::Set(_)
+        | Op::Append { .. }
+        | Op::IncrBy { .. }
+        | Op::Del { .. }
+        | Op::Expire(_)
+        | Op::Persist { .. }
+        | Op::FlushSlot
+        | Op::GetDel { .. } => return None,
+    })
+}
+
+/// Whether something that the op looks at expires after `now`, at `until` at the latest.
+pub(crate) fn expires_within(data: &SlotData, op: &Op, now: LogTime, until: LogTime) -> bool {
+    let ends = |at: LogTime| now < at && at <= until;
+    match op.keys() {
+        // On the whole slot; the expiries up to `now` are of keys that wait to be collected.
+        [] => {
+            let from = (LogTime(now.0.saturating_add(1)), Bytes::new());
+            data.expiries.range(from..).next().is_some_and(|(at, _)| ends(*at))
+        }
+        keys => keys
+            .iter()
+            .any(|key| data.items.get(key).and_then(|item| item.expires).is_some_and(ends)),
     }
 }
 

@@ -6,6 +6,9 @@
 //! Ops are written as Redis' commands. These arguments say how an op travels:
 //! `s=` session (1), `n=` seq (the next of its lane), `acked=` (n - 1), `d=` deadline (of a session
 //! 300000 after the stamp of its first op), `slot=` (the first key's).
+//!
+//! `read` before an op reads without an entry. `after=` is the seq it must see, `stamp=` what the
+//! leader would stamp now (the stamp of the script); `clocked=1`: it has waited for a clock entry.
 
 use bytes::Bytes;
 use goldenscript::{Argument, ArgumentConsumer, Command, Context, Runner};
@@ -15,10 +18,10 @@ use shard_core::op::{
     Expire, ExpireAt, ExpiryCommand, Op, Outcome, Set, SetCondition, SetExpiry, TimeUnit, Word,
 };
 use shard_core::session::{LaneLimits, LogTime, SESSION_LIFE_MS, Seq, SessionId};
-use shard_core::shard_store::ShardStore;
+use shard_core::shard_store::{ReadStep, ShardStore};
 use shard_core::shardmaster::Shardmaster;
 use shard_core::slot::{Slot, hash_slot};
-use shard_core::wire::{Answer, GroupAnswer, GroupQuery, LaneRequest};
+use shard_core::wire::{After, Answer, GroupAnswer, GroupQuery, LaneRequest, ReadRequest};
 use shard_core::{GroupId, NodeId};
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -85,6 +88,7 @@ impl Runner for ShardScript {
             }
             "stats" => format!("{:?}\n", self.stores[0].stats()),
             "logtime" => format!("{}\n", self.stores[0].log_time()),
+            "read" => self.read(command, &mut args)?,
             "owns" => format!("{}\n", self.stores[0].owns(Slot(positional(&mut args)?))),
             "config" => {
                 let num = args.next_pos().map(u64::from_str).transpose()?.map(ConfigNum);
@@ -162,6 +166,33 @@ impl ShardScript {
             acked: Seq(acked.unwrap_or(seq.saturating_sub(1))),
             op,
         })
+    }
+
+    fn read(&mut self, command: &Command, args: &mut ArgumentConsumer) -> Result<String> {
+        let name = args.next_pos().ok_or("read what?")?;
+        let (session, deadline) = (key(args, "s")?.unwrap_or(1), key(args, "d")?.map(LogTime));
+        let seq: Option<u64> = key(args, "after")?;
+        let stamp = key(args, "stamp")?.map_or(self.stamp, LogTime);
+        let clocked = key(args, "clocked")?.unwrap_or(0) == 1;
+        let slot = key(args, "slot")?.map(Slot);
+        let op = parse_op(name, args)?;
+        let of_key = op.keys().first().map(|key| hash_slot(key));
+        let slot = slot.or(of_key).ok_or("which slot?")?;
+        let deadline = deadline.or(self.deadlines.get(&session).copied());
+        let deadline = deadline.unwrap_or(LogTime(self.stamp.0 + SESSION_LIFE_MS));
+        let session = SessionId(session);
+        let after = seq.map(|seq| After { session, deadline, seq: Seq(seq) });
+        let request = ReadRequest { slot, after, op };
+        let digest = self.stores[0].digest();
+        let step = self.stores[0].read(&request, stamp, clocked);
+        assert_eq!(step, self.stores[1].read(&request, stamp, clocked), "two stores, one read");
+        assert_eq!(self.stores[0].digest(), digest, "a read changes nothing");
+        let text = match &step {
+            ReadStep::Answered(answer) => show_answer(answer),
+            ReadStep::AwaitsLane => "waits for its lane".to_owned(),
+            ReadStep::AwaitsClock => "waits for a clock entry".to_owned(),
+        };
+        Ok(format!("{command} -> {text}\n"))
     }
 
     /// One entry of `count` ops, `@` in them replaced by their number. Prints the last answer.
