@@ -17,7 +17,7 @@
 use bytes::Bytes;
 use raft_core::effects::{Effects, Fetch, FetchResult, Pull, Role, Write};
 use raft_core::message::Message;
-use raft_core::types::{Entry, EntryId, EntryKind, GroupId, HardState, NodeId, Now};
+use raft_core::types::{Entry, EntryKind, GroupId, HardState, NodeId, Now};
 use raft_core::{Config, Raft, Restored};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -51,16 +51,9 @@ impl Disk {
         if entries.is_empty() { FetchResult::Gone } else { FetchResult::Entries(entries) }
     }
 
-    /// What `Raft::open` wants to know of it: term and vote, and where each run of terms begins.
+    /// What `Raft::open` wants to know of it.
     fn restored(&self) -> Restored {
-        let mut term_runs: Vec<EntryId> = Vec::new();
-        for entry in &self.log {
-            if term_runs.last().is_none_or(|run| run.term != entry.id.term) {
-                term_runs.push(entry.id);
-            }
-        }
-        let last = self.log.last().map_or(EntryId::default(), |entry| entry.id);
-        Restored { hard: self.hard, term_runs, last }
+        Restored::of_log(self.hard, &self.log)
     }
 }
 

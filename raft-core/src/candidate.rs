@@ -1,8 +1,9 @@
 //! How a leader is found: a pre-vote that changes nothing, then a vote in a term of its own.
 
+use crate::conf::Conf;
 use crate::message::{Message, PreVote, PreVoteReply, RequestVote, RequestVoteReply};
 use crate::mutant::Mutant;
-use crate::quorum::{VoteResult, vote_result};
+use crate::quorum::VoteResult;
 use crate::raft::{Raft, RoleState};
 use crate::types::{NodeId, Now, WriteToken};
 use std::collections::BTreeMap;
@@ -38,7 +39,8 @@ pub(crate) struct Candidate {
 impl Raft {
     /// The election timer ran out, or nobody else can lead.
     pub(crate) fn campaign(&mut self, now: Now) {
-        if self.config.voters.len() == 1 || self.config.breaks(Mutant::NoPreVote) {
+        let alone = self.is_quorum(|id| id == self.config.id);
+        if alone || self.config.breaks(Mutant::NoPreVote) {
             return self.request_votes(now, false);
         }
         let election_at = self.next_round(now);
@@ -93,8 +95,8 @@ impl Raft {
     }
 
     fn ask_all(&mut self) {
-        let peers: Vec<NodeId> = self.links.keys().copied().collect();
-        peers.into_iter().for_each(|peer| self.ask(peer));
+        let own = self.config.id;
+        self.voters().into_iter().filter(|peer| *peer != own).for_each(|peer| self.ask(peer));
     }
 
     /// Asks one peer, unless it has answered.
@@ -131,6 +133,10 @@ impl Raft {
     pub(crate) fn on_pre_vote_reply(&mut self, now: Now, from: NodeId, m: PreVoteReply) {
         let RoleState::PreCandidate(asking) = &mut self.role else { return };
         if asking.round != m.round && !self.config.breaks(Mutant::CountStalePreVotes) {
+            return;
+        }
+        if let Some(index) = m.removed {
+            self.hear_removal(now, index);
             return;
         }
         if !m.granted && m.term > self.hard.term {
@@ -185,11 +191,14 @@ impl Raft {
             RoleState::Candidate(asking) => &asking.votes,
             RoleState::Follower(_) | RoleState::Leader(_) => return VoteResult::Pending,
         };
-        let granted = votes.values().filter(|granted| **granted).count();
-        let voters = self.config.voters.len();
-        if 2 * granted == voters && self.config.breaks(Mutant::HalfIsMajority) {
+        let conf = self.confs.newest();
+        let granted = conf.voters.iter().filter(|id| votes.get(id) == Some(&true)).count();
+        if 2 * granted == conf.voters.len() && self.config.breaks(Mutant::HalfIsMajority) {
             return VoteResult::Won;
         }
-        vote_result(voters, granted, votes.len() - granted)
+        if self.config.breaks(Mutant::JointByOneHalf) {
+            return Conf::of_voters(conf.voters.clone()).vote(|id| votes.get(&id).copied());
+        }
+        conf.vote(|id| votes.get(&id).copied())
     }
 }

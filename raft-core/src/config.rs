@@ -1,9 +1,10 @@
 //! What a replica is told at its start, what was found on its disk, and what it tells about itself.
 
+use crate::conf::Conf;
 use crate::effects::Role;
 use crate::frame;
 use crate::quorum::VOTERS_MAX;
-use crate::types::{EntryId, GroupId, HardState, Index, NodeId, Now, Term};
+use crate::types::{Entry, EntryId, GroupId, HardState, Index, NodeId, Now, Term};
 
 const MILLISECOND: Now = 1_000_000;
 
@@ -14,7 +15,9 @@ pub struct Config {
     pub id: NodeId,
     /// The group it belongs to; stands in each frame.
     pub group: GroupId,
-    /// All voters, `id` among them; at most [`VOTERS_MAX`].
+    /// The voters that the group began with, at most [`VOTERS_MAX`]; a configuration in the log takes
+    /// their place. `id` need not be among them; empty for a replica that joins, which has no say
+    /// until its log names it.
     pub voters: Vec<NodeId>,
     /// How often node pairs exchange heartbeats. What was not answered is asked again after one of
     /// these, what was not acknowledged is probed after two. Default 100 ms.
@@ -122,7 +125,7 @@ impl Config {
         if voters.len() != self.voters.len() || voters.len() > VOTERS_MAX {
             return Err(OpenError::Voters);
         }
-        if !voters.contains(&self.id) || voters.contains(&NodeId(0)) {
+        if self.id == NodeId(0) || voters.contains(&NodeId(0)) {
             return Err(OpenError::Voters);
         }
         let ordered = 0 < self.heartbeat_ns
@@ -159,9 +162,26 @@ pub struct Restored {
     pub term_runs: Vec<EntryId>,
     /// The last entry.
     pub last: EntryId,
+    /// The configurations among the entries, in order.
+    pub confs: Vec<(Index, Conf)>,
 }
 
 impl Restored {
+    /// What a log of these entries, from index 1 on, comes to.
+    pub fn of_log<'a>(hard: HardState, entries: impl IntoIterator<Item = &'a Entry>) -> Restored {
+        let mut restored = Restored { hard, ..Restored::default() };
+        for entry in entries {
+            if entry.id.term != restored.last.term {
+                restored.term_runs.push(entry.id);
+            }
+            if let Some(conf) = Conf::of_entry(entry) {
+                restored.confs.push((entry.id.index, conf));
+            }
+            restored.last = entry.id;
+        }
+        restored
+    }
+
     pub(crate) fn check(&self) -> Result<(), OpenError> {
         let grows = |pair: &[EntryId]| pair[0].index < pair[1].index && pair[0].term < pair[1].term;
         let runs = self.term_runs.windows(2).all(grows);
@@ -176,6 +196,11 @@ impl Restored {
         if self.last.term > self.hard.term {
             return Err(OpenError::Term { log: self.last.term, hard: self.hard.term });
         }
+        let confs = self.confs.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        let inside = self.confs.iter().all(|(at, _)| (Index(1)..=self.last.index).contains(at));
+        if !(confs && inside) {
+            return Err(OpenError::Log);
+        }
         if self.hard.promised_ns > Now::MAX / 4 {
             return Err(OpenError::Promise(self.hard.promised_ns));
         }
@@ -186,8 +211,8 @@ impl Restored {
 /// Why a replica cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// Voters are doubled, too many, or this node is not among them.
-    #[error("the voters must be 1 to {VOTERS_MAX} different nodes, this one among them")]
+    /// Voters are doubled, too many, or one of them or this node is 0.
+    #[error("the voters must be at most {VOTERS_MAX} different nodes, and no node is 0")]
     Voters,
     /// Not heartbeat < shortest election timeout <= longest one.
     #[error("timeouts must be heartbeat < election minimum <= election maximum")]
@@ -196,7 +221,8 @@ pub enum OpenError {
     /// shortest election timeout, or the epoch is beyond 32 bits.
     #[error("a limit is zero or above what a frame, a lease or an epoch may be")]
     Limits,
-    /// The runs of terms do not describe a log from index 1 to the last entry.
+    /// The runs of terms, or the configurations, are not those of a log from index 1 to the last
+    /// entry.
     #[error("the recovered log has a hole or falling terms")]
     Log,
     /// The hard state has a promise that nobody can have asked for.
@@ -233,6 +259,8 @@ pub struct Status {
     pub matched: Vec<(NodeId, Index)>,
     /// Reads that wait for their index.
     pub waiting_reads: usize,
+    /// Who is in the group.
+    pub conf: Conf,
     /// Who is to lead instead, while a transfer is under way.
     pub transferring: Option<NodeId>,
 }

@@ -1,6 +1,7 @@
 //! What the host owes Raft: plain data, carried out by a thin shell (style: effects are returned,
 //! in the order they are owed).
 
+use crate::conf::Conf;
 use crate::message::Message;
 use crate::types::{
     Entry, EntryId, FetchId, HardState, Index, Mark, NodeId, ReadId, Term, WriteToken,
@@ -29,6 +30,12 @@ pub struct Effects {
     pub reads_failed: Vec<ReadId>,
     /// Role, term and leader changes, for clients' hints, logs, counters and golden files alike.
     pub role: Option<RoleChange>,
+    /// Who is in the group, when that changes: at append, when an entry is cut off, at commit. The
+    /// host opens and closes links by it.
+    pub conf: Option<ConfView>,
+    /// A peer says that this replica is no member since that entry, which it does not have: it stops
+    /// campaigning, and the host may collect it.
+    pub removed: Option<Index>,
     /// A `Busy` that was given out has passed.
     pub room: bool,
 }
@@ -45,6 +52,8 @@ impl Effects {
             && self.reads.is_empty()
             && self.reads_failed.is_empty()
             && self.role.is_none()
+            && self.conf.is_none()
+            && self.removed.is_none()
             && !self.room
     }
 
@@ -59,6 +68,8 @@ impl Effects {
         self.reads.clear();
         self.reads_failed.clear();
         self.role = None;
+        self.conf = None;
+        self.removed = None;
         self.room = false;
     }
 }
@@ -133,6 +144,17 @@ pub struct RoleChange {
     pub leader: Option<NodeId>,
 }
 
+/// The configuration that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfView {
+    /// Who is in the group.
+    pub conf: Conf,
+    /// The entry that says so; 0 for what the group began with.
+    pub index: Index,
+    /// Whether that entry is committed: until then the configuration may be taken back.
+    pub committed: bool,
+}
+
 /// What `propose` did: a prefix of the batch was appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposed {
@@ -173,6 +195,12 @@ pub enum Refused {
         /// Who is to lead.
         to: NodeId,
     },
+    /// A change of the configuration is under way, or nothing is committed in this term yet.
+    #[error("a change of the configuration has to wait for the one before")]
+    ConfPending,
+    /// The change is none, or could not be committed now.
+    #[error("the configuration stays: {0}")]
+    Conf(&'static str),
     /// The target is not another voter of the group.
     #[error("{0} is not another voter of the group")]
     NotVoter(NodeId),
@@ -223,9 +251,9 @@ pub enum Reject {
     /// Term, index or entries are impossible (E32, B101).
     #[error("malformed message: {0}")]
     Malformed(&'static str),
-    /// The sender is no voter of this group.
-    #[error("{0} is no member of the group")]
-    Stranger(NodeId),
+    /// The sender is this replica itself, or nobody. Whether it is a member does not matter (R20).
+    #[error("{0} cannot be the sender")]
+    NoPeer(NodeId),
 }
 
 /// What `next_append` has for a peer.

@@ -1,5 +1,6 @@
 //! What a follower does: believe a leader, vote, and take entries.
 
+use crate::conf::Conf;
 use crate::effects::Reject;
 use crate::message::{
     AppendEntries, AppendEntriesReply, AppendOutcome, Confirm, ConfirmReply, Message, PreVote,
@@ -75,6 +76,7 @@ impl Raft {
         if self.leader().is_some_and(|leader| leader != from) {
             return Err(Reject::Malformed("a second leader in one term"));
         }
+        self.removed_at = None;
         self.follow(now, self.hard.term, Some(from));
         Ok(())
     }
@@ -106,12 +108,18 @@ impl Raft {
     pub(crate) fn on_pre_vote(&mut self, now: Now, from: NodeId, m: PreVote) {
         self.probe_asker(now, from);
         let granted = !self.withholds_vote(now, from)
+            && self.has_a_say()
             && m.term >= self.hard.term
             && self.log.is_up_to_date(m.last);
         if granted {
             self.leave_a_start(now);
         }
-        let reply = PreVoteReply { term: self.hard.term, round: m.round, granted };
+        let reply = PreVoteReply {
+            term: self.hard.term,
+            round: m.round,
+            granted,
+            removed: if granted { None } else { self.removal_of(from) },
+        };
         self.send_unpromised(from, Message::PreVoteReply(reply));
     }
 
@@ -144,7 +152,7 @@ impl Raft {
         };
         let complete =
             self.log.is_up_to_date(m.last) || self.config.breaks(Mutant::VoteForShorterLog);
-        if !free || !complete {
+        if !free || !complete || !self.has_a_say() {
             return self.refuse_vote(from);
         }
         self.set_hard(self.hard.term, Some(from));
@@ -234,7 +242,13 @@ impl Raft {
             let from = m.entries[new].id.index;
             assert!(from > self.commit, "what contradicts a committed entry is refused first");
             self.log.truncate(from);
+            self.conf_news |=
+                !self.config.breaks(Mutant::ConfKeptOnCut) && self.confs.truncate(from);
             for entry in m.entries.into_iter().skip(new) {
+                if let Some(conf) = Conf::of_entry(&entry) {
+                    self.confs.append(entry.id.index, conf);
+                    self.conf_news = true;
+                }
                 self.log.append(entry, m.term);
             }
         }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 4 | length | little endian, of all that follows this field |
 //! | 4 | crc32 | IEEE, of all that follows this field |
-//! | 1 | kind | 0 empty entry, 1 command entry, 128 hard state, 129 cut |
+//! | 1 | kind | 0 empty entry, 1 command entry, 2 configuration entry, 128 hard state, 129 cut |
 //! | 4 | group | little endian |
 //! | 8 | index | little endian; of a cut: the first index dropped; of a hard state: 0 |
 //! | 8 | term | little endian; of a cut: 0 |
@@ -12,6 +12,7 @@
 //!
 //! A frame is built once and copied as it is from then on. New kinds may be added, none may change.
 
+use crate::conf::Conf;
 use crate::types::{Entry, EntryId, EntryKind, GroupId, HardState, Index, NodeId, Term};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -22,6 +23,7 @@ pub const PAYLOAD_BYTES_MAX: usize = 65 << 20;
 
 const KIND_EMPTY: u8 = 0;
 const KIND_COMMAND: u8 = 1;
+const KIND_CONF: u8 = 2;
 const KIND_HARD_STATE: u8 = 128;
 const KIND_CUT: u8 = 129;
 
@@ -71,6 +73,7 @@ pub fn encode_entry(group: GroupId, id: EntryId, kind: EntryKind, payload: &[u8]
     let byte = match kind {
         EntryKind::Empty => KIND_EMPTY,
         EntryKind::Command => KIND_COMMAND,
+        EntryKind::Conf => KIND_CONF,
     };
     Entry { id, kind, frame: encode(byte, group, id.index, id.term, payload) }
 }
@@ -138,6 +141,9 @@ pub fn decode(bytes: &mut Bytes) -> Result<Frame, FrameError> {
         }
         KIND_COMMAND => {
             Frame::Entry(group, Entry { id, kind: EntryKind::Command, frame: bytes.slice(..total) })
+        }
+        KIND_CONF if Conf::decode(payload).is_some() => {
+            Frame::Entry(group, Entry { id, kind: EntryKind::Conf, frame: bytes.slice(..total) })
         }
         KIND_HARD_STATE => {
             let (voted_for, mut promised) = match payload {

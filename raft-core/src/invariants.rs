@@ -32,6 +32,12 @@ pub fn check(raft: &Raft) {
     }
     assert_eq!((cached, unsettled), (log.cache_bytes(), log.unsettled_bytes()), "bytes miscounted");
     assert!(log.settled() >= log.cache_first().prev(), "an unsettled entry left the cache");
+    let (committed, _) = raft.confs.committed();
+    assert!(committed <= raft.commit, "a configuration counts as committed before its entry");
+    assert!(
+        raft.confs.newest_index() <= last.index,
+        "a configuration that was cut off still counts"
+    );
     check_role(raft);
 }
 

@@ -1,11 +1,11 @@
 //! What a leader does: replicate, commit, and step down when it has lost its majority.
 
+use crate::conf::Conf;
 use crate::effects::{Effects, Fetch, FetchResult, Pull};
 use crate::frame;
 use crate::message::{AppendEntries, AppendEntriesReply, AppendOutcome, Message};
 use crate::mutant::Mutant;
 use crate::progress::{Next, PeerFetch, Progress};
-use crate::quorum::{VOTERS_MAX, reached_by_majority};
 use crate::raft::{FETCH_BYTES_MAX, Raft, RoleState};
 use crate::transfer::Transfer;
 use crate::types::{EntryId, EntryKind, FetchId, Index, NodeId, Now};
@@ -31,9 +31,11 @@ impl Raft {
     /// (Raft 5.4.2, 8).
     pub(crate) fn lead(&mut self, now: Now) {
         let next_index = self.log.last().index.next();
-        let progress = |peer: &NodeId| (*peer, Progress::new(next_index, now));
+        let progress = |peer: NodeId| (peer, Progress::new(next_index, now));
+        let members = self.confs.newest().members().into_iter();
+        let members = members.chain(self.confs.committed().1.members());
         self.role = RoleState::Leader(Leader {
-            peers: self.links.keys().map(progress).collect(),
+            peers: members.filter(|id| *id != self.config.id).map(progress).collect(),
             first: next_index,
             transfer: None,
             lost_since: None,
@@ -169,7 +171,10 @@ impl Raft {
                 // No correct follower agrees beyond this log in this term.
             }
             AppendOutcome::Accepted { matched, received } => {
-                if progress.accepted(matched, received) {
+                let rose = progress.accepted(matched, received);
+                let last = self.log.last().index;
+                progress.finish_round(now, last, self.config.election_timeout_ns_min);
+                if rose {
                     self.advance_commit();
                 }
             }
@@ -196,14 +201,24 @@ impl Raft {
         }
     }
 
-    /// The highest value that a majority has reached: `own` stands for this leader.
-    pub(crate) fn majority_value<T: Ord + Copy>(&self, own: T, of: impl Fn(&Progress) -> T) -> T {
+    /// The highest value that a majority has reached, of each half if there are two: `own` stands for
+    /// this leader where it is a voter (C5).
+    pub(crate) fn majority_value<T: Ord + Copy + Default>(
+        &self,
+        own: T,
+        of: impl Fn(&Progress) -> T,
+    ) -> T {
         let RoleState::Leader(leader) = &self.role else { return own };
-        let mut values = [own; VOTERS_MAX];
-        for (slot, progress) in values[1..].iter_mut().zip(leader.peers.values()) {
-            *slot = of(progress);
-        }
-        reached_by_majority(&mut values[..=leader.peers.len()])
+        let value = |id: NodeId| match id == self.config.id {
+            true => own,
+            false => leader.peers.get(&id).map_or_else(T::default, &of),
+        };
+        let conf = self.confs.newest();
+        let reached = match self.config.breaks(Mutant::JointByOneHalf) {
+            true => Conf::of_voters(conf.voters.clone()).reached(value),
+            false => conf.reached(value),
+        };
+        reached.unwrap_or_default()
     }
 
     /// Whether this replica leads nobody: its voters' nodes are no majority. It refuses proposals

@@ -58,6 +58,10 @@ pub mod message;
 
 pub mod config;
 
+pub mod conf;
+
+mod membership;
+
 pub mod raft;
 
 mod follower;

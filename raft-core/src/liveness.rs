@@ -172,7 +172,7 @@ impl Raft {
 
     /// The place of this replica among the voters that are left: priority first, then id.
     fn early_rank(&self, gone: NodeId) -> Option<usize> {
-        let mut voters: Vec<NodeId> = self.voters().filter(|id| *id != gone).collect();
+        let mut voters: Vec<NodeId> = self.voters().into_iter().filter(|id| *id != gone).collect();
         voters.sort_by_key(|id| (std::cmp::Reverse(self.config.priority_of(*id)), *id));
         voters.iter().position(|id| *id == self.config.id)
     }
@@ -208,14 +208,18 @@ impl Raft {
 
     /// Keeps the moment at which a leader's majority was lost.
     pub(crate) fn note_quorum(&mut self, now: Now) {
-        let counts = |id: NodeId| self.links.get(&id).copied().unwrap_or_default().counts();
-        let has_quorum = self.is_quorum(|id| id == self.config.id || counts(id));
+        let has_quorum = self.is_quorum(|id| id == self.config.id || self.counts(id));
         if let RoleState::Leader(leader) = &mut self.role {
             match has_quorum {
                 true => leader.lost_since = None,
                 false => leader.lost_since = leader.lost_since.or(Some(now)),
             }
         }
+    }
+
+    /// Whether a leader may count that peer's node.
+    pub(crate) fn counts(&self, peer: NodeId) -> bool {
+        self.links.get(&peer).copied().unwrap_or_default().counts()
     }
 
     pub(crate) fn is_up(&self, peer: NodeId) -> bool {

@@ -2,9 +2,10 @@
 //!
 //! Enums that travel are append-only: variants and fields keep their order for ever (postcard).
 
+use crate::conf::Conf;
 use crate::effects::Reject;
 use crate::frame::HEADER_BYTES;
-use crate::types::{Entry, EntryId, Index, Now, Term};
+use crate::types::{Entry, EntryId, EntryKind, Index, Now, Term};
 use serde::{Deserialize, Serialize};
 
 /// A message between two replicas of one group.
@@ -54,6 +55,9 @@ pub struct PreVoteReply {
     pub round: u64,
     /// Whether a vote would be given.
     pub granted: bool,
+    /// The newest configuration that the answerer knows committed, if neither it nor a later one
+    /// names the asker (R20).
+    pub removed: Option<Index>,
 }
 
 /// See [`Message::RequestVote`].
@@ -200,13 +204,17 @@ impl Message {
         let ids: &[EntryId] = match self {
             Message::PreVote(m) => &[m.last],
             Message::RequestVote(m) => &[m.last],
-            Message::PreVoteReply(_) | Message::RequestVoteReply(_) => &[],
             Message::AppendEntries(m) => return m.check(),
             Message::AppendEntriesReply(m) => return m.check(),
+            Message::PreVoteReply(m) if m.removed.is_some_and(|index| index.0 > ID_MAX) => {
+                return Err(Reject::Malformed("index out of range"));
+            }
             Message::ReadIndexReply(m) if m.index.is_some_and(|index| index.0 > ID_MAX) => {
                 return Err(Reject::Malformed("index out of range"));
             }
-            Message::Confirm(_)
+            Message::PreVoteReply(_)
+            | Message::RequestVoteReply(_)
+            | Message::Confirm(_)
             | Message::ConfirmReply(_)
             | Message::ReadIndex(_)
             | Message::ReadIndexReply(_)
@@ -257,6 +265,9 @@ impl AppendEntries {
             }
             if entry.frame.len() < HEADER_BYTES {
                 return Err(Reject::Malformed("entry without a frame"));
+            }
+            if entry.kind == EntryKind::Conf && Conf::of_entry(entry).is_none() {
+                return Err(Reject::Malformed("an impossible configuration"));
             }
             before = entry.id;
         }

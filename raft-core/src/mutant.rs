@@ -72,6 +72,18 @@ pub enum Mutant {
     QuietWithoutProof,
     /// A follower believes its leader though its node does not claim the group (R13).
     ClaimsIgnored,
+    /// A change of the configuration before anything is committed in the term (thesis 4.2, E26).
+    ConfBeforeOwnTerm,
+    /// A change of the configuration before the one before is committed (M1).
+    TwoConfsAtOnce,
+    /// Voters come in without having caught up (R22).
+    PromoteAtOnce,
+    /// A replica that no configuration names has a say in elections (R21).
+    BlankVotes,
+    /// In a joint configuration one half is enough (C4).
+    JointByOneHalf,
+    /// A configuration that was cut off goes on counting (M3).
+    ConfKeptOnCut,
 }
 
 impl Mutant {
@@ -110,5 +122,11 @@ impl Mutant {
         Mutant::VoteBesideLeader,
         Mutant::QuietWithoutProof,
         Mutant::ClaimsIgnored,
+        Mutant::ConfBeforeOwnTerm,
+        Mutant::TwoConfsAtOnce,
+        Mutant::PromoteAtOnce,
+        Mutant::BlankVotes,
+        Mutant::JointByOneHalf,
+        Mutant::ConfKeptOnCut,
     ];
 }

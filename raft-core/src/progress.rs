@@ -29,6 +29,10 @@ pub(crate) struct Progress {
     backoff: u32,
     /// The newest commit index that it said it has.
     commit_known: Index,
+    /// It has everything, or got what there was when a round began within a short time (thesis 4.2.1).
+    caught_up: bool,
+    round_end: Index,
+    round_began: Now,
     /// What it has confirmed.
     pub(crate) confirmed: Confirmed,
     /// The host was told that it may pull, and need not be told again before this.
@@ -120,6 +124,9 @@ impl Progress {
             probe_at: Some(now),
             backoff: 0,
             commit_known: Index(0),
+            caught_up: false,
+            round_end: next_index.prev(),
+            round_began: now,
             confirmed: Confirmed::default(),
             announced_until: 0,
             fetch: PeerFetch::Idle,
@@ -131,6 +138,7 @@ impl Progress {
     pub(crate) fn reset(&mut self, now: Now) {
         self.probe(self.match_index.next());
         self.commit_known = Index(0);
+        self.caught_up = false;
         self.backoff = 0;
         self.probe_at = Some(now);
         self.announced_until = 0;
@@ -144,6 +152,21 @@ impl Progress {
         if lease_ns > 0 && promised_ns >= lease_ns {
             self.confirmed.lease_stamp = self.confirmed.lease_stamp.max(stamp);
         }
+    }
+
+    /// It acknowledged something; `last` is the leader's. Ends the round of catching up that this
+    /// completes; one that took longer than `limit` means that it is still far behind.
+    pub(crate) fn finish_round(&mut self, now: Now, last: Index, limit: Now) {
+        if self.match_index >= self.round_end {
+            self.caught_up = self.match_index == last || now - self.round_began < limit;
+            self.round_end = last;
+            self.round_began = now;
+        }
+    }
+
+    /// Whether it could take part in a commit without making it wait long.
+    pub(crate) fn has_caught_up(&self) -> bool {
+        self.caught_up
     }
 
     /// It said that it has committed up to `commit`.

@@ -1,6 +1,7 @@
 //! One replica of one group, and everything that can be asked of it.
 
 use crate::candidate::{Candidate, PreCandidate};
+use crate::conf::{Conf, Confs};
 use crate::config::{Config, MemUse, OpenError, Restored, Status};
 use crate::effects::{
     Effects, Envelope, Fetch, FetchResult, Proposed, Pull, Refused, Reject, Role, RoleChange,
@@ -13,7 +14,6 @@ use crate::log::Log;
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::progress::WindowMax;
-use crate::quorum::{VoteResult, vote_result};
 use crate::random::Random;
 use crate::reads::Reads;
 use crate::types::{
@@ -38,6 +38,12 @@ pub struct Raft {
     pub(crate) apply: Apply,
     pub(crate) links: BTreeMap<NodeId, Link>,
     pub(crate) early: Early,
+    pub(crate) confs: Confs,
+    /// The host has not been told of the newest configuration.
+    pub(crate) conf_news: bool,
+    /// A peer said that this replica is no member since then; no leader was heard after that.
+    pub(crate) removed_at: Option<Index>,
+    pub(crate) removal_news: Option<Index>,
     pub(crate) reads: Reads,
     /// Until then no vote is given and none is asked for (R8, R18).
     pub(crate) promised_until: Now,
@@ -88,18 +94,22 @@ impl Raft {
     ) -> Result<Raft, OpenError> {
         config.check()?;
         restored.check()?;
-        config.voters.sort_unstable();
-        let Restored { hard, term_runs, last } = restored;
+        let Restored { hard, term_runs, last, confs } = restored;
+        let first = Conf::of_voters(std::mem::take(&mut config.voters));
+        let confs = Confs::new((Index(0), first), confs);
         let mut random = Random::new(seed);
         let timeout =
             random.between(config.election_timeout_ns_min, config.election_timeout_ns_max);
         // A sole voter has nobody to wait for.
-        let election_at = if config.voters.len() == 1 { now } else { now + timeout };
+        let election_at = if confs.newest().voters == [config.id] { now } else { now + timeout };
         // Whom the last promise was given to is not known any more, nor when (R8).
         let promised_until = if hard.promised_ns > 0 { now + hard.promised_ns } else { 0 };
-        let peers = config.voters.iter().copied().filter(|voter| *voter != config.id);
         Ok(Raft {
-            links: peers.map(|peer| (peer, Link::default())).collect(),
+            links: BTreeMap::new(),
+            confs,
+            conf_news: false,
+            removed_at: None,
+            removal_news: None,
             early: Early::default(),
             log: Log::new(hard, term_runs, last, &config),
             role: RoleState::Follower(Follower::new(now, election_at)),
@@ -125,8 +135,9 @@ impl Raft {
     /// If it cannot come from a correct peer; it has then changed nothing that matters.
     pub fn step(&mut self, now: Now, from: NodeId, message: Message) -> Result<(), Reject> {
         message.check()?;
-        if from == self.config.id || !self.is_voter(from) {
-            return Err(Reject::Stranger(from));
+        // Whether its configuration names the sender does not matter: it may be behind (R20, R29).
+        if from == self.config.id || from == NodeId(0) {
+            return Err(Reject::NoPeer(from));
         }
         if let Message::AppendEntries(m) = &message
             && self.contradicts_commit(m)
@@ -239,6 +250,7 @@ impl Raft {
     pub fn deadline(&self) -> Option<Now> {
         let retry = (self.apply.paused_until > 0).then_some(self.apply.paused_until);
         let role = match &self.role {
+            RoleState::Follower(_) if !self.may_campaign() => None,
             RoleState::Follower(follower) if self.is_vouched_for(follower) => None,
             RoleState::Follower(follower) => Some(follower.election_at),
             RoleState::PreCandidate(asking) => Some(asking.election_at.min(asking.ask_at)),
@@ -297,9 +309,11 @@ impl Raft {
     /// Fills `effects` with all that is owed since the last call; whether that is anything.
     pub fn poll(&mut self, now: Now, effects: &mut Effects) -> bool {
         effects.clear();
+        self.drive_conf(now);
         self.drive_transfer(now);
         self.drive_reads(now);
         self.take_reads(effects);
+        self.take_conf(effects);
         effects.write = self.log.take_write(self.hard);
         let durable = self.log.durable_token();
         for (token, envelope) in self.out.drain(..) {
@@ -386,6 +400,7 @@ impl Raft {
             durable: self.log.durable(),
             matched,
             waiting_reads: self.reads.waiting(),
+            conf: self.confs.newest().clone(),
             transferring: self.transferring(),
         }
     }
@@ -423,25 +438,14 @@ impl Raft {
         }
     }
 
-    /// Whether that node counts in a majority.
-    pub(crate) fn is_voter(&self, id: NodeId) -> bool {
-        self.config.voters.contains(&id)
+    /// Everybody whose vote counts, by the newest configuration.
+    pub(crate) fn voters(&self) -> Vec<NodeId> {
+        self.confs.newest().all_voters()
     }
 
-    /// Who counts in a majority.
-    pub(crate) fn voters(&self) -> impl Iterator<Item = NodeId> {
-        self.config.voters.iter().copied()
-    }
-
-    /// Whether those of the voters are a majority.
+    /// Whether those of the voters are a majority, of both halves if there are two.
     pub(crate) fn is_quorum(&self, of: impl Fn(NodeId) -> bool) -> bool {
-        let granted = self.voters().filter(|id| of(*id)).count();
-        vote_result(self.config.voters.len(), granted, 0) == VoteResult::Won
-    }
-
-    /// Whether this replica may ask for votes.
-    pub(crate) fn may_campaign(&self) -> bool {
-        self.is_voter(self.config.id) && !self.is_stalled()
+        self.confs.newest().is_majority(of)
     }
 
     pub(crate) fn window_max(&self) -> WindowMax {
@@ -454,7 +458,7 @@ impl Raft {
     pub(crate) fn election_timeout(&mut self) -> Now {
         let Config { election_timeout_ns_min: min, election_timeout_ns_max: max, .. } = self.config;
         let own = self.config.priority_of(self.config.id);
-        let preferred = self.voters().any(|id| self.config.priority_of(id) > own);
+        let preferred = self.voters().into_iter().any(|id| self.config.priority_of(id) > own);
         let min = if preferred { min + (max - min) / 2 } else { min };
         self.random.between(min, max)
     }

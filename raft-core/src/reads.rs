@@ -243,7 +243,9 @@ impl Raft {
             RoleState::Leader(leader) => {
                 // Who is not asked again has no deadline: the host would call for nothing.
                 let asked = leader.peers.iter().filter(|(peer, progress)| {
-                    self.is_up(**peer) && progress.confirmed.seq < self.reads.newest
+                    self.is_voter(**peer)
+                        && self.is_up(**peer)
+                        && progress.confirmed.seq < self.reads.newest
                 });
                 let sent = asked.filter_map(|(_, progress)| progress.confirmed.sent);
                 sent.map(|(_, at)| at + self.patience()).min()

@@ -25,7 +25,7 @@ impl Raft {
     /// If this replica does not lead, or `to` is not another voter (E23).
     pub fn transfer(&mut self, now: Now, to: NodeId) -> Result<(), Refused> {
         let hint = self.leader().filter(|leader| *leader != self.config.id);
-        let is_target = to != self.config.id && self.is_voter(to);
+        let is_target = to != self.config.id && self.confs.newest().voters.contains(&to);
         let until = now + self.config.election_timeout_ns_max;
         let RoleState::Leader(leader) = &mut self.role else {
             return Err(Refused::NotLeader { hint });
@@ -53,7 +53,7 @@ impl Raft {
         let RoleState::Leader(leader) = &self.role else { return };
         let Some(Transfer { to, until, sent }) = leader.transfer else { return };
         let matched = leader.peers.get(&to).map_or(Index(0), |progress| progress.match_index);
-        let cancelled = now >= until || !self.is_voter(to);
+        let cancelled = now >= until || !self.confs.newest().voters.contains(&to);
         let ready = matched == last && self.is_up(to);
         let RoleState::Leader(leader) = &mut self.role else { return };
         if cancelled {

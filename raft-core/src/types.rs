@@ -101,6 +101,9 @@ pub enum EntryKind {
     Empty,
     /// Carries a payload for the state machine.
     Command,
+    /// Carries a configuration ([`crate::conf::Conf`]), which counts from when it is appended; the
+    /// state machine ignores it.
+    Conf,
 }
 
 /// One log entry. The frame is encoded once, when the leader proposes it, and is then written to

@@ -28,8 +28,9 @@ mod recovery;
 mod wal;
 mod writer;
 
+use raft_core::Restored;
 use raft_core::effects::{Fetch, FetchResult, Write};
-use raft_core::types::{EntryId, FetchId, GroupId, HardState, WriteToken};
+use raft_core::types::{FetchId, GroupId, WriteToken};
 use redb::{Builder, Database, StorageBackend};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -56,17 +57,6 @@ impl Default for LogStoreConfig {
     fn default() -> LogStoreConfig {
         LogStoreConfig { cache_bytes: 32 << 20, must_exist: false }
     }
-}
-
-/// What the log holds of one group.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RecoveredGroup {
-    /// The newest term and vote.
-    pub hard: HardState,
-    /// Where each term begins, in index order.
-    pub term_runs: Vec<EntryId>,
-    /// The last entry; 0@0 if there is none.
-    pub last: EntryId,
 }
 
 /// What the log store reports, from its own threads.
@@ -181,7 +171,7 @@ impl LogStore {
         path: &Path,
         config: LogStoreConfig,
         events: impl Fn(LogEvent) + Send + Sync + 'static,
-    ) -> Result<(LogStore, BTreeMap<GroupId, RecoveredGroup>), LogStoreError> {
+    ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
         recovery::prepare_file(path, config.must_exist)?;
         let database = builder(&config)
             .open(path)
@@ -194,7 +184,7 @@ impl LogStore {
         backend: impl StorageBackend,
         config: LogStoreConfig,
         events: impl Fn(LogEvent) + Send + Sync + 'static,
-    ) -> Result<(LogStore, BTreeMap<GroupId, RecoveredGroup>), LogStoreError> {
+    ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
         let path = Path::new("(storage)");
         if config.must_exist && backend.len().is_ok_and(|len| len == 0) {
             return Err(LogStoreError::Missing(path.to_owned()));
@@ -211,7 +201,7 @@ impl LogStore {
         name: &Path,
         path: Option<PathBuf>,
         events: impl Fn(LogEvent) + Send + Sync + 'static,
-    ) -> Result<(LogStore, BTreeMap<GroupId, RecoveredGroup>), LogStoreError> {
+    ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
         let recovered = recovery::scan(&database, name)?;
         let groups = recovered.groups();
         let counters = Arc::new(Counters::default());

@@ -6,11 +6,11 @@ use crate::cluster_file::{Cluster, ClusterFile};
 use crate::config::ClientSettings;
 use crate::data_dir::{self, DataDir, DataDirError, Identity};
 use crate::listener::{self, Inbound, LocalIdentity};
-use crate::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError, RecoveredGroup};
+use crate::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError};
 use crate::random;
 use crate::transport::Transport;
 use crate::worker::{self, LocalRouter, Parts, Shared, WorkerError};
-use raft_core::{Config, OpenError, Restored};
+use raft_core::{Config, OpenError};
 use router::backend::{Backend, BackendConfig, LocalNode};
 use router::dispatch::Bounds;
 use router::{FrontEnd, ServeConfig};
@@ -176,9 +176,11 @@ fn open_replicas(
         addresses: addresses.clone(),
         seed: random::number().map_err(system(NO_RANDOMNESS))?,
     };
-    let raft_config = |group: GroupId, voters: Vec<NodeId>| Config::new(id, group, voters);
-    let restored = recovered.into_iter().map(|(group, log)| (group, restore(log))).collect();
-    let node = Node::open(setup, restored, &raft_config, clock.now())?;
+    // What was asked before a start must not be answered after it.
+    let epoch = local.epoch >> 32;
+    let raft_config =
+        |group: GroupId, voters: Vec<NodeId>| Config { epoch, ..Config::new(id, group, voters) };
+    let node = Node::open(setup, recovered, &raft_config, clock.now())?;
 
     let (inbox_tx, inbox) = mpsc::channel::<Inbound>(INBOX_MAX);
     let shared = Shared::new(node, clock);
@@ -241,10 +243,6 @@ fn join_router(node: NodeId) -> (LocalRouter, LocalNode) {
     let (to, from_node) = mpsc::channel(LOCAL_MAX);
     let (status, status_seen) = watch::channel(Arc::default());
     (LocalRouter { from, to, status }, LocalNode { node, to_node, from_node, status: status_seen })
-}
-
-fn restore(log: RecoveredGroup) -> Restored {
-    Restored { hard: log.hard, term_runs: log.term_runs, last: log.last }
 }
 
 /// What INFO shows is the last address, which is the one a user was told of.

@@ -68,7 +68,7 @@ fn append(group: u32, index: u64, bytes: usize) -> RaftEnvelope {
 }
 
 fn small(round: u64) -> RaftEnvelope {
-    let reply = PreVoteReply { term: Term(1), round, granted: true };
+    let reply = PreVoteReply { term: Term(1), round, granted: true, removed: None };
     RaftEnvelope { group: GroupId(1), message: Message::PreVoteReply(reply) }
 }
 

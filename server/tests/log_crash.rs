@@ -8,7 +8,7 @@ use raft_core::frame::encode_entry;
 use raft_core::types::{
     Entry, EntryId, EntryKind, FetchId, GroupId, HardState, Index, Mark, NodeId, Term, WriteToken,
 };
-use server::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError, RecoveredGroup};
+use server::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError};
 use simulated_disk::{Disk, Random, Step, crash};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -87,7 +87,7 @@ fn write(
 
 struct Log {
     store: LogStore,
-    groups: BTreeMap<GroupId, RecoveredGroup>,
+    groups: BTreeMap<GroupId, raft_core::Restored>,
     events: Receiver<LogEvent>,
 }
 

@@ -13,7 +13,7 @@ use crate::wire::{
 };
 use crate::{GroupId, NodeId};
 use raft_core::effects::{FetchResult, Write};
-use raft_core::types::{Entry, EntryId, HardState};
+use raft_core::types::{Entry, HardState};
 use raft_core::{Config, Restored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -39,14 +39,7 @@ impl Disk {
     }
 
     fn restored(&self) -> Restored {
-        let mut term_runs: Vec<EntryId> = Vec::new();
-        for entry in &self.entries {
-            if term_runs.last().is_none_or(|run| run.term != entry.id.term) {
-                term_runs.push(entry.id);
-            }
-        }
-        let last = self.entries.last().map_or(EntryId::default(), |entry| entry.id);
-        Restored { hard: self.hard, term_runs, last }
+        Restored::of_log(self.hard, &self.entries)
     }
 }
 

@@ -351,7 +351,7 @@ impl Replica {
         let waiting = self.waiting.remove(&index);
         self.waiting_count -= waiting.as_ref().map_or(0, |waiting| waiting.clients.len());
         let answers = match entry.kind {
-            EntryKind::Empty => Vec::new(),
+            EntryKind::Empty | EntryKind::Conf => Vec::new(),
             EntryKind::Command => {
                 let batch = codec::decode_batch(&entry.payload())
                     .map_err(|source| ReplicaError::Entry { group: self.group, index, source })?;
@@ -458,7 +458,9 @@ impl Replica {
             }
             Err(Refused::NotLeader { hint }) => Answer::NotLeader { hint },
             Err(Refused::Transferring { to }) => Answer::NotLeader { hint: Some(to) },
-            Err(Refused::Busy | Refused::TooBig { .. }) => Answer::Busy,
+            Err(
+                Refused::Busy | Refused::TooBig { .. } | Refused::ConfPending | Refused::Conf(_),
+            ) => Answer::Busy,
         }
     }
 
@@ -567,7 +569,7 @@ fn answer_to(refused: Refused) -> Answer {
         Refused::Busy => Answer::Busy,
         // It does not lead yet; asked too early it says so, and the router asks again.
         Refused::Transferring { to } => Answer::NotLeader { hint: Some(to) },
-        Refused::NotVoter(_) => Answer::Invalid,
+        Refused::NotVoter(_) | Refused::ConfPending | Refused::Conf(_) => Answer::Invalid,
         Refused::TooBig { .. } => Answer::Invalid,
     }
 }

@@ -7,6 +7,7 @@
 //! passes over little.
 
 use super::wal::Place;
+use raft_core::conf::Conf;
 use raft_core::types::{EntryId, GroupId, HardState, Index, Term};
 use std::collections::BTreeMap;
 
@@ -28,6 +29,8 @@ pub(super) struct GroupLog {
     /// Where each term begins, in index order.
     pub(super) term_runs: Vec<EntryId>,
     pub(super) last: EntryId,
+    /// The configurations among the entries that recovery found.
+    pub(super) confs: Vec<(Index, Conf)>,
     runs: Vec<Run>,
 }
 
@@ -105,6 +108,11 @@ impl LogIndex {
         Ok(())
     }
 
+    /// The entry just added carries a configuration.
+    pub(super) fn conf(&mut self, group: GroupId, index: Index, conf: Conf) {
+        self.groups.entry(group).or_default().confs.push((index, conf));
+    }
+
     /// How to read entries from `from` to `to`; `None` if `from` is not held.
     pub(super) fn plan(&self, group: GroupId, from: Index, to: Index) -> Option<Vec<Part>> {
         self.groups.get(&group)?.plan(from, to)
@@ -121,6 +129,7 @@ impl GroupLog {
             run.count = from.0 - run.first.0;
             run.sealed = true;
         }
+        self.confs.retain(|(index, _)| *index < from);
         self.term_runs.truncate(self.term_runs.partition_point(|start| start.index < from));
         let term = self.term_runs.last().map_or(Term(0), |start| start.term);
         self.last = EntryId { index: from.prev(), term };

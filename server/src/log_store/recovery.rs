@@ -2,7 +2,9 @@
 
 use super::index::LogIndex;
 use super::wal::{FORMAT, FORMAT_KEY, FrameReader, META, Place, WAL, WalError};
-use super::{LogStoreError, RecoveredGroup, database_error};
+use super::{LogStoreError, database_error};
+use raft_core::Restored;
+use raft_core::conf::Conf;
 use raft_core::frame::Frame;
 use raft_core::types::GroupId;
 use redb::{Database, ReadableDatabase, ReadableTable};
@@ -21,10 +23,10 @@ pub(super) struct Recovered {
 }
 
 impl Recovered {
-    pub(super) fn groups(&self) -> BTreeMap<GroupId, RecoveredGroup> {
+    pub(super) fn groups(&self) -> BTreeMap<GroupId, Restored> {
         let recovered = self.index.groups().map(|(group, log)| {
-            let (hard, last) = (log.hard, log.last);
-            (group, RecoveredGroup { hard, term_runs: log.term_runs.clone(), last })
+            let (term_runs, confs) = (log.term_runs.clone(), log.confs.clone());
+            (group, Restored { hard: log.hard, term_runs, last: log.last, confs })
         });
         recovered.collect()
     }
@@ -119,7 +121,13 @@ fn read_all(reader: &mut FrameReader<'_>) -> Result<Recovered, WalError> {
     let mut position = 0;
     while let Some((frame, place)) = reader.next()? {
         let read = match frame {
-            Frame::Entry(group, entry) => index.append(group, entry.id, place, position),
+            Frame::Entry(group, entry) => {
+                let read = index.append(group, entry.id, place, position);
+                if let Some(conf) = Conf::of_entry(&entry) {
+                    index.conf(group, entry.id.index, conf);
+                }
+                read
+            }
             Frame::HardState(group, hard) => index.hard_state(group, hard),
             Frame::Cut(group, from) => {
                 index.cut(group, from);

@@ -1,6 +1,6 @@
 use super::*;
 use raft_core::frame::encode_entry;
-use raft_core::types::{Entry, EntryKind, Index, Mark, NodeId, Term};
+use raft_core::types::{Entry, EntryId, EntryKind, HardState, Index, Mark, NodeId, Term};
 use redb::backends::FileBackend;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -26,7 +26,7 @@ fn fetch(id: u64, from: u64, to: u64, bytes_max: u64) -> Fetch {
 
 struct Open {
     store: LogStore,
-    groups: BTreeMap<GroupId, RecoveredGroup>,
+    groups: BTreeMap<GroupId, Restored>,
     events: Receiver<LogEvent>,
 }
 
@@ -87,7 +87,7 @@ fn what_was_written_is_recovered_and_fetched() {
     }
     let log = open(&path);
     let runs = vec![entries[0].id, entries[2].id];
-    let expected = RecoveredGroup { hard, term_runs: runs, last: entries[2].id };
+    let expected = Restored { hard, term_runs: runs, last: entries[2].id, confs: Vec::new() };
     assert_eq!(log.groups[&G1], expected);
     assert_eq!(log.groups[&G2].last, EntryId { index: Index(1), term: Term(1) });
     assert_eq!(

@@ -308,7 +308,12 @@ impl Samples {
         let (last, granted) = (self.id(), self.flag());
         let message = match self.below(7) {
             0 => Message::PreVote(PreVote { term, round: self.number(), last }),
-            1 => Message::PreVoteReply(PreVoteReply { term, round: self.number(), granted }),
+            1 => Message::PreVoteReply(PreVoteReply {
+                term,
+                round: self.number(),
+                granted,
+                removed: granted.then(|| Index(self.number())),
+            }),
             2 => Message::RequestVote(RequestVote { term, last, transfer: granted }),
             3 => Message::RequestVoteReply(RequestVoteReply { term, granted }),
             4 => Message::AppendEntriesReply(AppendEntriesReply {

@@ -2,6 +2,7 @@
 //! that nothing leaves a node before what it promises is on that node's disk (R1, R2, R3, R5).
 
 use crate::raft_world::Disk;
+use raft_core::conf::Conf;
 use raft_core::effects::{Envelope, Role};
 use raft_core::frame::HEADER_BYTES;
 use raft_core::message::{AppendOutcome, Message};
@@ -23,6 +24,8 @@ pub struct Checker {
     /// The state of the state machine after each index.
     states: BTreeMap<Index, u64>,
     hard: BTreeMap<NodeId, HardState>,
+    /// The configuration that each node last went by.
+    confs: BTreeMap<NodeId, Conf>,
     leader_commits: BTreeMap<NodeId, (Term, Index)>,
     /// What must not fall while a process runs: term, commit index, applied index.
     floors: BTreeMap<NodeId, (Term, Index, Index)>,
@@ -44,7 +47,10 @@ fn hash_of(value: impl Hash) -> u64 {
 pub fn memory_within(id: NodeId, used: &MemUse, config: &Config) {
     let alone = config.entry_bytes_max.min(LARGEST_COMMAND) + HEADER_BYTES as u64;
     let message = config.inflight_bytes_max.max(alone);
-    let uncommitted = config.uncommitted_bytes_max + alone;
+    // Blank and configuration entries pass the limits (R24): one for each leader that came and went
+    // without a commit.
+    let passed = 64 * HEADER_BYTES as u64;
+    let uncommitted = config.uncommitted_bytes_max + alone + passed;
     let unsynced = (config.unsynced_bytes_max + message).max(2 * uncommitted);
     let apply_queue = config.apply_queue_bytes_max + FETCH_BYTES_MAX;
     let fetched = (1 + VOTERS_MAX as u64) * (FETCH_BYTES_MAX + alone);
@@ -128,8 +134,15 @@ impl Checker {
 
     /// I7 and Raft 5.4.2: a leader's commit index has moved only over what a majority has on disk,
     /// up to an entry of its own term.
-    pub fn leader_commit(&mut self, id: NodeId, raft: &Raft, log: &[Entry], disks: &[&Disk]) {
+    pub fn leader_commit(
+        &mut self,
+        id: NodeId,
+        raft: &Raft,
+        log: &[Entry],
+        disks: &[(NodeId, &Disk)],
+    ) {
         let status = raft.status();
+        let conf_before = self.confs.insert(id, status.conf.clone()).unwrap_or_default();
         if status.role != Role::Leader {
             self.leader_commits.remove(&id);
             return;
@@ -142,11 +155,14 @@ impl Checker {
         }
         let entry = log[status.commit.0 as usize - 1].id;
         assert_eq!(entry.term, status.hard.term, "5.4.2: n{id} commits {entry} by counting");
-        let holders = disks.iter().filter(|disk| disk.holds(entry)).count();
+        let holders = disks.iter().filter(|(_, disk)| disk.holds(entry));
+        let holders: Vec<NodeId> = holders.map(|(id, _)| *id).collect();
+        // One call may commit by one configuration and append the next.
+        let enough = |conf: &Conf| conf.is_majority(|id| holders.contains(&id));
         assert!(
-            2 * holders > disks.len(),
-            "I7: n{id} commits {entry}, which only {holders} of {} disks hold",
-            disks.len()
+            enough(&status.conf) || enough(&conf_before),
+            "I7: n{id} commits {entry}, which only {holders:?} hold, in {:?}",
+            status.conf
         );
         for held in &log[before.0 as usize..status.commit.0 as usize] {
             let fact = (held.id, status.hard.term);

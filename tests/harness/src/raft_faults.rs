@@ -39,10 +39,12 @@ pub enum Fault {
     NewLink,
     /// Leadership is handed on. No fault, but at a bad moment.
     Transfer,
+    /// The group gets other members.
+    Membership,
 }
 
 /// Every kind, with the name that a replay gives it.
-pub const FAULTS: [(Fault, &str); 16] = [
+pub const FAULTS: [(Fault, &str); 17] = [
     (Fault::Loss, "loss"),
     (Fault::Twice, "twice"),
     (Fault::Delay, "delay"),
@@ -59,6 +61,7 @@ pub const FAULTS: [(Fault, &str); 16] = [
     (Fault::Pause, "pause"),
     (Fault::NewLink, "new-link"),
     (Fault::Transfer, "transfer"),
+    (Fault::Membership, "membership"),
 ];
 
 /// A generator of numbers for tests (PCG's multiplier and increment).

@@ -140,7 +140,12 @@ impl Fuzz {
         };
         match kind {
             0 => Message::PreVote(PreVote { term, round: seq, last: self.id() }),
-            1 => Message::PreVoteReply(PreVoteReply { term, round: seq, granted: yes }),
+            1 => Message::PreVoteReply(PreVoteReply {
+                term,
+                round: seq,
+                granted: yes,
+                removed: (!yes).then_some(Index(seq)),
+            }),
             2 => Message::RequestVote(RequestVote { term, last: self.id(), transfer: yes }),
             3 => Message::RequestVoteReply(RequestVoteReply { term, granted: yes }),
             4 => {
@@ -178,7 +183,12 @@ impl Fuzz {
         let message = match self.sent.pop() {
             Some(Message::PreVote(m)) if self.random.chance(50) => {
                 let term = m.term;
-                Message::PreVoteReply(PreVoteReply { term, round: m.round, granted: true })
+                Message::PreVoteReply(PreVoteReply {
+                    term,
+                    round: m.round,
+                    granted: true,
+                    removed: None,
+                })
             }
             Some(Message::RequestVote(m)) if self.random.chance(50) => {
                 Message::RequestVoteReply(RequestVoteReply { term: m.term, granted: true })

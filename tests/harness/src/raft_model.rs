@@ -6,6 +6,7 @@
 //! messages delivered and the disk; the core decides when. It shares no code with the core.
 
 use raft_core::Status;
+use raft_core::conf::Conf;
 use raft_core::effects::{Envelope, Role, Write};
 use raft_core::message::{AppendEntries, AppendOutcome, Message};
 use raft_core::types::{EntryId, HardState, Index, NodeId, Term};
@@ -45,6 +46,8 @@ struct Node {
     durable: Kept,
     pending: VecDeque<Write>,
     role: Role,
+    /// It led before the last call, in the same term.
+    led: bool,
     commit: Index,
     /// Candidate: who granted its vote in this term.
     granted: BTreeSet<NodeId>,
@@ -52,12 +55,19 @@ struct Node {
     acknowledged: BTreeMap<NodeId, Index>,
     /// Follower: up to where its log was compared with that of this term's leader.
     verified: Index,
+    /// Who counts. One call may commit by the one before and append the next.
+    confs: [Conf; 2],
+}
+
+impl Node {
+    fn majority(&self, of: impl Fn(NodeId) -> bool) -> bool {
+        self.confs.iter().any(|conf| conf.is_majority(&of))
+    }
 }
 
 /// The group as the model sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Model {
-    voters: usize,
     nodes: BTreeMap<NodeId, Rc<Node>>,
 }
 
@@ -94,11 +104,6 @@ impl Kept {
 }
 
 impl Model {
-    /// A group of these voters, none of them running.
-    pub fn new(voters: &[NodeId]) -> Model {
-        Model { voters: voters.len(), nodes: BTreeMap::new() }
-    }
-
     /// A process begins with what its disk has; whatever it was before is forgotten (Raft 5.5).
     pub fn started(&mut self, id: NodeId, hard: HardState, log: Vec<EntryId>) {
         let kept = Kept { hard, log };
@@ -107,10 +112,12 @@ impl Model {
             now: kept,
             pending: VecDeque::new(),
             role: Role::Follower,
+            led: false,
             commit: Index(0),
             granted: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
             verified: Index(0),
+            confs: Default::default(),
         };
         self.nodes.insert(id, Rc::new(node));
     }
@@ -131,9 +138,12 @@ impl Model {
     /// # Panics
     /// If no rule allows it.
     pub fn step(&mut self, id: NodeId, step: Step) {
-        let voters = self.voters;
         let node = self.node(id);
         let before = node.clone();
+        if node.confs[1] != step.status.conf {
+            node.confs.rotate_left(1);
+            node.confs[1] = step.status.conf.clone();
+        }
         if let Some(write) = step.write {
             node.now.write(&write);
             node.pending.push_back(write);
@@ -146,8 +156,9 @@ impl Model {
             node.verified = Index(0);
         }
         node.role = step.status.role;
+        node.led = before.role == Role::Leader && before.now.hard == node.now.hard;
         node.commit = step.status.commit;
-        let check = Check { id, voters, before: &before, input: &step.input };
+        let check = Check { id, before: &before, input: &step.input };
         check.term_and_vote(node);
         check.log(node);
         check.hear(node);
@@ -164,7 +175,9 @@ impl Model {
         let durable = &node.durable;
         match &envelope.message {
             Message::AppendEntries(m) if m.term == node.now.hard.term => {
-                assert_eq!(node.role, Role::Leader, "model: n{id} appends and does not lead");
+                // The last act of a leader that is removed is to tell so (M21).
+                let leads = node.role == Role::Leader || node.led && m.entries.is_empty();
+                assert!(leads, "model: n{id} appends and does not lead");
                 let mut sent = std::iter::once(m.prev).chain(m.entries.iter().map(|e| e.id));
                 let own = sent.all(|entry| has(&node.now.log, entry));
                 assert!(own, "model: n{id} sends what is not in its log");
@@ -194,7 +207,6 @@ impl Model {
 /// The judgement of one step.
 struct Check<'a> {
     id: NodeId,
-    voters: usize,
     before: &'a Node,
     input: &'a Input,
 }
@@ -301,8 +313,9 @@ impl Check<'_> {
                 let durable = vote(node.durable.hard);
                 assert_eq!(durable, vote(hard), "model: n{id} leads on a vote it could forget");
                 assert_eq!(hard.voted_for, Some(id), "model: n{id} leads without its own vote");
-                let votes = 1 + node.granted.iter().filter(|voter| **voter != id).count();
-                assert!(2 * votes > self.voters, "model: n{id} leads with {votes} votes");
+                let votes = &node.granted;
+                let won = node.majority(|voter| voter == id || votes.contains(&voter));
+                assert!(won, "model: n{id} leads with the votes of {votes:?}");
             }
             Role::Candidate => {
                 assert_eq!(hard.voted_for, Some(id), "model: n{id} asks without voting for itself");
@@ -317,12 +330,15 @@ impl Check<'_> {
         if commit == self.before.commit {
             return;
         }
-        if node.role == Role::Leader {
+        // A leader that is removed commits that, and steps down in the same call.
+        if node.role == Role::Leader || node.led {
             let entry = at(&node.now.log, commit);
             assert_eq!(entry.term, node.now.hard.term, "model: n{id} counts an older term (5.4.2)");
-            let own = usize::from(has(&node.durable.log, entry));
-            let held = own + node.acknowledged.values().filter(|index| **index >= commit).count();
-            assert!(2 * held > self.voters, "model: n{id} commits {entry} held by {held}");
+            let own = has(&node.durable.log, entry);
+            let acknowledged = &node.acknowledged;
+            let held = |peer| acknowledged.get(&peer).is_some_and(|index| *index >= commit);
+            let held = node.majority(|peer| if peer == id { own } else { held(peer) });
+            assert!(held, "model: n{id} commits {entry} held by {acknowledged:?}");
             return;
         }
         let told = match self.input {

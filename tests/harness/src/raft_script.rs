@@ -18,6 +18,7 @@
 //! | `cut n1 [to=n2]` `heal` | messages are lost from now on: to and from n1, or one way |
 //! | `stall n1` `sync n1 [writes=1]` `unstall n1` | when its disk syncs |
 //! | `link n1 n2` | a new link between two nodes |
+//! | `conf n1 voters=n1,n2 [learners=n3]` | changes who is in the group; `cluster nodes=5 voters=3` starts with the first three |
 //! | `edge n1 n2 down` | what n1 hears of n2's node: `deaf` `down` `gone` `stalled`, with `term=` `disowned` `unbelieved` |
 //! | `inject n2 from=n1 NAME key=value...` | a message nobody sent |
 //! | `log [n1...]` `status [n1...]` | what they have |
@@ -26,6 +27,7 @@ use crate::raft_world::{Disk, Event, World};
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context};
 use raft_core::Config;
+use raft_core::conf::{Conf, ConfChange};
 use raft_core::effects::{Envelope, NodeLiveness, ReadMode, Role, Write};
 use raft_core::frame::encode_entry;
 use raft_core::message::{AppendEntries, AppendOutcome, Message, PreVote, RequestVote};
@@ -85,6 +87,21 @@ fn role(role: Role) -> &'static str {
     }
 }
 
+fn describe_conf(conf: &Conf) -> String {
+    let list = |ids: &[NodeId]| ids.iter().map(|id| format!("n{id}")).collect::<Vec<_>>().join(",");
+    let mut text = list(&conf.voters);
+    let parts = [
+        ("leaving", &conf.outgoing),
+        ("learners", &conf.learners),
+        ("goal", &conf.goal),
+        ("demoted", &conf.demoted),
+    ];
+    for (name, ids) in parts.into_iter().filter(|(_, ids)| !ids.is_empty()) {
+        text += &format!(" {name}={}", list(ids));
+    }
+    text
+}
+
 /// A lease's length, if there is one.
 fn lease(ns: Now) -> String {
     if ns == 0 { String::new() } else { format!(" lease={}ms", ns / MS) }
@@ -95,7 +112,8 @@ fn describe(message: &Message) -> String {
     match message {
         Message::PreVote(m) => format!("PreVote round={} last={}", m.round as u32, m.last),
         Message::PreVoteReply(m) => {
-            format!("PreVoteReply round={} {}", m.round as u32, granted(m.granted))
+            let removed = m.removed.map(|index| format!(" removed={index}")).unwrap_or_default();
+            format!("PreVoteReply round={} {}{removed}", m.round as u32, granted(m.granted))
         }
         Message::RequestVote(m) => {
             format!("RequestVote last={}{}", m.last, if m.transfer { " transfer" } else { "" })
@@ -162,6 +180,7 @@ impl goldenscript::Runner for RaftScript {
             "propose" => self.propose(&mut args)?,
             "read" => self.read(&mut args)?,
             "edge" => self.edge(&mut args)?,
+            "conf" => self.conf(&mut args)?,
             "transfer" => {
                 let id = self.node(&mut args)?;
                 let to = node(args.next_pos().ok_or("to which node?")?)?;
@@ -224,11 +243,13 @@ impl RaftScript {
         let cache = number(args, "cache", 8 << 20)?;
         let lease_ns = number(args, "lease", 0)? * MS;
         let ids: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
+        let voters = number(args, "voters", nodes)?;
+        let voters: Vec<NodeId> = (1..=voters).map(NodeId).collect();
         let configs = ids.iter().map(|id| Config {
             inflight_bytes_max: window,
             entry_cache_bytes_max: cache,
             lease_ns,
-            ..Config::new(*id, GROUP, ids.clone())
+            ..Config::new(*id, GROUP, voters.clone())
         });
         let mut world = World::new(configs.collect());
         if args.take_key("start") != Some("no") {
@@ -300,6 +321,20 @@ impl RaftScript {
         let proposed = self.world()?.propose(id, commands).ok_or("that node is down")?;
         if let Some(refused) = proposed.refused {
             writeln!(self.output, "n{id} refuses: {refused:?}")?;
+        }
+        Ok(())
+    }
+
+    fn conf(&mut self, args: &mut ArgumentConsumer<'_>) -> Answer<()> {
+        let id = self.node(args)?;
+        let mut list = |key: &str| {
+            let text = args.take_key(key).unwrap_or_default();
+            text.split(',').filter(|text| !text.is_empty()).map(node).collect::<Answer<Vec<_>>>()
+        };
+        let change = ConfChange { voters: list("voters")?, learners: list("learners")? };
+        let answer = self.world()?.call(id, |raft, now| raft.change_conf(now, &change));
+        if let Some(Err(refused)) = answer {
+            writeln!(self.output, "n{id} refuses: {refused}")?;
         }
         Ok(())
     }
@@ -500,10 +535,18 @@ impl RaftScript {
                 }
                 Event::Synced(_) => {}
                 Event::Applied(entry) => {
-                    let payload = entry.payload();
-                    let text = String::from_utf8_lossy(&payload[..payload.len().min(20)]);
+                    let conf = Conf::of_entry(&entry).map(|conf| describe_conf(&conf).into());
+                    let payload = conf
+                        .unwrap_or_else(|| entry.payload().slice(..entry.payload().len().min(20)));
+                    let text = String::from_utf8_lossy(&payload);
                     writeln!(self.output, "n{id} applies {} \"{text}\"", entry.id)?;
                 }
+                Event::Conf(view) => {
+                    let committed = if view.committed { " committed" } else { "" };
+                    let conf = describe_conf(&view.conf);
+                    writeln!(self.output, "n{id} conf {conf} at {}{committed}", view.index)?;
+                }
+                Event::Removed(index) => writeln!(self.output, "n{id} is told removed at {index}")?,
                 Event::Read(read, index) => {
                     writeln!(self.output, "n{id} reads r{read} at {index}")?;
                 }

@@ -6,6 +6,7 @@ use crate::raft_watch::{self, Watch};
 use crate::raft_world::{Event, World};
 use bytes::Bytes;
 use raft_core::Config;
+use raft_core::conf::{Conf, ConfChange};
 use raft_core::effects::{ReadMode, Role};
 use raft_core::message::Message;
 use raft_core::types::{GroupId, Index, NodeId, Now, ReadId};
@@ -372,6 +373,7 @@ impl Sim {
                 Event::Role { .. } => self.roles += 1,
                 Event::Read(..) => self.reads_served += 1,
                 Event::ReadFailed(_) | Event::Fetch(_) => {}
+                Event::Conf(_) | Event::Removed(_) => {}
                 Event::Write(_) | Event::Synced(_) | Event::Applied(_) => {}
             }
         }
@@ -417,6 +419,9 @@ impl Sim {
 
     /// A client offers a few commands to whoever may lead, mostly.
     fn propose(&mut self) {
+        if self.healing {
+            self.bring_back_all();
+        }
         // While the group heals there are pauses, in which all replicas can become equal.
         let delay = if self.healing { 500 * MS } else { 1 + self.clients.below(40 * MS) };
         self.after(delay, Task::Client);
@@ -431,6 +436,14 @@ impl Sim {
         }
         if self.trouble[&to].paused_until <= self.now {
             self.world.propose(to, commands);
+        }
+    }
+
+    /// A healed group has all nodes as voters again, whoever was left out before.
+    fn bring_back_all(&mut self) {
+        let change = ConfChange { voters: self.world.ids(), learners: Vec::new() };
+        if let Some(leader) = self.world.leader() {
+            let _refused = self.world.call(leader, |raft, now| raft.change_conf(now, &change));
         }
     }
 
@@ -501,6 +514,18 @@ impl Sim {
                 }
             }
             Fault::Bridge => self.cuts.bridge(one, &ids),
+            Fault::Membership => {
+                let from = self.world.leader().unwrap_or(other);
+                let mut change = ConfChange::default();
+                for id in ids {
+                    match random.below(4) {
+                        0 => {}
+                        1 => change.learners.push(id),
+                        _ => change.voters.push(id),
+                    }
+                }
+                let _refused = self.world.call(from, |raft, now| raft.change_conf(now, &change));
+            }
             Fault::Transfer => {
                 let from = self.world.leader().unwrap_or(other);
                 self.world.call(from, |raft, now| raft.transfer(now, one));
@@ -582,6 +607,7 @@ impl Sim {
             let other = raft.status();
             let role = *id == leader || other.role == Role::Follower;
             role && other.leader == Some(leader)
+                && other.conf == Conf::of_voters(self.world.ids())
                 && other.commit == status.commit
                 && other.applied == status.commit
                 && other.last == status.last

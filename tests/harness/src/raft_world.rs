@@ -5,7 +5,8 @@ use crate::raft_checker::{Checker, memory_within};
 use crate::raft_model::{Input, Model, Step};
 use bytes::Bytes;
 use raft_core::effects::{
-    Effects, Envelope, Fetch, FetchResult, NodeLiveness, Pull, ReadMode, Refused, Role, Write,
+    ConfView, Effects, Envelope, Fetch, FetchResult, NodeLiveness, Pull, ReadMode, Refused, Role,
+    Write,
 };
 use raft_core::message::Message;
 use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Now, ReadId, Term, WriteToken};
@@ -40,6 +41,10 @@ pub enum Event {
     Read(ReadId, Index),
     /// A read gets none.
     ReadFailed(ReadId),
+    /// Another configuration counts, or it became committed.
+    Conf(ConfView),
+    /// A peer said that the node is no member since then.
+    Removed(Index),
 }
 
 /// A disk that forgets what was not synced.
@@ -106,14 +111,7 @@ impl Disk {
     }
 
     fn restored(&self) -> Restored {
-        let mut term_runs: Vec<EntryId> = Vec::new();
-        for entry in &self.log {
-            if term_runs.last().is_none_or(|run| run.term < entry.id.term) {
-                term_runs.push(entry.id);
-            }
-        }
-        let last = self.log.last().map_or(EntryId::default(), |entry| entry.id);
-        Restored { hard: self.hard, term_runs, last }
+        Restored::of_log(self.hard, &self.log)
     }
 }
 
@@ -201,7 +199,6 @@ impl World {
     pub fn new(configs: Vec<Config>) -> World {
         #[cfg(feature = "mutants")]
         let configs = crate::raft_mutant::applied(configs);
-        let voters = configs.first().map(|config| config.voters.clone()).unwrap_or_default();
         let host = |config: Config| {
             let host = Host {
                 raft: None,
@@ -222,7 +219,7 @@ impl World {
         World {
             hosts: configs.into_iter().map(host).collect(),
             checker: Rc::default(),
-            model: Rc::new(Model::new(&voters)),
+            model: Rc::default(),
             events: Vec::new(),
             links: 0,
             reads: BTreeMap::new(),
@@ -532,6 +529,8 @@ impl World {
             self.reads.remove(&(id, read)).expect("a read that waits");
             events.push(Event::ReadFailed(read));
         }
+        events.extend(effects.conf.take().map(Event::Conf));
+        events.extend(effects.removed.take().map(Event::Removed));
         for fetch in effects.fetch.drain(..) {
             events.push(Event::Fetch(fetch.clone()));
             host.fetches.push_back(fetch);
@@ -550,7 +549,8 @@ impl World {
         let checker = Rc::make_mut(&mut self.checker);
         checker.only_grows(id, &raft.status());
         memory_within(id, &raft.memory(), &host.config);
-        let disks: Vec<&Disk> = self.hosts.values().map(|host| &host.disk).collect();
+        let disks: Vec<(NodeId, &Disk)> =
+            self.hosts.iter().map(|(id, host)| (*id, &host.disk)).collect();
         checker.leader_commit(id, raft, &host.log, &disks);
     }
 }

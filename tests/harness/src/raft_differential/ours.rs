@@ -4,7 +4,7 @@ use super::{Logged, Replica};
 use bytes::Bytes;
 use raft_core::effects::{Effects, Fetch, FetchResult, NodeLiveness, Pull, Role, Write};
 use raft_core::message::Message;
-use raft_core::types::{Entry, EntryId, GroupId, HardState, NodeId, Now};
+use raft_core::types::{Entry, GroupId, HardState, NodeId, Now};
 use raft_core::{Config, Raft, Restored};
 use std::collections::BTreeMap;
 
@@ -34,14 +34,7 @@ impl Disk {
     }
 
     fn restored(&self) -> Restored {
-        let mut term_runs: Vec<EntryId> = Vec::new();
-        for entry in &self.log {
-            if term_runs.last().is_none_or(|run| run.term != entry.id.term) {
-                term_runs.push(entry.id);
-            }
-        }
-        let last = self.log.last().map_or(EntryId::default(), |entry| entry.id);
-        Restored { hard: self.hard, term_runs, last }
+        Restored::of_log(self.hard, &self.log)
     }
 }
 
