@@ -39,7 +39,7 @@ pub use self::outbox::{BATCH_BYTES_MAX, BATCH_REQUESTS_MAX};
 
 use self::book::{Attempt, Book, LinkState};
 use self::group::{Ask, Group, PendingQuery, QUERY_BYTES};
-use self::lane::{Fate, PendingOp};
+use self::lane::{Fate, PendingOp, had_no_effect};
 use self::outbox::Outbox;
 use self::slot_queue::{Filled, SlotQueue};
 use crate::backend::{Answered, DispatchStats, Refusal, Target, Work};
@@ -781,26 +781,5 @@ impl Dispatch {
             outbox.push(id, body, QUERY_BYTES);
         }
         outbox.flush();
-    }
-}
-
-/// Whether an answer says that its attempt changed nothing, and never will.
-fn had_no_effect(answer: &Answer) -> bool {
-    match answer {
-        Answer::NotLeader { .. }
-        | Answer::Busy
-        | Answer::Elsewhere
-        | Answer::Expired { .. }
-        | Answer::DeadlineTooFar { .. }
-        | Answer::Gap { .. }
-        | Answer::Window
-        | Answer::Invalid
-        | Answer::LanesFull => true,
-        Answer::Done { .. }
-        | Answer::Group(_)
-        | Answer::LogTime(_)
-        | Answer::Lost
-        | Answer::Old
-        | Answer::ReplyGone => false,
     }
 }

@@ -9,6 +9,7 @@ use crate::backend::{Answered, Refusal};
 use shard_core::op::Op;
 use shard_core::session::{LogTime, Seq, SessionId, is_small};
 use shard_core::slot::Slot;
+use shard_core::wire::Answer;
 use shard_core::{GroupId, NodeId};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -304,5 +305,26 @@ impl Lane {
     /// Whether everything in a closing lane is answered or may go on elsewhere.
     pub(super) fn is_left(&self) -> bool {
         self.closing && self.ops.iter().all(|op| matches!(op.fate, Fate::Answered | Fate::Rerun))
+    }
+}
+
+/// Whether an answer says that its attempt changed nothing, and never will.
+pub(super) fn had_no_effect(answer: &Answer) -> bool {
+    match answer {
+        Answer::NotLeader { .. }
+        | Answer::Busy
+        | Answer::Elsewhere
+        | Answer::Expired { .. }
+        | Answer::DeadlineTooFar { .. }
+        | Answer::Gap { .. }
+        | Answer::Window
+        | Answer::Invalid
+        | Answer::LanesFull => true,
+        Answer::Done { .. }
+        | Answer::Group(_)
+        | Answer::LogTime(_)
+        | Answer::Lost
+        | Answer::Old
+        | Answer::ReplyGone => false,
     }
 }
