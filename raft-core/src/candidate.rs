@@ -57,14 +57,18 @@ impl Raft {
     /// No majority answered in time. While its own vote is still on its way to the disk a new term
     /// would only put another write behind it: a slow disk would then never elect anyone.
     pub(crate) fn election_timed_out(&mut self, now: Now) {
+        if !self.may_campaign() {
+            if !matches!(self.role, RoleState::Follower(_)) {
+                self.follow(now, self.hard.term, None);
+            }
+            return;
+        }
         let election_at = now + self.config.election_timeout_ns_max;
         let durable = self.log.durable_token();
-        let may_campaign = self.may_campaign();
         match &mut self.role {
             RoleState::Candidate(asking) if asking.own_vote > durable => {
                 asking.election_at = election_at;
             }
-            RoleState::Follower(follower) if !may_campaign => follower.election_at = election_at,
             // Its own vote is promised as well (R18).
             RoleState::Follower(follower) if now < self.promised_until => {
                 follower.election_at = self.promised_until;

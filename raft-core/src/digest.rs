@@ -21,6 +21,7 @@ impl Raft {
         (self.apply.handed, self.apply.applied, self.reads.waiting()).hash(&mut hasher);
         self.links.iter().for_each(|(peer, link)| (peer, link.standing()).hash(&mut hasher));
         (self.confs.newest(), self.confs.committed(), self.removed_at).hash(&mut hasher);
+        self.own_stalled.hash(&mut hasher);
         self.digest_role(&mut hasher);
         hasher.finish()
     }

@@ -12,9 +12,13 @@
 //! - **Pre-vote** (thesis 9.6), always on: who cannot win raises no term. Pre-vote messages stand
 //!   outside the comparison of terms, and promise nothing.
 //! - **Leader stickiness and check-quorum** (thesis 4.2.3, 6.2): beside a live leader a vote request
-//!   changes nothing, not even the term; a leader that no majority answers for one election timeout
-//!   steps down.
-//! - **Replication** (5.3): `leader.rs` and `progress.rs`. Appends, probes and heartbeats are pulled
+//!   changes nothing, not even the term; a leader whose voters' nodes are no majority refuses at
+//!   once, and steps down after an election timeout.
+//! - **Liveness** (`node_pair.rs`, `liveness.rs`): nodes exchange heartbeats, groups do not. A
+//!   follower waits while its leader's node lives and claims the group, a leader says nothing to a
+//!   follower that has everything; so an idle group sends nothing and has no timer. When a leader's
+//!   process is gone, its voters campaign by rank without the long timeout.
+//! - **Replication** (5.3): `leader.rs` and `progress.rs`. Appends and probes are pulled
 //!   by the link with [`Raft::next_append`] when it can take bytes, so batching needs no timer and
 //!   nothing queues in front of a slow socket. Conflicts are skipped a term at a time. What is on
 //!   its way to a follower is bounded in messages and in bytes.
@@ -22,6 +26,11 @@
 //!   empty entry with which each leader begins (section 8).
 //! - **Parallel writes** (thesis 10.2.1): a leader sends before its own disk is done, and counts
 //!   itself by its disk alone; a majority of followers may commit without it.
+//! - **Reads** (thesis 6.4, `reads.rs`): positional ReadIndex at leaders and followers, one small round
+//!   for all reads that wait; leases (6.4.1) if they are asked for, on promises that survive a restart.
+//! - **Leadership transfer** (thesis 3.10, `transfer.rs`): the target catches up, then campaigns at once.
+//! - **Membership** (section 6, `conf.rs`, `membership.rs`): joint consensus, counted from append, with
+//!   learners that become voters when they have caught up.
 //! - **Crashes** (5.5): a replica always restarts as a follower; its log is found again from the
 //!   runs of terms, and its state machine is fed the committed log in pieces, by
 //!   [`effects::Effects::fetch`].
@@ -37,13 +46,8 @@
 //!
 //! # What is deliberately absent
 //!
-//! - **Reads without a log entry** (thesis 6.4) and leases: whoever wants a linearizable read
-//!   proposes it.
 //! - **Snapshots and compaction** (section 7): the log is kept whole, so no follower is ever behind
 //!   its beginning.
-//! - **Membership change** (section 6) and learners: the voters of a group are fixed when it opens.
-//! - **Leadership transfer** (thesis 3.10): a leader that is stopped is replaced by election.
-//! - **Heartbeats of node pairs**: each group sends its own, one per follower and interval.
 //!
 //! # Invariants
 //!

@@ -82,8 +82,14 @@ impl Link {
 }
 
 impl Raft {
-    /// Takes an edge of the host's liveness of a peer's node (R11).
+    /// Takes an edge of the host's liveness of a peer's node (R11). Of the own node `DiskStalled` keeps
+    /// this replica from campaigning, and any other edge lets it again.
     pub fn liveness(&mut self, now: Now, peer: NodeId, edge: NodeLiveness) {
+        if peer == self.config.id {
+            // Of itself a node says only whether it may lead (R15).
+            self.own_stalled = matches!(edge, NodeLiveness::DiskStalled);
+            return;
+        }
         let before = self.links.get(&peer).copied().unwrap_or_default();
         let state = match edge {
             NodeLiveness::Up { .. } => LinkState::Up,
@@ -228,6 +234,6 @@ impl Raft {
 
     /// Whether this node's own disk is stuck: it does not campaign (R15).
     pub(crate) fn is_stalled(&self) -> bool {
-        self.links.get(&self.config.id).is_some_and(|link| link.state == LinkState::Stalled)
+        self.own_stalled
     }
 }

@@ -38,6 +38,8 @@ pub struct Raft {
     pub(crate) apply: Apply,
     pub(crate) links: BTreeMap<NodeId, Link>,
     pub(crate) early: Early,
+    /// This node is not to lead: its disk is stuck, or it is about to stop.
+    pub(crate) own_stalled: bool,
     pub(crate) confs: Confs,
     /// The host has not been told of the newest configuration.
     pub(crate) conf_news: bool,
@@ -111,6 +113,7 @@ impl Raft {
             removed_at: None,
             removal_news: None,
             early: Early::default(),
+            own_stalled: false,
             log: Log::new(hard, term_runs, last, &config),
             role: RoleState::Follower(Follower::new(now, election_at)),
             reads: Reads::new(if config.breaks(Mutant::RepeatReads) { 0 } else { config.epoch }),

@@ -11,7 +11,7 @@ use crate::wire::{
     Answer, ClusterView, GroupAnswer, NodeStatus, RaftEnvelope, Reply, RequestBatch, RequestBody,
     TransferAnswer,
 };
-use raft_core::effects::{Fetch, FetchResult, RoleChange, Write};
+use raft_core::effects::{Fetch, FetchResult, NodeLiveness, RoleChange, Write};
 use raft_core::node_pair::{Heartbeat, PairEdge, PairEffects};
 use raft_core::types::{FetchId, GroupId, NodeId, Now, WriteToken};
 use raft_core::{Config, OpenError, Restored};
@@ -129,6 +129,8 @@ pub struct Node {
     scratch: ReplicaOutput,
     /// The process is about to stop.
     leaving: bool,
+    /// What the replicas were last told of it.
+    told_hand_over: bool,
     rejected: u64,
 }
 
@@ -165,6 +167,7 @@ impl Node {
             turn: BTreeMap::new(),
             scratch: ReplicaOutput::default(),
             leaving: false,
+            told_hand_over: false,
             rejected: 0,
         })
     }
@@ -265,6 +268,7 @@ impl Node {
         self.health.pass(now);
         self.pairs(now, out);
         let hands_over = self.hands_over();
+        self.tell_own_state(now, hands_over);
         for (group, replica) in &mut self.replicas {
             if hands_over && replica.leads_on() {
                 if let Some(to) = replica.successor(|peer| self.health.pairs.may_lead(peer)) {
@@ -272,8 +276,7 @@ impl Node {
                 }
                 self.touched.insert(*group);
             }
-            let due = replica.deadline().is_some_and(|deadline| deadline <= now);
-            if due && (replica.leads() || !hands_over) {
+            if replica.deadline().is_some_and(|deadline| deadline <= now) {
                 replica.tick(now);
                 self.touched.insert(*group);
             }
@@ -338,14 +341,26 @@ impl Node {
 
     /// When `poll` must be called next, if nothing else happens.
     pub fn deadline(&self) -> Option<Now> {
-        let hands_over = self.hands_over();
-        let runs = |replica: &&Replica| replica.leads() || !hands_over;
-        let replicas = self.replicas.values().filter(runs).filter_map(Replica::deadline);
+        let replicas = self.replicas.values().filter_map(Replica::deadline);
         replicas.chain(self.health.pairs.deadline()).min()
     }
 
-    /// Whether this node is to lead nothing: it stops, or its disk is stuck (R15). The timers of its
-    /// followers stand still, since what they are for is to campaign.
+    /// Tells the replicas whether this node may lead, when that changes: they do not campaign while it
+    /// may not (R15).
+    fn tell_own_state(&mut self, now: Now, hands_over: bool) {
+        if std::mem::replace(&mut self.told_hand_over, hands_over) != hands_over {
+            let state = match hands_over {
+                true => NodeLiveness::DiskStalled,
+                false => NodeLiveness::Up { epoch: 0, link: 0 },
+            };
+            for (group, replica) in &mut self.replicas {
+                replica.liveness(now, self.id, state);
+                self.touched.insert(*group);
+            }
+        }
+    }
+
+    /// Whether this node is to lead nothing: it stops, or its disk is stuck (R15).
     fn hands_over(&self) -> bool {
         self.leaving || self.health.pairs.must_hand_over()
     }
