@@ -17,6 +17,7 @@ use raft_core::types::{Entry, HardState};
 use raft_core::{Config, Restored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+mod collect;
 mod reads;
 
 const MS: u64 = 1_000_000;

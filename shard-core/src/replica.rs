@@ -5,8 +5,10 @@
 //! applied at that index has the term it was proposed in (scenarios C7, C10). What only reads takes
 //! no entry: [`reads`].
 
+mod collect;
 mod reads;
 
+use self::collect::Collection;
 use self::reads::Reads;
 use crate::cluster_config::{ClusterConfig, ConfigNum, SHARDMASTER};
 use crate::codec::{self, EntryBatch, EntryItem};
@@ -120,6 +122,7 @@ pub struct Replica {
     waiting: BTreeMap<Index, Waiting>,
     waiting_count: usize,
     reads: Reads,
+    collection: Collection,
     held: VecDeque<(WriteToken, Envelope)>,
     effects: Effects,
     applied: Index,
@@ -166,6 +169,7 @@ impl Replica {
             waiting: BTreeMap::new(),
             waiting_count: 0,
             reads: Reads::default(),
+            collection: Collection::default(),
             held: VecDeque::new(),
             effects: Effects::default(),
             applied: Index(0),
@@ -262,7 +266,8 @@ impl Replica {
 
     /// When `tick` should be called next.
     pub fn deadline(&self) -> Option<Now> {
-        self.raft.deadline().into_iter().chain(self.reads.deadline()).min()
+        let own = self.reads.deadline().into_iter().chain(self.collection.deadline());
+        self.raft.deadline().into_iter().chain(own).min()
     }
 
     /// AppendEntries for a peer whose link can take bytes; one entry larger than `room` goes alone.
@@ -287,7 +292,20 @@ impl Replica {
         out: &mut ReplicaOutput,
     ) -> Result<bool, ReplicaError> {
         self.propose_batch(now, wall, out);
+        self.propose_collection(now, wall);
         self.ask_for_reads(now, out);
+        let again = self.rounds(now, wall, out)?;
+        self.schedule_collection(now, wall);
+        Ok(again)
+    }
+
+    /// Returns whether there is more to do at once.
+    fn rounds(
+        &mut self,
+        now: Now,
+        wall: LogTime,
+        out: &mut ReplicaOutput,
+    ) -> Result<bool, ReplicaError> {
         for _ in 0..ROUNDS_PER_POLL_MAX {
             let mut effects = std::mem::take(&mut self.effects);
             let owed = self.raft.poll(now, &mut effects);
@@ -336,6 +354,7 @@ impl Replica {
                 answer_all(&waiting.clients, &Answer::Lost, out);
             }
             self.waiting_count = 0;
+            self.forget_collection();
             self.fail_reads(&Answer::NotLeader { hint: change.leader }, out);
         }
         self.role = change;

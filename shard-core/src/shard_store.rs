@@ -21,7 +21,7 @@ use raft_core::types::GroupId;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Expired keys that one entry collects. More wait for the next; to reads they are absent already.
-pub const KEYS_EXPIRED_PER_ENTRY_MAX: usize = 256;
+pub const KEYS_EXPIRED_PER_ENTRY_MAX: usize = 1024;
 
 /// Flushed keys that one entry frees: as many as its ops can make, so that no flush after another
 /// can let them grow.
@@ -175,6 +175,15 @@ impl ShardStore {
         })
     }
 
+    /// From which log time on an entry finds something to collect. Up to the log time of now: the
+    /// entries so far have left something.
+    pub fn collectable_from(&self) -> Option<LogTime> {
+        match self.flushed.is_empty() {
+            true => self.expiry_due.first().map(|(at, _)| *at),
+            false => Some(self.log_time),
+        }
+    }
+
     /// Whether the group has had its first assignment.
     pub fn is_assigned(&self) -> bool {
         self.assigned.is_some()
@@ -289,7 +298,7 @@ impl ShardStore {
                 occupied: as_ranges(
                     self.slots
                         .iter()
-                        .filter(|(_, state)| live(state).keys > 0)
+                        .filter(|(_, state)| state.data.tally().keys > 0)
                         .map(|(slot, _)| *slot),
                 ),
             },

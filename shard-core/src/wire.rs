@@ -131,7 +131,7 @@ pub enum GroupAnswer {
     OccupiedSlots {
         /// Slots the group owns.
         owned: Vec<(Slot, Slot)>,
-        /// Of those, the ones with at least one key.
+        /// Of those, the ones with at least one key, be it one that expired and is not collected yet.
         occupied: Vec<(Slot, Slot)>,
     },
     /// For `RequestBody::Transfer`.
