@@ -56,12 +56,22 @@ impl Topology<'_> {
         self.config().groups.iter().map(|(id, group)| (*id, group)).filter(|g| g.0 != SHARDMASTER)
     }
 
-    /// Whether it is known that the group has no leader, or nothing is known of any group.
+    /// Whether no leader of the group is known, or its node is down. A view keeps the last leader of a
+    /// term; the replica here knows when it has lost that one.
     fn is_down(&self, group: GroupId) -> bool {
-        match self.view.leaders.get(&group) {
-            Some(view) => view.leader.is_none(),
-            None => self.view.leaders.is_empty(),
-        }
+        let view = self.view.leaders.get(&group);
+        let replica = self.replica(group);
+        let leader = match replica.filter(|r| view.is_none_or(|view| r.term >= view.term)) {
+            Some(replica) => replica.leader,
+            None => view.and_then(|view| view.leader),
+        };
+        leader.is_none_or(|leader| self.has_failed(leader))
+    }
+
+    /// Whether the node here knows that another is down.
+    fn has_failed(&self, node: NodeId) -> bool {
+        let peer = self.status.and_then(|status| status.peers.get(&node));
+        peer.is_some_and(|peer| matches!(peer.state, "down" | "gone"))
     }
 
     /// Who leads a group, or stands for its leader.
@@ -121,10 +131,11 @@ impl Topology<'_> {
         let master = self.master_of(node);
         let myself = if Some(node) == self.node { "myself," } else { "" };
         let flags = if master.is_some() { "slave" } else { "master" };
+        let failed = if self.has_failed(node) { ",fail" } else { "" };
         let master = master.map_or_else(|| "-".into(), |master| self.name(master));
         let link = if self.is_linked(node) { "connected" } else { "disconnected" };
         let mut line = format!(
-            "{} {host}:{port}@{peer} {myself}{flags} {master} 0 0 {} {link}",
+            "{} {host}:{port}@{peer} {myself}{flags}{failed} {master} 0 0 {} {link}",
             self.name(node),
             self.config().num,
         );
@@ -367,7 +378,61 @@ pub fn split_address(address: &str) -> (String, u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shard_core::cluster_config::NodeConfig;
     use shard_core::slot::Slot;
+    use shard_core::wire::{LeaderView, PeerStatus};
+
+    /// Two nodes of which 1 led the only group, seen from node 2.
+    fn seen(peer: &'static str, leader: Option<NodeId>) -> (String, String) {
+        let mut view = ClusterView::default();
+        for id in [1, 2].map(NodeId) {
+            let (peer, resp) = (format!("h:{id}"), format!("h:9{id}"));
+            view.config.nodes.insert(id, NodeConfig { peer, resp });
+        }
+        let seats = GroupConfig { voters: vec![NodeId(1), NodeId(2)], weight: 1 };
+        view.config.groups.insert(GroupId(1), seats);
+        view.config.assign_evenly();
+        let led = LeaderView { leader: Some(NodeId(1)), term: Default::default() };
+        view.leaders.insert(GroupId(1), led);
+        let replica = ReplicaStatus { leader, ..ReplicaStatus::default() };
+        let status = NodeStatus {
+            node: NodeId(2),
+            peers: [(NodeId(1), PeerStatus { state: peer, ..PeerStatus::default() })].into(),
+            replicas: [(GroupId(1), replica)].into(),
+            ..NodeStatus::default()
+        };
+        let topology = Topology { view: &view, node: Some(NodeId(2)), status: Some(&status) };
+        (topology.info(), topology.nodes())
+    }
+
+    #[test]
+    fn a_group_whose_leader_is_lost_fails_though_the_view_still_names_it() {
+        let (info, nodes) = seen("up", Some(NodeId(1)));
+        assert!(info.starts_with("cluster_state:ok\r\n"), "{info}");
+        assert!(info.contains("cluster_slots_ok:16384\r\n"), "{info}");
+        assert!(!nodes.contains("fail"), "{nodes}");
+        for (peer, leader) in
+            [("up", None), ("down", Some(NodeId(1))), ("gone", Some(NodeId(1))), ("down", None)]
+        {
+            let (info, nodes) = seen(peer, leader);
+            assert!(info.starts_with("cluster_state:fail\r\n"), "{peer} {leader:?}: {info}");
+            assert!(info.contains("cluster_slots_ok:0\r\n"), "{info}");
+            assert!(info.contains("cluster_slots_fail:16384\r\n"), "{info}");
+            let down = nodes.contains("master,fail - ") && nodes.contains("disconnected");
+            assert_eq!(down, peer != "up", "{nodes}");
+        }
+    }
+
+    #[test]
+    fn a_group_whose_leader_was_never_heard_of_fails() {
+        let mut view = ClusterView::default();
+        view.config.groups.insert(GroupId(1), GroupConfig { voters: Vec::new(), weight: 1 });
+        view.config.assign_evenly();
+        let led = LeaderView { leader: Some(NodeId(1)), term: Default::default() };
+        view.leaders.insert(SHARDMASTER, led);
+        let info = Topology { view: &view, node: None, status: None }.info();
+        assert!(info.starts_with("cluster_state:fail\r\n"), "{info}");
+    }
 
     /// A view comes from a socket and is not checked: its ranges may be anything.
     #[test]
