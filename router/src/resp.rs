@@ -306,10 +306,13 @@ fn find(
     searched: usize,
     too_big: ProtocolError,
 ) -> Result<Option<usize>, ProtocolError> {
-    let window = &input[..input.len().min(LINE_BYTES_MAX + 1)];
+    // The end of an inline command may have two bytes, and is no part of it.
+    let ends = byte == b'\n' && input.get(LINE_BYTES_MAX) == Some(&b'\r');
+    let longest = LINE_BYTES_MAX + 1 + usize::from(ends);
+    let window = &input[..input.len().min(longest)];
     match memchr(byte, &window[searched.min(window.len())..]) {
         Some(at) => Ok(Some(searched + at)),
-        None if input.len() > LINE_BYTES_MAX => Err(too_big),
+        None if input.len() >= longest => Err(too_big),
         None => Ok(None),
     }
 }
@@ -560,6 +563,10 @@ mod tests {
         let line = |length: usize, end: &str| [vec![b'x'; length], end.into()].concat();
         for (input, error) in [
             (line(LINE_BYTES_MAX, "\n"), None),
+            (line(LINE_BYTES_MAX, "\r\n"), None),
+            (line(LINE_BYTES_MAX, "\r"), None),
+            (line(LINE_BYTES_MAX, "\rx\n"), Some(ProtocolError::InlineTooBig)),
+            (line(LINE_BYTES_MAX + 1, "\r\n"), Some(ProtocolError::InlineTooBig)),
             (line(LINE_BYTES_MAX + 1, "\n"), Some(ProtocolError::InlineTooBig)),
             (line(LINE_BYTES_MAX + 1, ""), Some(ProtocolError::InlineTooBig)),
             (line(LINE_BYTES_MAX, ""), None),

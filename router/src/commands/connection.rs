@@ -149,7 +149,8 @@ pub fn client_list(arguments: &mut Arguments) -> Result<Call, ErrorText> {
         return client(Client::List(client_type(&arguments[3])?));
     }
     if arguments.len() > 3 && arguments[2].eq_ignore_ascii_case(b"id") {
-        let id = |text: &Bytes| parse_integer(text).and_then(|id| u64::try_from(id).ok());
+        // No client has a negative number (nor 0).
+        let id = |text: &Bytes| parse_integer(text).map(|id| u64::try_from(id).unwrap_or(0));
         let ids: Option<Vec<u64>> = arguments[3..].iter().map(id).collect();
         return client(Client::List(Some(ids.ok_or("ERR Invalid client ID")?)));
     }

@@ -166,3 +166,12 @@ fn every_command_has_a_row_of_documentation_and_an_own_name() {
     }
     assert_eq!(names.len(), docs::DOCS.len(), "documentation of a command that is not there");
 }
+
+#[test]
+fn a_list_of_clients_by_ids_that_none_can_have_is_empty() {
+    for line in ["CLIENT LIST ID -1", "CLIENT LIST ID 0 -9223372036854775808"] {
+        let (_, call) = parse(&mut arguments(line)).unwrap();
+        let Call::Local(Local::Client(Client::List(Some(ids)))) = call else { panic!("{line}") };
+        assert!(ids.iter().all(|id| *id == 0), "{line}: {ids:?}");
+    }
+}
