@@ -22,6 +22,9 @@ use std::fmt::Debug;
 /// must have stepped down, in either implementation.
 const HEARTBEATS_IN_A_REST: usize = 25;
 
+/// After so many of them a node that is not heard counts as lost, and claims are compared again.
+const HEARTBEATS_OF_SILENCE: usize = 5;
+
 /// What both implementations have in common of an entry: its term and its command, empty for the
 /// entry with which a leader begins.
 pub type Logged = (u64, Vec<u8>);
@@ -50,6 +53,14 @@ pub trait Replica {
     fn lose_writes(&mut self);
     /// A new link to a peer stands; what was on its way on the old one is lost.
     fn new_link(&mut self, peer: u64);
+    /// Nothing was heard of a peer's node for an election timeout.
+    fn lost(&mut self, peer: u64);
+    /// A peer's node is heard; it may have been lost before.
+    fn heard(&mut self, peer: u64);
+    /// Whom it follows still, if its node was not lost.
+    fn follows(&self) -> Option<u64>;
+    /// Whom it follows leads nothing any more, and its node said so.
+    fn disowned(&mut self);
     /// Whether it leads.
     fn leads(&self) -> bool;
     /// Its disk, as a power loss leaves it.
@@ -155,13 +166,39 @@ impl<R: Replica> World<R> {
     /// Time passes for everybody but `still`: leaders without a majority step down, followers
     /// without a leader forget it, and whoever is behind and reachable catches up.
     fn rest(&mut self, still: Option<u64>) {
-        for _ in 0..HEARTBEATS_IN_A_REST {
+        for round in 0..HEARTBEATS_IN_A_REST {
+            if round % HEARTBEATS_OF_SILENCE == 0 {
+                self.notice(still, round > 0);
+            }
             for (id, replica) in &mut self.up {
                 if Some(*id) != still {
                     replica.heartbeat();
                 }
             }
             self.settle();
+        }
+    }
+
+    /// Everybody but `still` learns who is heard; after a silence also who is not, and who leads
+    /// nothing any more.
+    fn notice(&mut self, still: Option<u64>, silence: bool) {
+        let leaders: Vec<u64> =
+            self.up.iter().filter(|(_, r)| r.leads()).map(|(id, _)| *id).collect();
+        for id in self.up.keys().copied().filter(|id| Some(*id) != still).collect::<Vec<_>>() {
+            let heard = |peer: u64| {
+                self.up.contains_key(&peer) && Some(peer) != still && self.is_open(id, peer)
+            };
+            let (here, silent): (Vec<u64>, Vec<u64>) =
+                (1..=self.voters).filter(|peer| *peer != id).partition(|peer| heard(*peer));
+            let Some(replica) = self.up.get_mut(&id) else { continue };
+            here.into_iter().for_each(|peer| replica.heard(peer));
+            if !silence {
+                continue;
+            }
+            silent.into_iter().for_each(|peer| replica.lost(peer));
+            if replica.follows().is_some_and(|leader| !leaders.contains(&leader)) {
+                replica.disowned();
+            }
         }
     }
 

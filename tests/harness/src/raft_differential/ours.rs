@@ -6,7 +6,7 @@ use raft_core::effects::{Effects, Fetch, FetchResult, NodeLiveness, Pull, Role, 
 use raft_core::message::Message;
 use raft_core::types::{Entry, GroupId, HardState, NodeId, Now};
 use raft_core::{Config, Raft, Restored};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes that a link takes at once.
 const LINK_ROOM: u64 = 1 << 20;
@@ -48,6 +48,27 @@ pub struct Ours {
     heartbeat_ns: Now,
     election_timeout_ns_max: Now,
     links: BTreeMap<u64, u64>,
+    /// New links that it has not been told of.
+    unreported: BTreeSet<u64>,
+    /// Peers that it counts as lost.
+    lost: BTreeSet<u64>,
+}
+
+impl Ours {
+    /// Whoever asks for votes would ask again on a new link, which is more than the schedule says:
+    /// the other implementation has no such edge. It is told once it asks no more.
+    fn report_links(&mut self) {
+        if matches!(self.raft.status().role, Role::Leader | Role::Follower) {
+            self.tell_links();
+        }
+    }
+
+    fn tell_links(&mut self) {
+        for peer in std::mem::take(&mut self.unreported) {
+            let up = NodeLiveness::Up { epoch: 1, link: self.links[&peer] };
+            self.raft.liveness(self.now, NodeId(peer), up);
+        }
+    }
 }
 
 impl Replica for Ours {
@@ -60,7 +81,18 @@ impl Replica for Ours {
             (config.heartbeat_ns, config.election_timeout_ns_max);
         let raft = Raft::open(config, disk.restored(), id, 0).expect("a disk of ours");
         let (loses_writes, now, links) = (false, 0, BTreeMap::new());
-        Ours { raft, disk, loses_writes, now, heartbeat_ns, election_timeout_ns_max, links }
+        Ours {
+            raft,
+            disk,
+            loses_writes,
+            now,
+            heartbeat_ns,
+            election_timeout_ns_max,
+            links,
+            unreported: BTreeSet::new(),
+            // Of nobody it has heard anything yet.
+            lost: (1..=voters).filter(|peer| *peer != id).collect(),
+        }
     }
 
     fn step(&mut self, from: u64, message: Message) {
@@ -97,6 +129,7 @@ impl Replica for Ours {
     }
 
     fn heartbeat(&mut self) {
+        self.report_links();
         self.now += self.heartbeat_ns;
         if self.leads() {
             self.raft.tick(self.now);
@@ -107,6 +140,8 @@ impl Replica for Ours {
         if !self.leads() {
             self.now += 2 * self.election_timeout_ns_max;
             self.raft.tick(self.now);
+            // It has asked everybody just now: on a new link it asks the same again.
+            self.tell_links();
         }
     }
 
@@ -120,13 +155,34 @@ impl Replica for Ours {
     }
 
     fn new_link(&mut self, peer: u64) {
-        let link = self.links.entry(peer).or_insert(0);
-        *link += 1;
-        let up = NodeLiveness::Up { epoch: 1, link: *link };
-        // Whoever asks for votes would ask again on a new link, which is more than the schedule
-        // says: the other implementation has no such edge.
-        if matches!(self.raft.status().role, Role::Leader | Role::Follower) {
-            self.raft.liveness(self.now, NodeId(peer), up);
+        *self.links.entry(peer).or_insert(0) += 1;
+        self.unreported.insert(peer);
+        self.lost.remove(&peer);
+        self.report_links();
+    }
+
+    fn lost(&mut self, peer: u64) {
+        self.unreported.remove(&peer);
+        self.lost.insert(peer);
+        self.raft.liveness(self.now, NodeId(peer), NodeLiveness::Down { gone: false });
+    }
+
+    fn heard(&mut self, peer: u64) {
+        if self.lost.remove(&peer) {
+            self.new_link(peer);
+        }
+    }
+
+    fn follows(&self) -> Option<u64> {
+        let leader = self.raft.status().leader.map(|leader| leader.0);
+        leader.filter(|_| !self.leads())
+    }
+
+    fn disowned(&mut self) {
+        let status = self.raft.status();
+        if let Some(leader) = status.leader {
+            let edge = NodeLiveness::Disowned { term: status.hard.term };
+            self.raft.liveness(self.now, leader, edge);
         }
     }
 

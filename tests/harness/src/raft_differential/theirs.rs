@@ -127,6 +127,17 @@ impl Replica for Theirs {
         self.node.report_unreachable(peer);
     }
 
+    // It counts the ticks without a message instead.
+    fn lost(&mut self, _peer: u64) {}
+
+    fn heard(&mut self, _peer: u64) {}
+
+    fn follows(&self) -> Option<u64> {
+        None
+    }
+
+    fn disowned(&mut self) {}
+
     fn leads(&self) -> bool {
         self.node.raft.state == StateRole::Leader
     }
