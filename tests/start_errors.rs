@@ -76,6 +76,24 @@ fn a_directory_of_another_shape_is_not_resumed() {
     refused(&["dev", "--dir", &dir, "--port", &port, "--groups", "5"], &["--groups", &dir]);
 }
 
+/// A node that starts on an empty directory has forgotten its votes and what it acknowledged.
+#[test]
+fn an_embedded_cluster_does_not_start_without_what_one_of_its_nodes_had() {
+    let mut cluster = DevCluster::start(&[]);
+    wait_for_ping(cluster.port());
+    cluster.process.kill();
+    let data = cluster.data();
+    let (dir, port) = (data.display().to_string(), cluster.port().to_string());
+    for name in ["node-2", "cluster.toml"] {
+        let away = data.join(format!("{name}.away"));
+        fs::rename(data.join(name), &away).expect("it is there");
+        let lost = data.join(name).display().to_string();
+        refused(&["dev", "--dir", &dir, "--port", &port], &[&lost, "missing", "put"]);
+        assert!(!data.join(name).exists(), "{lost} was made anew");
+        fs::rename(away, data.join(name)).expect("put back");
+    }
+}
+
 #[test]
 fn a_node_refuses_the_directory_of_another_node_and_of_another_cluster() {
     let (kept, _) = folder();

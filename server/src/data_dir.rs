@@ -104,8 +104,8 @@ pub enum DataDirError {
     },
     /// There is a log, but nothing that says whose.
     #[error(
-        "the data directory {0} holds a log but no identity file; put that back, or remove the \
-         directory and let the node join again under a new node id"
+        "the data directory {0} holds a log but no identity file; put that back: nothing else says \
+         whose log it is"
     )]
     NoIdentity(PathBuf),
     /// A node's directory, where an embedded cluster's was asked for.

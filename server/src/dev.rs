@@ -13,7 +13,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +23,8 @@ use tokio::time::timeout;
 /// The file that describes the embedded cluster, and the secret beside it.
 const CLUSTER_FILE: &str = "cluster.toml";
 const SECRET_FILE: &str = "secret";
+/// Says that every node's directory was made: from then on a missing one is lost, not new.
+const COMPLETE_FILE: &str = "complete";
 /// How long the banner waits for leaders. A log that is long takes a while to be replayed, and who
 /// started the program wants to know where it listens.
 const LEADERS_MAX: Duration = Duration::from_secs(5);
@@ -39,7 +41,7 @@ pub fn run(args: DevArgs) -> Result<(), RunError> {
     for (id, (resp, peer)) in sockets.nodes {
         let options = NodeOptions {
             id,
-            dir: args.dir.join(format!("node-{id}")),
+            dir: node_directory(&args.dir, id),
             cluster: cluster.clone(),
             addresses: addresses.clone(),
             resp,
@@ -62,6 +64,7 @@ pub fn run(args: DevArgs) -> Result<(), RunError> {
                 Err(_) => return first_failure(&mut ended).await,
             }
         }
+        mark_complete(&args.dir)?;
         let announced = async {
             // Not before elections are through: it stays the last that is said.
             let _ = timeout(LEADERS_MAX, every_group_leads(&mut nodes, &cluster)).await;
@@ -200,8 +203,10 @@ fn find_or_describe(args: &DevArgs) -> Result<ClusterFile, RunError> {
     if path.exists() {
         let file = cluster_file::load(&path)?.file;
         check_shape(args, &file)?;
+        refuse_lost_nodes(&args.dir, &file)?;
         return Ok(file);
     }
+    refuse_lost_cluster_file(&args.dir)?;
     let (nodes, groups) = (args.nodes.unwrap_or(3), args.groups.unwrap_or(2));
     let replicas = args.replicas.unwrap_or(nodes.min(3));
     if replicas > nodes {
@@ -210,6 +215,51 @@ fn find_or_describe(args: &DevArgs) -> Result<ClusterFile, RunError> {
         )));
     }
     describe(nodes, groups, replicas)
+}
+
+/// A node that starts with an empty directory has forgotten its votes and what it acknowledged.
+fn refuse_lost_nodes(dir: &Path, file: &ClusterFile) -> Result<(), RunError> {
+    if !dir.join(COMPLETE_FILE).exists() {
+        return Ok(()); // the first start did not come to its end
+    }
+    let directories = file.nodes.iter().map(|node| node_directory(dir, NodeId(node.id)));
+    match directories.into_iter().find(|directory| !directory.exists()) {
+        None => Ok(()),
+        Some(lost) => Err(RunError::Sentence(format!(
+            "{} is missing: that node would start without its votes and what it acknowledged, and \
+             writes could be lost; put the directory back, or begin a new cluster with another --dir",
+            lost.display()
+        ))),
+    }
+}
+
+/// The cluster file is there before any node's directory is.
+fn refuse_lost_cluster_file(dir: &Path) -> Result<(), RunError> {
+    let first = node_directory(dir, NodeId(1));
+    let left = [dir.join(COMPLETE_FILE), first].into_iter().find(|path| path.exists());
+    match left {
+        None => Ok(()),
+        Some(left) => Err(RunError::Sentence(format!(
+            "{} is missing, but {} is there: put the file back, or begin a new cluster with another \
+             --dir",
+            dir.join(CLUSTER_FILE).display(),
+            left.display()
+        ))),
+    }
+}
+
+fn node_directory(dir: &Path, id: NodeId) -> PathBuf {
+    dir.join(format!("node-{id}"))
+}
+
+/// Every node runs, so every directory is made.
+fn mark_complete(dir: &Path) -> Result<(), RunError> {
+    let path = dir.join(COMPLETE_FILE);
+    if path.exists() {
+        return Ok(());
+    }
+    write_private(&path, b"")?;
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(wrote(dir))
 }
 
 fn check_shape(args: &DevArgs, file: &ClusterFile) -> Result<(), RunError> {

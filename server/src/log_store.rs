@@ -84,8 +84,8 @@ pub enum LogEvent {
 pub enum LogStoreError {
     /// The file was there before and is not any more.
     #[error(
-        "the log {0} is missing or empty, but this node has written one; put it back, or remove the \
-         data directory and let the node join again under a new node id"
+        "the log {0} is missing or empty, but this node has written one; put it back: without it the \
+         node would start without its votes, and writes could be lost"
     )]
     Missing(PathBuf),
     /// The operating system refused.

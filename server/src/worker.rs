@@ -14,7 +14,7 @@ use shard_core::replica::Origin;
 use shard_core::wire::{NodeStatus, RaftEnvelope, ToNode, ToRouter};
 use shard_core::{GroupId, NodeId};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,6 +116,8 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Worker
         hand_over: parts.hand_over,
         replies_dropped: Cell::new(0),
         stalls: 0,
+        peers_met: BTreeSet::new(),
+        peers_lost: BTreeSet::new(),
     };
     let result = worker.run(parts.local.from, parts.inbox, parts.log_events, shutdown).await;
     let closed = worker.log.close().map_err(WorkerError::Log);
@@ -140,6 +142,9 @@ struct Worker {
     hand_over: bool,
     replies_dropped: Cell<u64>,
     stalls: u64,
+    /// Peers that were up; and of them, those of which a loss was told.
+    peers_met: BTreeSet<NodeId>,
+    peers_lost: BTreeSet<NodeId>,
 }
 
 /// What woke the worker.
@@ -311,7 +316,7 @@ impl Worker {
             self.log.fetch(group, fetch);
         }
         for (peer, edge) in out.edges.drain(..) {
-            log_edge(peer, edge);
+            self.log_edge(peer, edge);
         }
         for (group, role) in out.roles.drain(..) {
             log_role(group, role);
@@ -367,6 +372,38 @@ impl Worker {
         }
     }
 
+    /// That a peer is up is news only after it was lost, and that it is not only after it was up.
+    fn log_edge(&mut self, peer: NodeId, edge: PairEdge) {
+        let met = self.peers_met.contains(&peer);
+        match edge {
+            PairEdge::Up { link, .. } => {
+                self.peers_met.insert(peer);
+                match self.peers_lost.remove(&peer) {
+                    true => info!(%peer, link, "peer is up again"),
+                    false => debug!(%peer, link, "peer is up"),
+                }
+                return;
+            }
+            PairEdge::Disowned { group, term } => {
+                info!(%peer, %group, %term, "peer does not lead the group it was believed to lead");
+                return;
+            }
+            PairEdge::Unbelieved { group, term } => {
+                debug!(%peer, %group, %term, "peer does not know of this leader");
+                return;
+            }
+            PairEdge::Deaf if met => warn!(%peer, "peer is heard, but does not hear this node"),
+            PairEdge::Down { gone: false } if met => warn!(%peer, "peer is silent"),
+            PairEdge::Down { gone: true } if met => warn!(%peer, "peer's process is gone"),
+            PairEdge::DiskStalled => warn!(%peer, "peer's disk is stuck"),
+            PairEdge::Deaf | PairEdge::Down { .. } => {
+                debug!(%peer, ?edge, "peer has not been up yet");
+                return;
+            }
+        }
+        self.peers_lost.insert(peer);
+    }
+
     fn publish_status(&mut self) {
         if Instant::now() < self.status_due {
             return;
@@ -394,22 +431,6 @@ impl Worker {
 
 fn origin(conn: ConnId) -> Origin {
     Origin(conn.0)
-}
-
-fn log_edge(peer: NodeId, edge: PairEdge) {
-    match edge {
-        PairEdge::Up { epoch: _, link } => info!(%peer, link, "peer is up"),
-        PairEdge::Deaf => warn!(%peer, "peer is heard, but does not hear this node"),
-        PairEdge::Down { gone: false } => warn!(%peer, "peer is silent"),
-        PairEdge::Down { gone: true } => warn!(%peer, "peer's process is gone"),
-        PairEdge::DiskStalled => warn!(%peer, "peer's disk is stuck"),
-        PairEdge::Disowned { group, term } => {
-            warn!(%peer, %group, %term, "peer does not lead the group it was believed to lead");
-        }
-        PairEdge::Unbelieved { group, term } => {
-            debug!(%peer, %group, %term, "peer does not know of this leader");
-        }
-    }
 }
 
 fn log_role(group: GroupId, change: RoleChange) {
