@@ -3,8 +3,24 @@
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
+/// What a bare word may be. To the filter any other is the name of a target, which silences all else.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+fn check_words(filter: &str) -> Result<(), String> {
+    let bare = |part: &&str| !part.contains(['=', '[']);
+    let wrong = filter.split(',').map(str::trim).filter(bare).find(|word| !LEVELS.contains(word));
+    match wrong {
+        None => Ok(()),
+        Some(word) => Err(format!(
+            "--log: '{word}' is no level; these are: {}, or a filter like server=debug",
+            LEVELS.join(", ")
+        )),
+    }
+}
+
 /// Starts logging. `filter` is a level or a tracing filter; a wrong one is told in a sentence.
 pub fn start(filter: &str) -> Result<(), String> {
+    check_words(filter)?;
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| format!("--log: '{filter}' is no level or filter: {error}"))?;
     tracing_subscriber::fmt()
@@ -16,4 +32,20 @@ pub fn start(filter: &str) -> Result<(), String> {
         .log_internal_errors(false)
         .init();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused_by_name() {
+        for good in ["info", "off", "info,server=debug", "server=trace", "warn, raft_core=info"] {
+            assert_eq!(check_words(good), Ok(()), "{good}");
+        }
+        for (wrong, word) in [("inof", "inof"), ("loud", "loud"), ("info,debg", "debg"), ("", "")] {
+            let said = check_words(wrong).expect_err(wrong);
+            assert!(said.starts_with(&format!("--log: '{word}' is no level")), "{said}");
+        }
+    }
 }
