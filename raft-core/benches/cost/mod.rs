@@ -40,7 +40,7 @@ pub trait Group {
     /// left to do.
     fn commit_batch(&mut self, batch: u64);
 
-    /// Lets a heartbeat pass, so that every replica knows what is committed.
+    /// Lets enough time pass that every replica knows what is committed.
     fn heartbeat(&mut self);
 
     /// Counted since the start.

@@ -127,7 +127,8 @@ impl Group for Ours {
     }
 
     fn heartbeat(&mut self) {
-        self.now += 101 * MILLISECOND;
+        // A leader probes two heartbeats after the last thing it sent.
+        self.now += 201 * MILLISECOND;
         self.replicas[0].raft.tick(self.now);
         self.settle();
     }
