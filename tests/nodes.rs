@@ -163,3 +163,106 @@ fn the_banner_is_said_when_each_group_has_a_leader() {
     let log = cluster.process.log();
     assert!(log.matches("became leader").count() >= 3, "the banner came before:\n{log}");
 }
+
+/// `make cluster`, from a copy of `examples/` with ports of its own.
+struct ExampleCluster {
+    script: Child,
+    folder: tempfile::TempDir,
+}
+
+impl ExampleCluster {
+    fn start(ports: &Ports) -> ExampleCluster {
+        let folder = tempfile::tempdir().expect("a folder");
+        let release = folder.path().join("target/release");
+        fs::create_dir_all(&release).expect("a folder");
+        let program = fs::canonicalize(program()).expect("the program");
+        std::os::unix::fs::symlink(program, release.join("flotilla")).expect("a link");
+        let (from, to) = (
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples"),
+            folder.path().join("examples"),
+        );
+        fs::create_dir(&to).expect("a folder");
+        for name in ["cluster.sh", "cluster.toml"] {
+            let mut text = fs::read_to_string(from.join(name)).expect("an example");
+            for i in 0..=3 {
+                text = text.replace(&format!(":700{i}"), &format!(":{}", ports.port(i)));
+                text = text.replace(&format!(":710{i}"), &format!(":{}", ports.port(3 + i)));
+            }
+            fs::write(to.join(name), text).expect("a copy");
+        }
+        let said = fs::File::create(folder.path().join("said")).expect("a file for output");
+        let script = Command::new("bash")
+            .arg(to.join("cluster.sh"))
+            .stdin(Stdio::null())
+            .stdout(said.try_clone().expect("a second handle"))
+            .stderr(said)
+            .spawn()
+            .expect("bash");
+        ExampleCluster { script, folder }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.folder.path().join("said")).unwrap_or_default()
+    }
+
+    fn wait_until(&mut self, what: &str, mut holds: impl FnMut(&str) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !holds(&self.said()) {
+            let ended = self.script.try_wait().expect("its state");
+            assert_eq!(ended, None, "the script ended before {what}:\n{}", self.said());
+            assert!(Instant::now() < end, "not yet {what}:\n{}", self.said());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn stop(&mut self) -> Option<i32> {
+        send("TERM", &self.script.id().to_string());
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.script.try_wait().expect("its state") {
+                Some(status) => return status.code(),
+                None if Instant::now() >= end => return None,
+                None => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+impl Drop for ExampleCluster {
+    fn drop(&mut self) {
+        // Alone it knows what it started.
+        if self.script.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.stop();
+        }
+    }
+}
+
+fn send(signal: &str, process: &str) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), process]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "kill -{signal} {process}");
+}
+
+#[test]
+fn the_example_cluster_goes_on_without_a_node_that_was_killed() {
+    let ports = Ports::take();
+    let mut cluster = ExampleCluster::start(&ports);
+    let serves = |_: &str| {
+        Client::connect(ports.port(0))
+            .and_then(|mut client| client.call(&["SET", "k", "v"]))
+            .is_ok_and(|reply| reply == Value::Simple("OK".into()))
+    };
+    cluster.wait_until("the router serves", serves);
+    let said = cluster.said();
+    let processes = said.lines().find(|line| line.starts_with("processes")).expect("process ids");
+    let mut words = processes.split_whitespace().skip_while(|word| *word != "node-2");
+    send("KILL", words.nth(1).expect("the process id of node 2"));
+    cluster.wait_until("node 2 is said to have ended", |said| {
+        said.contains("node-2 ended with code 137 (SIGKILL); these go on: ")
+    });
+    cluster.wait_until("the others serve", serves);
+    assert_eq!(cluster.stop(), Some(0), "{}", cluster.said());
+    for name in ["node-1", "node-3", "router"] {
+        let end = format!("{name} ended with code 0\n");
+        assert!(cluster.said().contains(&end), "{}", cluster.said());
+    }
+}
