@@ -151,11 +151,24 @@ impl ClusterFile {
             cluster_id: self.cluster_id.clone(),
             ..ClusterConfig::default()
         };
+        if self.nodes.is_empty() {
+            return Err("it names no node; each needs a [[nodes]] with id, peer and resp".into());
+        }
+        if self.groups.is_empty() {
+            return Err(
+                "it names no group to keep data; at least one [[groups]] with id and voters \
+                        is needed"
+                    .into(),
+            );
+        }
         for node in &self.nodes {
             let addresses = NodeConfig { peer: node.peer.clone(), resp: node.resp.clone() };
             if config.nodes.insert(NodeId(node.id), addresses).is_some() {
                 return Err(format!("two nodes have the id {}", node.id));
             }
+        }
+        if self.shardmaster.voters.is_empty() {
+            return Err("the shardmaster has no voters; name at least one node".into());
         }
         let shardmaster = seats(SHARDMASTER.0, &self.shardmaster.voters, 0)?;
         config.groups = BTreeMap::from([(SHARDMASTER, shardmaster)]);
@@ -252,7 +265,33 @@ mod tests {
                 GOOD.replace("[1, 2] }", "[1, 1] }"),
                 "node 1 is named twice among the voters of group 2",
             ),
-            (GOOD.replace("[1, 2] }", "[] }"), "voter"),
+            (GOOD.replace("[1, 2] }", "[] }"), "group 2 has no voters"),
+            (
+                GOOD.lines().filter(|line| !line.contains("groups")).collect::<Vec<_>>().join("\n"),
+                "it names no group to keep data; at least one [[groups]]",
+            ),
+            (GOOD.replace("[2, 1]", "[]"), "the shardmaster has no voters"),
+            (GOOD.replace("[2, 1]", "[2, 3]"), "voter 3 of group 0 is not a node of the cluster"),
+            (
+                GOOD.lines()
+                    .filter(|line| !line.contains("shardmaster"))
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+                "missing field `shardmaster`",
+            ),
+            (
+                GOOD.lines()
+                    .filter(|line| {
+                        !line.contains("{ id = 1, peer") && !line.contains("{ id = 2, peer")
+                    })
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+                "it names no node; each needs a [[nodes]]",
+            ),
+            (
+                GOOD.replace("127.0.0.1:7102", "127.0.0.1:7101"),
+                "the address \"127.0.0.1:7101\" is given twice",
+            ),
             (GOOD.replace("127.0.0.1:7101", "127.0.0.1:0"), "127.0.0.1:0"),
             (
                 GOOD.replace("id = 2, peer", "id = -2, peer"),
