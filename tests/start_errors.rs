@@ -255,7 +255,9 @@ fn wrong_arguments_are_named() {
     dev(&["--port", "65536"], "--port");
     dev(&["--port", "65534"], "--port");
     dev(&["--port", "0"], "--port");
-    dev(&["--bind", "nowhere"], "--bind");
+    dev(&["--bind", "nowhere"], "'--bind <IP>': invalid IP address syntax");
+    // An address for documentation (RFC 5737): no machine has it.
+    dev(&["--bind", "192.0.2.1"], "--bind: 192.0.2.1 is not an address of this machine");
     dev(&["--groups=-1"], "--groups");
     dev(&["--frobnicate"], "--frobnicate");
     refused(&["node", "--dir", &dir], &["--id"]);

@@ -44,8 +44,8 @@ pub struct DevArgs {
     /// fewer, or what the directory holds].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=7))]
     pub replicas: Option<u64>,
-    /// Address to listen on.
-    #[arg(long, default_value = "127.0.0.1")]
+    /// IP address to listen on for clients; there is no password, so think before it leaves loopback.
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     pub bind: IpAddr,
     /// Port for clients, 1 to 65535 less the nodes; node i listens on PORT + i as well.
     #[arg(long, default_value_t = 6379, value_parser = clap::value_parser!(u16).range(1..))]

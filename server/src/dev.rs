@@ -11,7 +11,7 @@ use shard_core::{GroupId, NodeId};
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -172,12 +172,12 @@ impl Sockets {
                 args.port
             ))
         })?;
-        let mut front = Some(bind("--port", SocketAddr::new(args.bind, args.port))?);
+        let mut front = Some(bind_for_clients(args.bind, args.port)?);
         let mut bound = BTreeMap::new();
         for (id, port) in (1..).zip(args.port + 1..=last) {
-            let mut resp = vec![bind("--port", SocketAddr::new(args.bind, port))?];
+            let mut resp = vec![bind_for_clients(args.bind, port)?];
             resp.extend(front.take());
-            let peer = bind("--port", SocketAddr::from(([127, 0, 0, 1], 0)))?;
+            let peer = bind("between the nodes", SocketAddr::from(([127, 0, 0, 1], 0)))?;
             bound.insert(NodeId(id), (resp, peer));
         }
         Ok(Sockets { nodes: bound })
@@ -195,6 +195,24 @@ impl Sockets {
         }
         Ok(addresses)
     }
+}
+
+/// Binds a port for clients. What is wrong with the port is told of it, all else of the address.
+fn bind_for_clients(ip: IpAddr, port: u16) -> Result<TcpListener, RunError> {
+    bind("--port", SocketAddr::new(ip, port)).map_err(|failed| match failed {
+        RunError::Bind { error, .. } if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            RunError::Sentence(format!("--bind: {ip} is not an address of this machine"))
+        }
+        RunError::Bind { address, error, .. }
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            RunError::Bind { flag: "--bind", address, error }
+        }
+        other => other,
+    })
 }
 
 /// The cluster of the directory, or else a new one.
