@@ -156,6 +156,28 @@ fn a_nodes_directory_is_no_place_for_an_embedded_cluster_and_its_log_is_private(
 }
 
 #[test]
+fn an_embedded_clusters_directory_is_no_place_for_a_node() {
+    let mut cluster = DevCluster::start(&[]);
+    cluster.process.kill();
+    let (kept, _) = folder();
+    let file = write_cluster_file(kept.path(), &Ports::take());
+    let data = cluster.data();
+    let dir = data.display().to_string();
+    let says = ["--dir", "holds an embedded cluster", &format!("flotilla dev --dir {dir}")];
+    refused(&["node", "--id", "1", "--dir", &dir], &says);
+    refused(&["node", "--id", "1", "--dir", &dir, "--cluster-file", &file], &says);
+    assert!(!data.join("identity").exists(), "a node was begun in a cluster's directory");
+    // As a first start leaves it that ended before its nodes began.
+    fs::remove_file(data.join("complete")).expect("the mark");
+    refused(&["node", "--id", "1", "--dir", &dir], &says);
+    let node = data.join("node-1").display().to_string();
+    let says = ["--dir", &node, "a node of an embedded cluster", "flotilla dev"];
+    refused(&["node", "--id", "1", "--dir", &node], &says);
+    refused(&["node", "--id", "1", "--dir", &node, "--cluster-file", &file], &says);
+    cluster.restart();
+}
+
+#[test]
 fn of_two_starts_at_once_on_a_new_directory_one_serves_and_one_is_told() {
     let (kept, dir) = folder();
     let ports = [Ports::take(), Ports::take()];

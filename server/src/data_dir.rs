@@ -246,9 +246,14 @@ impl DataDir {
     }
 }
 
+/// Whether a node began here.
+pub(crate) fn has_identity(dir: &Path) -> bool {
+    dir.join(IDENTITY).exists()
+}
+
 /// Refuses a node's directory as the place of a whole embedded cluster.
 pub(crate) fn refuse_single_node(dir: &Path) -> Result<(), DataDirError> {
-    if dir.join(IDENTITY).exists() {
+    if has_identity(dir) {
         return Err(DataDirError::SingleNode(dir.to_owned()));
     }
     Ok(())

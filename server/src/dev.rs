@@ -105,6 +105,38 @@ async fn every_group_leads(nodes: &mut [StatusWatch], cluster: &Cluster) {
     }
 }
 
+/// Refuses the directory of an embedded cluster, or that of a node in one, for a node alone: it has
+/// no addresses that last, and a second node made in there would be in the cluster's way.
+pub(crate) fn refuse_embedded_cluster(dir: &Path) -> Result<(), RunError> {
+    let embedded = |dir: &Path| {
+        let file = cluster_file::read(&dir.join(CLUSTER_FILE));
+        file.is_ok_and(|file| {
+            file.nodes.iter().any(|node| node.peer == no_address("peer", node.id))
+        })
+    };
+    let is_node = data_dir::has_identity(dir);
+    if !is_node && (dir.join(COMPLETE_FILE).exists() || embedded(dir)) {
+        return Err(RunError::Sentence(format!(
+            "--dir: {dir} holds an embedded cluster; start it with `flotilla dev --dir {dir}`, or name \
+             another directory",
+            dir = dir.display()
+        )));
+    }
+    if is_node && embedded(dir) {
+        return Err(RunError::Sentence(format!(
+            "--dir: {} is a node of an embedded cluster; start that with `flotilla dev` and the \
+             directory above it, or name another directory",
+            dir.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Where no one connects (RFC 6761): each start draws the real addresses anew.
+fn no_address(role: &str, node: u64) -> String {
+    format!("{role}-{node}.invalid:1")
+}
+
 /// Finds or makes the cluster, with its ports bound and its directory locked. Ports come before
 /// anything is written: a start that cannot be leaves nothing behind.
 fn open(args: &DevArgs) -> Result<(Cluster, Sockets, fs::File), RunError> {
@@ -309,12 +341,7 @@ fn describe(nodes: u64, groups: u32, replicas: u64) -> Result<ClusterFile, RunEr
         cluster_id: format!("dev-{id}"),
         secret_file: SECRET_FILE.into(),
         nodes: (1..=nodes)
-            .map(|id| NodeEntry {
-                id,
-                // No one connects to these (RFC 6761): each start draws the real addresses anew.
-                peer: format!("peer-{id}.invalid:1"),
-                resp: format!("resp-{id}.invalid:1"),
-            })
+            .map(|id| NodeEntry { id, peer: no_address("peer", id), resp: no_address("resp", id) })
             .collect(),
         shardmaster: Seats { voters: seats(0) },
         groups: (1..=groups)

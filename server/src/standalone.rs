@@ -5,6 +5,7 @@ use crate::config::{
     ClientSettings, ConfigError, NodeArgs, NodeSettings, REQUEST_TIMEOUT_MS, RouterArgs,
     check_address,
 };
+use crate::dev::refuse_embedded_cluster;
 use crate::process::{
     NodeError, NodeOptions, Stop, into_tokio, run_node, serve_config, start_backend,
 };
@@ -103,6 +104,7 @@ pub fn node(args: NodeArgs) -> Result<(), RunError> {
 fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
     let id = NodeId(settings.id.ok_or(ConfigError::Missing("id"))?);
     let dir = settings.dir.clone().ok_or(ConfigError::Missing("dir"))?;
+    refuse_embedded_cluster(&dir)?;
     let kept = dir.join(data_dir::CLUSTER);
     let mut cluster = match &settings.cluster_file {
         Some(file) => cluster_file::load(file)?,
