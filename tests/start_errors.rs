@@ -84,14 +84,51 @@ fn an_embedded_cluster_does_not_start_without_what_one_of_its_nodes_had() {
     cluster.process.kill();
     let data = cluster.data();
     let (dir, port) = (data.display().to_string(), cluster.port().to_string());
-    for name in ["node-2", "cluster.toml"] {
-        let away = data.join(format!("{name}.away"));
+    for name in ["node-2", "cluster.toml", "node-2/identity", "node-2/log.redb"] {
+        let away = data.join("away");
         fs::rename(data.join(name), &away).expect("it is there");
         let lost = data.join(name).display().to_string();
         refused(&["dev", "--dir", &dir, "--port", &port], &[&lost, "missing", "put"]);
         assert!(!data.join(name).exists(), "{lost} was made anew");
         fs::rename(away, data.join(name)).expect("put back");
     }
+    // An empty directory is as good as none.
+    let node = data.join("node-2");
+    fs::rename(&node, data.join("away")).expect("it is there");
+    fs::create_dir(&node).expect("a folder");
+    let lost = node.join("identity").display().to_string();
+    refused(&["dev", "--dir", &dir, "--port", &port], &[&lost, "missing", "put"]);
+    fs::remove_dir(&node).expect("it is empty still");
+    fs::rename(data.join("away"), &node).expect("put back");
+    cluster.restart();
+}
+
+#[test]
+fn a_node_does_not_start_without_its_identity_or_its_log() {
+    let (kept, _) = folder();
+    let ports = Ports::take();
+    let file = write_cluster_file(kept.path(), &ports);
+    let node_dir = kept.path().join("node");
+    let dir = node_dir.display().to_string();
+    let words = ["node", "--id", "1", "--dir", &dir, "--cluster-file", &file];
+    let mut node = Process::start("node 1", &arguments(&words), kept.path());
+    wait_for_ping(ports.port(1));
+    node.kill();
+
+    let away = |name: &str| kept.path().join(format!("{name}.away"));
+    let take = |name: &str| fs::rename(node_dir.join(name), away(name)).expect("it is there");
+    let put_back = |name: &str| fs::rename(away(name), node_dir.join(name)).expect("put back");
+    for lost in [&["identity"][..], &["log.redb"], &["identity", "log.redb"]] {
+        lost.iter().copied().for_each(take);
+        let named = node_dir.join(lost[0]).display().to_string();
+        for words in [&words[..], &words[..5]] {
+            refused(words, &[&named, "missing", "put it back"]);
+        }
+        assert!(!node_dir.join(lost[0]).exists(), "{named} was made anew");
+        lost.iter().copied().for_each(put_back);
+    }
+    node.restart();
+    wait_for_ping(ports.port(1));
 }
 
 #[test]

@@ -102,12 +102,19 @@ pub enum DataDirError {
         /// A file in it.
         name: String,
     },
-    /// There is a log, but nothing that says whose.
+    /// A node began here, but nothing says which.
     #[error(
-        "the data directory {0} holds a log but no identity file; put that back: nothing else says \
-         whose log it is"
+        "the file {identity} is missing, but its directory holds {name}, which a node makes later; \
+         put it back with all else that was there: a node that begins anew has forgotten its votes, \
+         and writes could be lost",
+        identity = .dir.join(IDENTITY).display()
     )]
-    NoIdentity(PathBuf),
+    NoIdentity {
+        /// The directory.
+        dir: PathBuf,
+        /// A file in it.
+        name: String,
+    },
     /// A node's directory, where an embedded cluster's was asked for.
     #[error(
         "the directory {0} is the data directory of a single node; start that with `flotilla node`, \
@@ -246,6 +253,14 @@ impl DataDir {
     }
 }
 
+/// What of a node that ran is missing from its directory: without it the node would not know what it
+/// was and what it acknowledged.
+pub(crate) fn missing_of_node(dir: &Path) -> Option<PathBuf> {
+    let files = [IDENTITY, LOG].map(|name| dir.join(name));
+    let mut needed = [dir.to_owned()].into_iter().chain(files);
+    needed.find(|path| !path.exists())
+}
+
 /// Whether a node began here.
 pub(crate) fn has_identity(dir: &Path) -> bool {
     dir.join(IDENTITY).exists()
@@ -287,18 +302,18 @@ pub(crate) fn create_directory(dir: &Path) -> Result<(), DataDirError> {
 }
 
 /// A directory without identity may hold what a first start that was cut short leaves behind, and
-/// what file systems put into their root.
+/// what file systems put into their root. All else of ours comes after the identity: where it is, the
+/// identity was lost, and perhaps the log with it.
 fn check_unused(dir: &Path) -> Result<(), DataDirError> {
     let entries = std::fs::read_dir(dir).map_err(|source| io_error("read", dir, source))?;
     for entry in entries {
         let entry = entry.map_err(|source| io_error("read", dir, source))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let leftover = matches!(name.as_str(), LOCK | CLUSTER | SECRET | "lost+found")
-            || name
-                .strip_suffix(UNFINISHED)
-                .is_some_and(|of| matches!(of, IDENTITY | CLUSTER | SECRET));
-        if name == LOG {
-            return Err(DataDirError::NoIdentity(dir.to_owned()));
+        let leftover = matches!(name.as_str(), LOCK | "lost+found")
+            || name.strip_suffix(UNFINISHED) == Some(IDENTITY);
+        let of = name.strip_suffix(UNFINISHED).unwrap_or(&name);
+        if matches!(of, LOG | CLUSTER | SECRET) {
+            return Err(DataDirError::NoIdentity { dir: dir.to_owned(), name });
         }
         if !leftover {
             return Err(DataDirError::NotOurs { dir: dir.to_owned(), name });
@@ -464,8 +479,7 @@ mod tests {
 
     #[test]
     fn a_first_start_that_was_cut_short_is_begun_again() {
-        for leftovers in [&[LOCK][..], &["identity.unfinished"], &[LOCK, "cluster.toml.unfinished"]]
-        {
+        for leftovers in [&[][..], &[LOCK], &[LOCK, "identity.unfinished"]] {
             let temporary = tempfile::tempdir().unwrap();
             for name in leftovers {
                 std::fs::write(temporary.path().join(name), "form").unwrap();
@@ -484,13 +498,48 @@ mod tests {
         assert!(sentence.contains("\"thesis.tex\""), "{sentence}");
         std::fs::rename(dir.join("thesis.tex"), dir.join(LOG)).unwrap();
         let sentence = refused(dir, &identity("c", 1));
-        assert!(sentence.contains("a log but no identity file"), "{sentence}");
+        assert!(sentence.contains("identity is missing, but"), "{sentence}");
 
         let file = dir.join(LOG);
         let sentence = DataDir::open(&file, &identity("c", 1)).unwrap_err().to_string();
         assert!(sentence.ends_with("is not a directory"), "{sentence}");
         let below = DataDir::open(&file.join("x"), &identity("c", 1)).unwrap_err().to_string();
         assert!(below.starts_with("cannot ") && below.contains("log.redb/x"), "{below}");
+    }
+
+    /// After each step of a first start the next one goes on; without what a step made, none does.
+    #[test]
+    fn an_identity_that_was_lost_is_not_made_anew() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path();
+        let n1 = identity("c", 1);
+        type Step = fn(&mut DataDir);
+        let steps: [Step; 4] = [
+            |_| {},
+            |data_dir| data_dir.set_secret(b"secret").unwrap(),
+            |data_dir| data_dir.set_cluster_text("text").unwrap(),
+            |data_dir| {
+                std::fs::write(data_dir.log_path(), "log").unwrap();
+                data_dir.set_log_exists().unwrap();
+            },
+        ];
+        let elsewhere = tempfile::tempdir().unwrap();
+        let (kept, away) = (dir.join(IDENTITY), elsewhere.path().join(IDENTITY));
+        for (number, step) in steps.into_iter().enumerate() {
+            step(&mut DataDir::open(dir, &n1).unwrap());
+            if number == 0 {
+                continue; // nothing but the identity is there
+            }
+            std::fs::rename(&kept, &away).unwrap();
+            let sentence = refused(dir, &n1);
+            let begins = format!("the file {} is missing", kept.display());
+            assert!(sentence.starts_with(&begins), "{sentence}");
+            std::fs::rename(&away, &kept).unwrap();
+        }
+        // Nor without the log, whatever else is there.
+        std::fs::remove_file(dir.join(LOG)).unwrap();
+        std::fs::rename(&kept, &away).unwrap();
+        assert!(refused(dir, &n1).contains("identity is missing"));
     }
 
     /// Where even the superuser may make nothing.

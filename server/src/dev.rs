@@ -23,7 +23,8 @@ use tokio::time::timeout;
 /// The file that describes the embedded cluster, and the secret beside it.
 const CLUSTER_FILE: &str = "cluster.toml";
 const SECRET_FILE: &str = "secret";
-/// Says that every node's directory was made: from then on a missing one is lost, not new.
+/// Says that every node's directory was made, with its identity and log: from then on what is missing
+/// of them is lost, not new.
 const COMPLETE_FILE: &str = "complete";
 /// How long the banner waits for leaders. A log that is long takes a while to be replayed, and who
 /// started the program wants to know where it listens.
@@ -273,11 +274,11 @@ fn refuse_lost_nodes(dir: &Path, file: &ClusterFile) -> Result<(), RunError> {
         return Ok(()); // the first start did not come to its end
     }
     let directories = file.nodes.iter().map(|node| node_directory(dir, NodeId(node.id)));
-    match directories.into_iter().find(|directory| !directory.exists()) {
+    match directories.into_iter().find_map(|directory| data_dir::missing_of_node(&directory)) {
         None => Ok(()),
         Some(lost) => Err(RunError::Sentence(format!(
             "{} is missing: that node would start without its votes and what it acknowledged, and \
-             writes could be lost; put the directory back, or begin a new cluster with another --dir",
+             writes could be lost; put it back, or begin a new cluster with another --dir",
             lost.display()
         ))),
     }
@@ -357,6 +358,8 @@ fn create(dir: &Path, file: &ClusterFile) -> Result<(), RunError> {
     write_private(&dir.join(SECRET_FILE), secret.as_bytes())?;
     let half = dir.join("cluster.toml.new");
     write_private(&half, file.to_toml().as_bytes())?;
+    // A power loss must not keep the cluster file and take the secret that it names.
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(wrote(dir))?;
     let path = dir.join(CLUSTER_FILE);
     fs::rename(&half, &path).map_err(wrote(&path))?;
     fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(wrote(dir))
