@@ -35,26 +35,27 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct DevArgs {
     /// Nodes of the cluster, 1 to 9 [default: 3, or what the directory holds].
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=9))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=9))]
     pub nodes: Option<u64>,
     /// Groups that keep data, 1 to 64 [default: 2, or what the directory holds].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub groups: Option<u32>,
     /// Replicas of each group, 1 to 7 and no more than nodes [default: 3, or all nodes if they are
     /// fewer, or what the directory holds].
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=7))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=7))]
     pub replicas: Option<u64>,
     /// IP address to listen on for clients; there is no password, so think before it leaves loopback.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     pub bind: IpAddr,
-    /// Port for clients, 1 to 65535 less the nodes; node i listens on PORT + i as well.
-    #[arg(long, default_value_t = 6379, value_parser = clap::value_parser!(u16).range(1..))]
+    /// Port for clients, 1 to 65535 less the number of nodes; node i listens on PORT + i as well.
+    #[arg(long, value_name = "P", default_value_t = 6379, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
-    /// Where the nodes keep their data.
+    /// Directory for the data of all nodes; a second start on it resumes the cluster.
     #[arg(long, default_value = "./flotilla-data")]
     pub dir: PathBuf,
-    /// What is logged to standard error: error, warn, info, debug, trace, or a tracing filter.
-    #[arg(long, default_value = "info")]
+    /// What is logged to standard error: error, warn, info, debug, trace or off; a part of the program
+    /// may have its own, as in info,server=debug.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: String,
     #[command(flatten)]
     /// What clients may do.
@@ -87,7 +88,8 @@ impl ClientSettings {
 /// `flotilla node`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct NodeArgs {
-    /// Configuration file (TOML) with any of the settings below; a flag goes before the file.
+    /// Configuration file (TOML) with any of the settings below, without the dashes: `id = 1`. A flag
+    /// goes before the file; a path in it counts from the file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
@@ -99,25 +101,27 @@ pub struct NodeArgs {
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NodeSettings {
-    /// Id of this node in the cluster file, from 1.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Id of this node, from 1: the one that it has in the cluster file; needed at each start.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub id: Option<u64>,
-    /// Where the node keeps its data.
+    /// Directory for the node's data; a later start on it goes on with what is there.
     #[arg(long)]
     pub dir: Option<PathBuf>,
-    /// Address to listen on for clients [default: the cluster file's].
+    /// host:port to listen on for clients [default: the cluster file's resp of this node].
     #[arg(long, value_name = "ADDR")]
     pub resp: Option<String>,
-    /// Address to listen on for peers and routers [default: the cluster file's].
+    /// host:port to listen on for other nodes and routers [default: the cluster file's peer of this
+    /// node].
     #[arg(long, value_name = "ADDR")]
     pub peer: Option<String>,
-    /// The cluster file (TOML); needed at the first start only, the directory keeps a copy.
+    /// The cluster file (TOML, see examples/cluster.toml): nodes, groups and the secret's file; needed
+    /// at the first start only, the directory keeps a copy.
     #[arg(long, value_name = "FILE")]
     pub cluster_file: Option<PathBuf>,
-    /// Address that clients are told, if it is not the one listened on.
+    /// host:port that clients are told [default: the cluster file's resp of this node].
     #[arg(long, value_name = "ADDR")]
     pub announce_resp: Option<String>,
-    /// Address that peers are told, if it is not the one listened on.
+    /// host:port that other nodes are told [default: the cluster file's peer of this node].
     #[arg(long, value_name = "ADDR")]
     pub announce_peer: Option<String>,
     /// Start as a spare: a node that is in no group and knows only itself. Of the cluster file it
@@ -129,9 +133,9 @@ pub struct NodeSettings {
     /// 600000 [default: 5000].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub request_timeout: Option<u64>,
-    /// What is logged to standard error: error, warn, info, debug, trace, or a tracing filter
-    /// [default: info].
-    #[arg(long)]
+    /// What is logged to standard error: error, warn, info, debug, trace or off; a part of the program
+    /// may have its own, as in info,server=debug [default: info].
+    #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
     /// Most client connections at once, 1 to 65000 [default: 10000].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_000))]
@@ -144,7 +148,7 @@ pub struct NodeSettings {
 /// `flotilla router`.
 #[derive(Clone, Debug, Args)]
 pub struct RouterArgs {
-    /// Address to listen on for clients.
+    /// host:port to listen on for clients.
     #[arg(long, value_name = "ADDR")]
     pub listen: String,
     /// The cluster file (TOML): where the nodes are, and the secret they ask for.
@@ -155,8 +159,9 @@ pub struct RouterArgs {
     #[arg(long, value_name = "MS", default_value_t = 5000,
           value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub request_timeout: u64,
-    /// What is logged to standard error: error, warn, info, debug, trace, or a tracing filter.
-    #[arg(long, default_value = "info")]
+    /// What is logged to standard error: error, warn, info, debug, trace or off; a part of the program
+    /// may have its own, as in info,server=debug.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: String,
     #[command(flatten)]
     /// What clients may do.

@@ -18,7 +18,7 @@ fn check_words(filter: &str) -> Result<(), String> {
     }
 }
 
-/// Starts logging. `filter` is a level or a tracing filter; a wrong one is told in a sentence.
+/// Starts logging. `filter` is a level, or levels for parts of the program; a wrong one is told in a sentence.
 pub fn start(filter: &str) -> Result<(), String> {
     check_words(filter)?;
     let filter = EnvFilter::try_new(filter)
@@ -37,6 +37,23 @@ pub fn start(filter: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the help offers is what is taken.
+    #[test]
+    fn the_help_names_every_level() {
+        use clap::CommandFactory;
+        let mut cli = crate::config::Cli::command();
+        cli.build();
+        for command in ["dev", "node", "router"] {
+            let command = cli.find_subcommand(command).unwrap();
+            let log = command.get_arguments().find(|arg| arg.get_id() == "log").unwrap();
+            let help = log.get_help().unwrap().to_string();
+            for word in LEVELS.into_iter().chain(["info,server=debug"]) {
+                assert!(help.contains(word), "`{word}` is not in: {help}");
+            }
+            assert_eq!(check_words("info,server=debug"), Ok(()));
+        }
+    }
 
     #[test]
     fn a_word_that_is_no_level_is_refused_by_name() {
