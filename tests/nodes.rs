@@ -266,3 +266,32 @@ fn the_example_cluster_goes_on_without_a_node_that_was_killed() {
         assert!(cluster.said().contains(&end), "{}", cluster.said());
     }
 }
+
+/// A stop is bounded whatever a request may take, and what it cuts off gets no reply: neither would be
+/// sure to be true.
+#[test]
+fn a_stop_does_not_wait_for_a_request_that_may_take_minutes() {
+    use std::io::{Read, Write};
+    let folder = tempfile::tempdir().expect("a folder");
+    let ports = Ports::take();
+    let file = write_cluster_file(folder.path(), &ports);
+    let dir = folder.path().join("node").display().to_string();
+    let words = ["node", "--id", "1", "--dir", &dir, "--cluster-file", &file];
+    let mut words = arguments(&words);
+    words.extend(arguments(&["--request-timeout", "600000"]));
+    let mut node = Process::start("node 1", &words, folder.path());
+    drop(connect(&mut node, ports.port(1)));
+    let mut socket = std::net::TcpStream::connect(("127.0.0.1", ports.port(1))).expect("connects");
+    // The reply to the first says that the node has what came with it; without a majority the second
+    // waits for its deadline.
+    socket.write_all(b"PING\r\nSET k v\r\n").expect("a socket that takes it");
+    let mut pong = [0; 7];
+    socket.read_exact(&mut pong).expect("a reply");
+    assert_eq!(&pong, b"+PONG\r\n");
+    node.signal("TERM");
+    assert_eq!(node.wait(PATIENCE).code(), Some(0), "{}", node.log());
+    let mut more = Vec::new();
+    // A reset says as much as an end.
+    let _ = socket.read_to_end(&mut more);
+    assert_eq!(String::from_utf8_lossy(&more), "", "a reply to what was cut off");
+}

@@ -130,7 +130,7 @@ pub struct NodeSettings {
     #[serde(default)]
     pub spare: bool,
     /// How long a request is retried inside before its client hears of it, in milliseconds, 100 to
-    /// 600000 [default: 5000].
+    /// 600000; a stop waits no longer than 7 seconds for it [default: 5000].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub request_timeout: Option<u64>,
     /// What is logged to standard error: error, warn, info, debug, trace or off; a part of the program
@@ -155,7 +155,7 @@ pub struct RouterArgs {
     #[arg(long, value_name = "FILE")]
     pub cluster_file: PathBuf,
     /// How long a request is retried inside before its client hears of it, in milliseconds, 100 to
-    /// 600000.
+    /// 600000; a stop waits no longer than 7 seconds for it.
     #[arg(long, value_name = "MS", default_value_t = 5000,
           value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub request_timeout: u64,

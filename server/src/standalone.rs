@@ -248,5 +248,8 @@ pub async fn signal() -> Result<&'static str, RunError> {
 
 /// One line on what a stop does.
 pub fn say_stopping(signal: &str) {
-    info!(signal, "stopping: no new commands, what was taken is answered");
+    info!(
+        signal,
+        "stopping: no new commands; what was taken is answered within 7 seconds or cut off"
+    );
 }
