@@ -2,7 +2,7 @@
 //! what a process says of itself.
 
 use harness::process::{
-    DevCluster, Ports, Process, arguments, program, set_mode, write_cluster_file,
+    DevCluster, Ports, Process, ThreeNodes, arguments, program, set_mode, write_cluster_file,
 };
 use harness::resp::{Client, Value};
 use std::fs;
@@ -294,4 +294,46 @@ fn a_stop_does_not_wait_for_a_request_that_may_take_minutes() {
     // A reset says as much as an end.
     let _ = socket.read_to_end(&mut more);
     assert_eq!(String::from_utf8_lossy(&more), "", "a reply to what was cut off");
+}
+
+/// Asks until the reply holds the text.
+fn until_it_says(client: &mut Client, command: &[&str], wanted: &str) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let reply = text(client, command);
+        if reply.contains(wanted) {
+            return;
+        }
+        assert!(Instant::now() < end, "{command:?} does not say {wanted}: {reply}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_router_tells_how_many_keys_there_are_and_whether_groups_have_leaders() {
+    let mut cluster = ThreeNodes::start();
+    let mut client = Client::connect(cluster.router_port()).expect("a connection");
+    let (state, keys) = (["CLUSTER", "INFO"], ["INFO", "keyspace"]);
+    until_it_says(&mut client, &state, "cluster_state:ok\r\n");
+    assert_eq!(text(&mut client, &["SET", "short", "lived", "EX", "1000"]), "OK");
+    // Seven keys are left of what tried whether every group takes writes.
+    let counted = "# Keyspace\r\ndb0:keys=8,expires=1,avg_ttl=0\r\n";
+    assert_eq!(text(&mut client, &keys), counted);
+    assert!(text(&mut client, &["INFO"]).contains(counted));
+    cluster.node(2).kill();
+    cluster.node(3).kill();
+    until_it_says(&mut client, &state, "cluster_state:fail\r\n");
+    assert_eq!(text(&mut client, &keys), "# Keyspace\r\nunanswered_groups:2\r\n");
+    cluster.node(2).restart();
+    until_it_says(&mut client, &state, "cluster_state:ok\r\n");
+    until_it_says(&mut client, &keys, counted);
+}
+
+#[test]
+fn nodes_without_a_seat_in_a_group_know_that_it_has_a_leader() {
+    let cluster = DevCluster::start(&["--nodes", "5", "--groups", "2", "--replicas", "3"]);
+    for port in 0..=5 {
+        let mut client = Client::connect(cluster.node_port(port)).expect("a connection");
+        until_it_says(&mut client, &["CLUSTER", "INFO"], "cluster_state:ok\r\n");
+    }
 }

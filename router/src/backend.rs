@@ -16,6 +16,7 @@ use shard_core::op::{Op, Outcome};
 use shard_core::slot::Slot;
 use shard_core::wire::{ClusterView, GroupAnswer, GroupQuery, NodeStatus, ToNode, ToRouter};
 use shard_core::{GroupId, NodeId};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -152,6 +153,11 @@ impl Backend {
     /// highest term.
     pub fn view(&self) -> Rc<ClusterView> {
         self.0.view()
+    }
+
+    /// The shard groups of which a node that can be reached names a leader.
+    pub fn led_groups(&self) -> BTreeSet<GroupId> {
+        self.0.led_groups()
     }
 
     /// The node in this process as it described itself last.

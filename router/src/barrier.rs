@@ -1,4 +1,4 @@
-//! Commands on whole groups: DBSIZE, FLUSHALL and those that move leaderships. Pure: work in,
+//! Commands on whole groups: DBSIZE, FLUSHALL, INFO of a process without keys, and those that move leaderships. Pure: work in,
 //! answers in, work out.
 //!
 //! They are not atomic over slots: a write of another client may land in a slot that was already
@@ -6,6 +6,7 @@
 
 use crate::backend::{Answered, Refusal, Target, Work};
 use crate::commands::Barrier;
+use crate::info::KeysElsewhere;
 use crate::reply::{Reply, UNFIT_ANSWER, op_error_text, refusal_text};
 use shard_core::cluster_config::SHARDMASTER;
 use shard_core::op::{Op, Outcome};
@@ -30,6 +31,7 @@ enum Step {
     Ask { owned: Vec<bool>, occupied: Vec<bool>, assigned: Vec<bool> },
     Flush { todo: Vec<Slot> },
     Transfer { to: NodeId },
+    Info { ask: Box<KeysElsewhere>, keys: u64, expires: u64, unanswered: usize },
 }
 
 /// What is left to do for a barrier after an answer.
@@ -55,6 +57,7 @@ impl BarrierRun {
                     (None, _) => BarrierRun::refused(A_ROUTER.into()),
                 };
             }
+            Barrier::Info(ask) => return BarrierRun::info(ask),
             Barrier::DbSize => (Step::Count { keys: 0 }, GroupQuery::KeyCount),
             Barrier::FlushAll => {
                 let none = vec![false; usize::from(SLOTS)];
@@ -87,6 +90,14 @@ impl BarrierRun {
         (run, groups.into_iter().map(ask).collect())
     }
 
+    fn info(ask: Box<KeysElsewhere>) -> (BarrierRun, Asks) {
+        let query = |group: &GroupId| (Target::Group(*group), Work::Query(GroupQuery::KeyCount));
+        let asks: Asks = ask.groups.iter().map(query).collect();
+        let unanswered = ask.unled;
+        let step = Step::Info { ask, keys: 0, expires: 0, unanswered };
+        (BarrierRun { waiting: asks.len(), refusals: Refusals::default(), step }, asks)
+    }
+
     fn refused(text: String) -> (BarrierRun, Asks) {
         let step = Step::Flush { todo: Vec::new() };
         let mut run = BarrierRun { waiting: 0, refusals: Refusals::default(), step };
@@ -98,6 +109,14 @@ impl BarrierRun {
     pub fn answer(&mut self, answer: Answered) -> Asks {
         self.waiting = self.waiting.saturating_sub(1);
         match (&mut self.step, answer) {
+            (
+                Step::Info { keys, expires, .. },
+                Answered::Group(GroupAnswer::KeyCount { keys: more, expires: more_expires }),
+            ) => {
+                *keys = keys.saturating_add(more);
+                *expires = expires.saturating_add(more_expires);
+            }
+            (Step::Info { unanswered, .. }, _) => *unanswered += 1,
             (_, Answered::Refused(refusal)) => self.refusals.note(refusal),
             (Step::Count { keys }, Answered::Group(GroupAnswer::KeyCount { keys: more, .. })) => {
                 *keys = keys.saturating_add(more);
@@ -175,6 +194,9 @@ impl BarrierRun {
         let write = !matches!(self.step, Step::Transfer { .. });
         match (self.refusals.text(write), &self.step) {
             (Some(error), _) => Reply::error(error),
+            (None, Step::Info { ask, keys, expires, unanswered }) => {
+                Reply::Verbatim(ask.text(*keys, *expires, *unanswered))
+            }
             (None, Step::Count { keys }) => {
                 Reply::Integer(i64::try_from(*keys).unwrap_or(i64::MAX))
             }
@@ -297,6 +319,28 @@ mod tests {
             }
             assert!(run.is_answered());
             assert_eq!(run.reply(), Reply::error(text));
+        }
+    }
+
+    #[test]
+    fn info_counts_the_keys_of_all_groups_or_says_that_it_cannot() {
+        let count = |keys| Answered::Group(GroupAnswer::KeyCount { keys, expires: 1 });
+        let refused = Answered::Refused(Refusal::ClusterDown);
+        for (unled, second, text) in [
+            (0, count(3), "db0:keys=5,expires=2,avg_ttl=0\r\n"),
+            (0, refused, "unanswered_groups:1\r\n"),
+            (1, count(3), "unanswered_groups:1\r\n"),
+        ] {
+            let groups = vec![GroupId(1), GroupId(2)];
+            let mut info = Box::<KeysElsewhere>::default();
+            (info.groups, info.unled) = (groups, unled);
+            let (mut run, asks) =
+                BarrierRun::start(Barrier::Info(info), &ClusterView::default(), None);
+            assert_eq!(asks.len(), 2);
+            run.answer(count(2));
+            assert!(!run.is_answered());
+            run.answer(second);
+            assert_eq!((run.is_answered(), run.reply()), (true, Reply::Verbatim(text.into())));
         }
     }
 

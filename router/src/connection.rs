@@ -7,7 +7,8 @@
 use crate::FrontEnd;
 use crate::backend::{Answered, ReplySink, Target, Work, give_back};
 use crate::clients::ClientGuard;
-use crate::commands::{self, Call, Join, Local};
+use crate::commands::{self, Barrier, Call, Join, Local};
+use crate::info::Info;
 use crate::pipeline::{Pipeline, PutBack};
 use crate::reply::{Protocol, Reply};
 use crate::resp::{ProtocolError, Scanner};
@@ -277,6 +278,10 @@ impl Connection {
                 self.submit(asks);
             }
             Call::Barrier(barrier) => self.pipeline.push_barrier(protocol, barrier),
+            Call::Info(names) => match crate::info::info(&self.front, &names) {
+                Info::Text(text) => self.reply(&Reply::Verbatim(text)),
+                Info::Ask(ask) => self.pipeline.push_barrier(protocol, Barrier::Info(ask)),
+            },
             Call::Local(call) => {
                 let last = call == Local::Quit;
                 let reply = crate::local::answer(&self.front, info, call);
@@ -382,7 +387,7 @@ fn wants_values(call: &Call) -> bool {
     match call {
         Call::Op { op, .. } => answers_values(op),
         Call::Split(split) => matches!(split.join, Join::Values(_)),
-        Call::Barrier(_) | Call::Local(_) => false,
+        Call::Barrier(_) | Call::Local(_) | Call::Info(_) => false,
     }
 }
 

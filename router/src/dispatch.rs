@@ -26,6 +26,7 @@ mod group;
 mod lane;
 #[cfg(test)]
 mod model;
+mod news;
 mod outbox;
 #[cfg(test)]
 mod read_tests;
@@ -40,6 +41,7 @@ pub use self::outbox::{BATCH_BYTES_MAX, BATCH_REQUESTS_MAX};
 use self::book::{Attempt, Book, LinkState};
 use self::group::{Ask, Group, PendingQuery, QUERY_BYTES};
 use self::lane::{Fate, PendingOp, had_no_effect};
+use self::news::News;
 use self::outbox::Outbox;
 use self::slot_queue::{Filled, SlotQueue};
 use crate::backend::{Answered, DispatchStats, Refusal, Target, Work};
@@ -125,6 +127,7 @@ pub struct Dispatch {
     polled_at: Now,
     /// When to see whether a slot is idle with a large reply unacknowledged; each slot once.
     watched: BTreeSet<(Now, Slot)>,
+    news: News,
 }
 
 impl Dispatch {
@@ -147,6 +150,7 @@ impl Dispatch {
             last_query: 0,
             polled_at: 0,
             watched: BTreeSet::new(),
+            news: News::default(),
         }
     }
 
@@ -279,7 +283,8 @@ impl Dispatch {
 
     /// A node said what it knows. Of two configurations the higher number counts, of two leaders the
     /// higher term.
-    pub fn on_view(&mut self, now: Now, view: &ClusterView) {
+    pub fn on_view(&mut self, now: Now, from: NodeId, view: &ClusterView) {
+        self.news.heard(from, view);
         self.refresh_wanted = false;
         for (group, leader) in &view.leaders {
             if self.is_news(*group, leader) {
@@ -333,6 +338,7 @@ impl Dispatch {
 
     /// A link opened or broke.
     pub fn on_link(&mut self, now: Now, node: NodeId, event: LinkEvent) {
+        self.news.on_link(node, event);
         let link = self.book.links.entry(node).or_default();
         match event {
             LinkEvent::Up => link.state = LinkState::Up,
@@ -661,7 +667,7 @@ impl Dispatch {
         });
         let refresh = self.refresh_at().filter(|_| self.refresh_node().is_some());
         waits
-            .chain([refresh])
+            .chain([refresh, self.news.look_at])
             .flatten()
             // What is due and was not done at the last poll waits for an event, not for time.
             .filter(|until| *until > self.polled_at)
@@ -693,6 +699,9 @@ impl Dispatch {
             self.refreshed_at = Some(now);
             self.book.stats.refreshes += 1;
             output.ask_view.push(node);
+        }
+        if self.news.look_at.is_some_and(|at| at <= now) {
+            self.look(now, output);
         }
         output.answers.append(&mut self.book.answers);
     }

@@ -6,8 +6,9 @@ use crate::node_name::node_name;
 use crate::reply::Reply;
 use crate::resp::BULK_BYTES_MAX;
 use bytes::Bytes;
-use shard_core::NodeId;
+use shard_core::cluster_config::SHARDMASTER;
 use shard_core::wire::NodeStatus;
+use shard_core::{GroupId, NodeId};
 use std::fmt::{Display, Write};
 
 /// The version of Redis whose replies and commands these are.
@@ -54,6 +55,8 @@ struct Section<'a> {
     front: &'a FrontEnd,
     status: Option<&'a NodeStatus>,
     text: String,
+    /// Where the keys of other processes belong, if there are none in this one.
+    keys_at: Option<usize>,
 }
 
 impl Section<'_> {
@@ -63,13 +66,47 @@ impl Section<'_> {
     }
 }
 
-/// The text of INFO: the sections named, or all.
-pub fn info(front: &FrontEnd, names: &[Bytes]) -> String {
+/// The reply to INFO, or what is missing for it.
+#[derive(Debug)]
+pub enum Info {
+    /// The text.
+    Text(String),
+    /// The groups are to be asked first.
+    Ask(Box<KeysElsewhere>),
+}
+
+/// INFO with the section keyspace, of a process that holds no keys itself: a router alone, or a node
+/// without a seat in a shard group. Its clients see all keys, so all are counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeysElsewhere {
+    text: String,
+    at: usize,
+    /// Groups that can be asked.
+    pub groups: Vec<GroupId>,
+    /// Groups without a leader: asking them would only take until the deadline.
+    pub unled: usize,
+}
+
+impl KeysElsewhere {
+    /// The reply, with what the groups said. A sum without some of them would be no truth.
+    pub fn text(&self, keys: u64, expires: u64, unanswered: usize) -> String {
+        let line = match unanswered {
+            0 => keys_line(keys, expires),
+            missing => format!("unanswered_groups:{missing}\r\n"),
+        };
+        let (before, after) = self.text.split_at(self.at);
+        format!("{before}{line}{after}")
+    }
+}
+
+/// What INFO answers: the sections named, or all.
+pub fn info(front: &FrontEnd, names: &[Bytes]) -> Info {
     let named =
         |wanted: &str| names.iter().any(|name| name.eq_ignore_ascii_case(wanted.as_bytes()));
     let all = names.is_empty() || ["all", "default", "everything"].into_iter().any(named);
     let status = front.backend().status();
-    let mut section = Section { front, status: status.as_deref(), text: String::new() };
+    let mut section =
+        Section { front, status: status.as_deref(), text: String::new(), keys_at: None };
     for (name, put) in SECTIONS {
         if all || named(name) {
             if !section.text.is_empty() {
@@ -81,7 +118,15 @@ pub fn info(front: &FrontEnd, names: &[Bytes]) -> String {
             put(&mut section);
         }
     }
-    section.text
+    let Section { text, keys_at, .. } = section;
+    let Some(at) = keys_at else { return Info::Text(text) };
+    let led = front.backend().led_groups();
+    let unled = front.backend().view().config.shard_groups().count() - led.len();
+    let ask = KeysElsewhere { text, at, groups: led.into_iter().collect(), unled };
+    match ask.groups.is_empty() {
+        true => Info::Text(ask.text(0, 0, ask.unled)),
+        false => Info::Ask(Box::new(ask)),
+    }
 }
 
 fn server(section: &mut Section) {
@@ -206,11 +251,25 @@ fn cluster(section: &mut Section) {
 
 /// Keys of the replicas in this process: as in Redis, a follower counts its copy.
 fn keyspace(section: &mut Section) {
-    let Some(status) = section.status else { return };
-    let keys: u64 = status.replicas.values().map(|replica| replica.keys).sum();
-    let expires: u64 = status.replicas.values().map(|replica| replica.expires).sum();
-    if keys > 0 {
-        section.put("db0", format!("keys={keys},expires={expires},avg_ttl=0"));
+    let replicas = section.status.into_iter().flat_map(|status| &status.replicas);
+    let mut shards = replicas.filter(|(group, _)| **group != SHARDMASTER).peekable();
+    if shards.peek().is_none() {
+        section.keys_at = Some(section.text.len());
+        return;
+    }
+    let (mut keys, mut expires) = (0, 0);
+    for (_, replica) in shards {
+        keys += replica.keys;
+        expires += replica.expires;
+    }
+    section.text.push_str(&keys_line(keys, expires));
+}
+
+/// Redis leaves out a database without keys.
+fn keys_line(keys: u64, expires: u64) -> String {
+    match keys {
+        0 => String::new(),
+        _ => format!("db0:keys={keys},expires={expires},avg_ttl=0\r\n"),
     }
 }
 

@@ -151,7 +151,8 @@ impl FrontEnd {
         view: &'a ClusterView,
         status: Option<&'a NodeStatus>,
     ) -> Topology<'a> {
-        Topology { view, node: self.backend().node(), status }
+        let backend = self.backend();
+        Topology { view, led: backend.led_groups(), node: backend.node(), status }
     }
 
     /// Accepts connections until `shutdown`, then closes the listener, answers what connections have

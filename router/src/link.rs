@@ -19,7 +19,8 @@ use tokio::time::{Instant, sleep};
 /// Encoded bytes that may wait for a socket. What `dispatch` lets be in flight is far below; beyond
 /// this the node takes nothing any more and the link is given up.
 const QUEUE_BYTES_MAX: usize = 160 << 20;
-/// A node that owes an answer and says nothing for this long is asked whether it lives.
+/// A node that owes an answer, or whose word on who leads counts, and that says nothing for this long is
+/// asked whether it lives.
 const PING_AFTER: Duration = Duration::from_millis(500);
 /// A node that neither says nor takes anything for this long after that is taken for gone.
 const SILENCE_MAX: Duration = Duration::from_millis(1_500);
@@ -98,8 +99,8 @@ impl LinkQueue {
     }
 }
 
-/// Runs a link until it breaks; `hear` takes what the node says, `owes` tells whether it owes an
-/// answer.
+/// Runs a link until it breaks; `hear` takes what the node says, `owes` tells whether its
+/// silence would mean something.
 pub(crate) async fn run(
     node: NodeId,
     stream: TcpStream,

@@ -3,7 +3,7 @@
 use crate::FrontEnd;
 use crate::clients::ClientInfo;
 use crate::commands::{Client, Local};
-use crate::info::{REDIS_VERSION, config_get, info, unix_micros};
+use crate::info::{REDIS_VERSION, config_get, unix_micros};
 use crate::reply::{Protocol, Reply};
 use bytes::Bytes;
 
@@ -17,7 +17,6 @@ pub fn answer(front: &FrontEnd, client: &ClientInfo, call: Local) -> Reply {
         Local::Time => time(),
         Local::Wait => Reply::Integer(with_topology(front, |t| t.replicas_of_every_write())),
         Local::Role => with_topology(front, |topology| topology.role()),
-        Local::Info(names) => Reply::Verbatim(info(front, &names)),
         Local::ConfigGet(patterns) => config_get(front, &patterns),
         Local::Client(call) => answer_client(front, client, call),
         Local::Cluster(call) => with_topology(front, |topology| topology.answer(&call)),

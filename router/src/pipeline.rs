@@ -219,7 +219,8 @@ impl Pipeline {
     ) -> Vec<(u64, Target, Work)> {
         match self.entries.front_mut() {
             Some(Entry { state, .. }) if matches!(state, State::Blocked(_)) => {
-                let State::Blocked(barrier) = *state else { return Vec::new() };
+                let blocked = std::mem::replace(state, State::Ready(Bytes::new()));
+                let State::Blocked(barrier) = blocked else { return Vec::new() };
                 let (run, asks) = BarrierRun::start(barrier, view, node);
                 *state = State::Running(Box::new(run));
                 self.tagged(asks)

@@ -11,12 +11,15 @@ use shard_core::cluster_config::{ClusterConfig, GroupConfig, SHARDMASTER, SlotRa
 use shard_core::slot::SLOTS;
 use shard_core::wire::{ClusterView, NodeStatus, ReplicaStatus};
 use shard_core::{GroupId, NodeId};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// What the replies are made of.
 pub struct Topology<'a> {
     /// The newest view.
     pub view: &'a ClusterView,
+    /// The shard groups that have a leader, as far as those say that can be reached.
+    pub led: BTreeSet<GroupId>,
     /// The node in this process; a router alone has none.
     pub node: Option<NodeId>,
     /// What that node says of itself.
@@ -65,7 +68,7 @@ impl Topology<'_> {
             Some(replica) => replica.leader,
             None => view.and_then(|view| view.leader),
         };
-        leader.is_none_or(|leader| self.has_failed(leader))
+        !self.led.contains(&group) || leader.is_none_or(|leader| self.has_failed(leader))
     }
 
     /// Whether the node here knows that another is down.
@@ -401,7 +404,8 @@ mod tests {
             replicas: [(GroupId(1), replica)].into(),
             ..NodeStatus::default()
         };
-        let topology = Topology { view: &view, node: Some(NodeId(2)), status: Some(&status) };
+        let led = [GroupId(1)].into();
+        let topology = Topology { view: &view, led, node: Some(NodeId(2)), status: Some(&status) };
         (topology.info(), topology.nodes())
     }
 
@@ -428,10 +432,24 @@ mod tests {
         let mut view = ClusterView::default();
         view.config.groups.insert(GroupId(1), GroupConfig { voters: Vec::new(), weight: 1 });
         view.config.assign_evenly();
-        let led = LeaderView { leader: Some(NodeId(1)), term: Default::default() };
-        view.leaders.insert(SHARDMASTER, led);
-        let info = Topology { view: &view, node: None, status: None }.info();
+        let leader = LeaderView { leader: Some(NodeId(1)), term: Default::default() };
+        view.leaders.insert(SHARDMASTER, leader);
+        let led = [SHARDMASTER].into();
+        let info = Topology { view: &view, led, node: None, status: None }.info();
         assert!(info.starts_with("cluster_state:fail\r\n"), "{info}");
+    }
+
+    #[test]
+    fn a_group_fails_when_nobody_names_its_leader_any_more() {
+        let mut view = ClusterView::default();
+        view.config.groups.insert(GroupId(1), GroupConfig { voters: Vec::new(), weight: 1 });
+        view.config.assign_evenly();
+        let leader = LeaderView { leader: Some(NodeId(1)), term: Default::default() };
+        view.leaders.insert(GroupId(1), leader);
+        for (led, state) in [([GroupId(1)].into(), "ok"), (BTreeSet::new(), "fail")] {
+            let info = Topology { view: &view, led, node: None, status: None }.info();
+            assert!(info.starts_with(&format!("cluster_state:{state}\r\n")), "{info}");
+        }
     }
 
     /// A view comes from a socket and is not checked: its ranges may be anything.
@@ -441,7 +459,8 @@ mod tests {
         let range =
             |first, last| SlotRange { first: Slot(first), last: Slot(last), group: GroupId(1) };
         view.config.slots = vec![range(5, 4), range(0, 9), range(9, 0)];
-        let topology = Topology { view: &view, node: None, status: None };
+        let led = [GroupId(1)].into();
+        let topology = Topology { view: &view, led, node: None, status: None };
         let info = topology.info();
         assert!(info.contains("cluster_slots_assigned:10\r\n"), "{info}");
         assert!(info.contains("cluster_state:fail\r\n"), "{info}");

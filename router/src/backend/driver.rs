@@ -6,11 +6,11 @@ use super::{Answered, BackendConfig, DispatchStats, LocalNode, Refusal, Target, 
 use crate::dial::{DialError, dial};
 use crate::dispatch::{Connection, Dispatch, LinkEvent, Now, Output, Ticket};
 use crate::link::{self, LinkQueue};
-use shard_core::NodeId;
 use shard_core::handshake::{Credentials, Nonce, Purpose};
 use shard_core::wire::{ClusterView, NodeStatus, ToNode, ToRouter};
+use shard_core::{GroupId, NodeId};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::rc::{Rc, Weak};
@@ -143,6 +143,7 @@ pub(super) fn start(config: BackendConfig, local: Option<LocalNode>) -> Rc<Inner
         connections: Cell::new(0),
         invalid_seen: Cell::new(0),
     });
+    inner.dispatch.borrow_mut().watch_leaders();
     if let (Some(node), Some(from_node)) = (node, from_node) {
         inner.on_link(node, LinkEvent::Up);
         spawn_local(hear_local(inner.clone(), node, from_node));
@@ -183,6 +184,10 @@ impl Inner {
         self.dispatch.borrow().view()
     }
 
+    pub(super) fn led_groups(&self) -> BTreeSet<GroupId> {
+        self.dispatch.borrow().led_groups()
+    }
+
     pub(super) fn status(&self) -> Option<Arc<NodeStatus>> {
         self.local.as_ref().map(|local| local.status.borrow().clone())
     }
@@ -206,11 +211,11 @@ impl Inner {
         self.wake.notify_one();
     }
 
-    fn hear(&self, message: ToRouter) {
+    fn hear(&self, from: NodeId, message: ToRouter) {
         let now = self.now();
         match message {
             ToRouter::Replies(replies) => self.dispatch.borrow_mut().on_replies(now, replies),
-            ToRouter::View(view) => self.dispatch.borrow_mut().on_view(now, &view),
+            ToRouter::View(view) => self.dispatch.borrow_mut().on_view(now, from, &view),
             ToRouter::Pong => return,
         }
         self.wake.notify_one();
@@ -320,7 +325,7 @@ async fn hear_local(inner: Rc<Inner>, node: NodeId, mut from_node: mpsc::Receive
     let mut messages = Vec::new();
     while from_node.recv_many(&mut messages, LOCAL_MESSAGES_MAX).await > 0 {
         for message in messages.drain(..) {
-            inner.hear(message);
+            inner.hear(node, message);
         }
     }
     inner.on_link(node, LinkEvent::Down);
@@ -367,8 +372,12 @@ async fn hold_link(inner: Rc<Inner>, node: NodeId, address: String) {
             let queue = Rc::new(LinkQueue::new());
             inner.links.borrow_mut().insert(node, queue.clone());
             inner.on_link(node, LinkEvent::Up);
-            let owes = |node| inner.dispatch.borrow().owes(node);
-            let broken = link::run(node, stream, &queue, |message| inner.hear(message), owes).await;
+            let hear = |message| inner.hear(node, message);
+            let owes = |node| {
+                let dispatch = inner.dispatch.borrow();
+                dispatch.owes(node) || dispatch.listens_to(node)
+            };
+            let broken = link::run(node, stream, &queue, hear, owes).await;
             info!(%node, address, %broken, "link broken");
             inner.links.borrow_mut().remove(&node);
         }

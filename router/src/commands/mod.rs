@@ -8,6 +8,7 @@ pub mod keys;
 pub mod server;
 pub mod string;
 
+use crate::info::KeysElsewhere;
 use crate::reply::{Protocol, Reply, Shape};
 use bytes::Bytes;
 use shard_core::integer::parse_integer;
@@ -92,6 +93,8 @@ pub enum Call {
     Barrier(Barrier),
     /// Answered here.
     Local(Local),
+    /// INFO with the names of sections: answered here, or a barrier where the keys are elsewhere.
+    Info(Vec<Bytes>),
 }
 
 /// A command whose keys are in several slots. It is not atomic over them.
@@ -113,7 +116,7 @@ pub enum Join {
 }
 
 /// Commands without one slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Barrier {
     /// DBSIZE.
     DbSize,
@@ -128,6 +131,8 @@ pub enum Barrier {
     },
     /// CLUSTER FAILOVER: this node is to lead what it follows.
     Failover,
+    /// INFO where the keys are in other processes.
+    Info(Box<KeysElsewhere>),
 }
 
 /// What a connection answers itself.
@@ -152,8 +157,6 @@ pub enum Local {
     Wait,
     /// ROLE.
     Role,
-    /// INFO with the names of sections.
-    Info(Vec<Bytes>),
     /// CONFIG GET with patterns.
     ConfigGet(Vec<Bytes>),
     /// CLIENT.

@@ -17,7 +17,7 @@ const COMMAND_NAMES_MAX: usize = 1024;
 
 /// INFO
 pub fn info(arguments: &mut Arguments) -> Result<Call, ErrorText> {
-    Ok(Call::Local(Local::Info(arguments.drain(1..).collect())))
+    Ok(Call::Info(arguments.drain(1..).collect()))
 }
 
 /// TIME

@@ -102,7 +102,11 @@ impl Bench {
         let mut leader = LeaderView { leader: Some(NodeId(node)), term: Default::default() };
         leader.term.0 = term;
         let leaders = BTreeMap::from([(GROUP, leader)]);
-        self.dispatch.on_view(self.now, &ClusterView { leaders, ..ClusterView::default() });
+        self.dispatch.on_view(
+            self.now,
+            NodeId(node),
+            &ClusterView { leaders, ..ClusterView::default() },
+        );
     }
 
     pub(super) fn submit(&mut self, target: Target, work: Work) -> u64 {
@@ -431,7 +435,7 @@ fn w09_two_groups_that_stall_in_each_others_midst_both_go_to_their_next_voter() 
         SlotRange { first: Slot(first), last: Slot(last), group }
     };
     mixed.config.slots = vec![range(0, 0, 1), range(1, 1, 2), range(2, SLOTS - 1, 1)];
-    bench.dispatch.on_view(bench.now, &mixed);
+    bench.dispatch.on_view(bench.now, NodeId(1), &mixed);
     for slot in 0..3 {
         bench.submit(Target::Slot(Slot(slot)), Work::Op(append(b"v")));
     }
@@ -710,7 +714,7 @@ fn x02_an_op_follows_its_slot_to_the_new_owner_under_its_old_seq() {
     moved.config.slots[0] = SlotRange { first: Slot(0), last: SLOT, group: GroupId(2) };
     let rest = SlotRange { first: Slot(SLOT.0 + 1), last: Slot(SLOTS - 1), group: GROUP };
     moved.config.slots.push(rest);
-    bench.dispatch.on_view(bench.now, &moved);
+    bench.dispatch.on_view(bench.now, NodeId(1), &moved);
     let again = bench.poll();
     assert_eq!((again[0].group, again[0].lane()), (GroupId(2), sent[0].lane()));
     assert!(again[0].node != 1);

@@ -187,6 +187,7 @@ impl RefusalScript {
                     parts.iter().map(|(slot, op, _)| format!("slot {slot} {op:?}")).collect();
                 both(format!("does {join:?} of {}", parts.join(", ")))
             }
+            Ok((_, Call::Info(names))) => both(format!("does Info({names:?})")),
             Ok((_, Call::Local(call))) => both(format!("does {call:?}")),
             Ok((_, Call::Barrier(call))) => both(format!("does {call:?}")),
         }
