@@ -1,10 +1,7 @@
-//! INFO and CONFIG GET.
+//! INFO.
 
 use crate::FrontEnd;
-use crate::glob::glob_match;
 use crate::node_name::node_name;
-use crate::reply::Reply;
-use crate::resp::BULK_BYTES_MAX;
 use bytes::Bytes;
 use shard_core::cluster_config::SHARDMASTER;
 use shard_core::wire::NodeStatus;
@@ -13,28 +10,6 @@ use std::fmt::{Display, Write};
 
 /// The version of Redis whose replies and commands these are.
 pub const REDIS_VERSION: &str = "7.2.0";
-
-/// The settings that CONFIG GET knows.
-pub const SETTINGS: &[&str] = &[
-    "appendfsync",
-    "appendonly",
-    "bind",
-    "client-query-buffer-limit",
-    "cluster-enabled",
-    "databases",
-    "maxclients",
-    "maxmemory",
-    "maxmemory-policy",
-    "port",
-    "proto-max-bulk-len",
-    "save",
-    "tcp-keepalive",
-    "timeout",
-];
-
-/// Those of them whose values are plain numbers.
-pub const INTEGER_SETTINGS: &[&str] =
-    &["databases", "maxclients", "port", "tcp-keepalive", "timeout"];
 
 /// Appends the lines of one section.
 type PutSection = fn(&mut Section);
@@ -323,37 +298,6 @@ fn raft(section: &mut Section) {
 
 fn or_none(node: Option<NodeId>) -> String {
     node.map_or_else(|| "none".into(), |node| node.to_string())
-}
-
-/// The reply to CONFIG GET.
-pub fn config_get(front: &FrontEnd, patterns: &[Bytes]) -> Reply {
-    let config = front.config();
-    let value = |name: &str| -> String {
-        match name {
-            "appendfsync" => "always".into(),
-            "appendonly" | "cluster-enabled" => "yes".into(),
-            "bind" => config.bind.clone(),
-            "client-query-buffer-limit" => config.query_bytes_max.to_string(),
-            "databases" => "1".into(),
-            "maxclients" => config.clients_max.to_string(),
-            "maxmemory" => "0".into(),
-            "maxmemory-policy" => "noeviction".into(),
-            "port" => config.port.to_string(),
-            "proto-max-bulk-len" => BULK_BYTES_MAX.to_string(),
-            "tcp-keepalive" => crate::TCP_KEEPALIVE.as_secs().to_string(),
-            "timeout" => config.idle_timeout.map_or(0, |limit| limit.as_secs()).to_string(),
-            _ => String::new(),
-        }
-    };
-    // Redis answers a name that is no pattern in the spelling of the request; the first match counts.
-    let shown = |name: &'static str| -> Option<Bytes> {
-        let name = name.as_bytes();
-        let pattern = patterns.iter().find(|p| glob_match(&p.to_ascii_lowercase(), name))?;
-        let as_asked = pattern.eq_ignore_ascii_case(name);
-        Some(if as_asked { pattern.clone() } else { Bytes::from_static(name) })
-    };
-    let entry = |name: &&'static str| Some((Reply::Bulk(shown(name)?), Reply::text(value(name))));
-    Reply::Map(SETTINGS.iter().filter_map(entry).collect())
 }
 
 /// This machine's wall clock.

@@ -20,6 +20,7 @@ mod local;
 pub mod node_name;
 mod pipeline;
 pub mod reply;
+mod settings;
 mod topology;
 mod window;
 

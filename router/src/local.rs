@@ -3,8 +3,9 @@
 use crate::FrontEnd;
 use crate::clients::ClientInfo;
 use crate::commands::{Client, Local};
-use crate::info::{REDIS_VERSION, config_get, unix_micros};
+use crate::info::{REDIS_VERSION, unix_micros};
 use crate::reply::{Protocol, Reply};
+use crate::settings::config_get;
 use bytes::Bytes;
 
 /// The reply, after the command has had its effect on the connection.

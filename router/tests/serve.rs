@@ -526,7 +526,7 @@ fn config_get_matches_names_by_patterns() {
         let front = start_default().await;
         for (patterns, reply) in [
             ("[mn]axcl?ents", "*2 $10 maxclients $5 10000 "),
-            ("m*ts maxclients", "*2 $10 maxclients $5 10000 "),
+            ("maxc*ts maxclients", "*2 $10 maxclients $5 10000 "),
             ("MAXclients", "*2 $10 MAXclients $5 10000 "),
             ("MAXCLIENT* MAXclients", "*2 $10 maxclients $5 10000 "),
             ("nope", "*0 "),

@@ -62,7 +62,12 @@ pub fn failover(arguments: &mut Arguments) -> Result<Call, ErrorText> {
         2 => Ok(Call::Barrier(Barrier::Failover)),
         3 if is(b"force") => Ok(Call::Barrier(Barrier::Failover)),
         3 if is(b"takeover") => Err("ERR TAKEOVER is refused: a leader needs a majority".into()),
-        _ => Err(SYNTAX_ERROR),
+        3 => Err(SYNTAX_ERROR),
+        _ => {
+            Err("ERR unknown subcommand or wrong number of arguments for 'FAILOVER'. Try CLUSTER \
+                  HELP."
+                .into())
+        }
     }
 }
 
@@ -105,23 +110,46 @@ pub fn getkeysinslot(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     }
 }
 
-/// CLUSTER HELP
+/// CLUSTER HELP. Like Redis it keeps silent about SLAVES, the old name of REPLICAS.
 pub fn help(_: &mut Arguments) -> Result<Call, ErrorText> {
     answer(super::server::help(
         "CLUSTER",
         &[
-            ("COUNTKEYSINSLOT <slot>", "How many keys the slot has."),
-            ("FAILOVER [FORCE]", "Let this node lead the groups that it follows."),
-            ("GETKEYSINSLOT <slot> <count>", "At most so many keys of the slot, in order."),
-            ("INFO", "The state of the cluster."),
-            ("KEYSLOT <key>", "The slot of the key."),
-            ("LINKS", "The links of this node to others."),
-            ("MYID", "The id of this node."),
-            ("MYSHARDID", "The id of this node's shard."),
-            ("NODES", "Every node with its slots, a line each."),
-            ("REPLICAS <node-id>", "The nodes that follow the one named."),
-            ("SHARDS", "Every group with its slots and nodes."),
-            ("SLOTS", "Every slot range with its nodes."),
+            ("COUNTKEYSINSLOT <slot>", &["Return the number of keys in <slot>."]),
+            ("FAILOVER [FORCE]", &["Let this node lead the groups that it follows."]),
+            ("GETKEYSINSLOT <slot> <count>", &["Return at most so many keys of <slot>, in order."]),
+            ("INFO", &["Return information about the cluster."]),
+            ("KEYSLOT <key>", &["Return the hash slot for <key>."]),
+            ("MYID", &["Return the node id."]),
+            ("MYSHARDID", &["Return the id of the node's shard."]),
+            (
+                "NODES",
+                &[
+                    "Return cluster configuration seen by node. Output format:",
+                    "<id> <ip:port> <flags> <master> <pings> <pongs> <epoch> <link> <slot> ...",
+                ],
+            ),
+            ("REPLICAS <node-id>", &["Return <node-id> replicas."]),
+            (
+                "SLOTS",
+                &[
+                    "Return information about slots range mappings. Each range is made of:",
+                    "start, end, master and replicas IP addresses, ports and ids",
+                ],
+            ),
+            (
+                "SHARDS",
+                &["Return information about slot range mappings and the nodes associated with \
+                   them."],
+            ),
+            (
+                "LINKS",
+                &[
+                    "Return information about the network links between this node and its peers.",
+                    "Output format is an array where each array element is a map containing \
+                     attributes of a link",
+                ],
+            ),
         ],
     ))
 }

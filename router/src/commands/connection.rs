@@ -180,14 +180,26 @@ pub fn client_help(_: &mut Arguments) -> Result<Call, ErrorText> {
     answer(super::server::help(
         "CLIENT",
         &[
-            ("GETNAME", "The name of this connection."),
-            ("ID", "The id of this connection."),
-            ("INFO", "What is known of this connection."),
-            ("LIST [TYPE <type>|ID <id> ...]", "What is known of all connections."),
-            ("NO-EVICT (ON|OFF)", "Accepted: no connection is ever evicted."),
-            ("NO-TOUCH (ON|OFF)", "Accepted: keys have no time of last access."),
-            ("SETINFO (LIB-NAME|LIB-VER) <value>", "Tell the client library in use."),
-            ("SETNAME <name>", "Name this connection."),
+            ("GETNAME", &["Return the name of the current connection."]),
+            ("ID", &["Return the ID of the current connection."]),
+            ("INFO", &["Return information about the current client connection."]),
+            (
+                "LIST [options ...]",
+                &[
+                    "Return information about client connections. Options:",
+                    "* TYPE (NORMAL|MASTER|REPLICA|PUBSUB)",
+                    "  Return clients of specified type.",
+                    "* ID <id> [<id> ...]",
+                    "  Return the clients with these IDs.",
+                ],
+            ),
+            ("SETNAME <name>", &["Assign the name <name> to the current connection."]),
+            (
+                "SETINFO (LIB-NAME|LIB-VER) <value>",
+                &["Tell which client library the current connection uses."],
+            ),
+            ("NO-EVICT (ON|OFF)", &["Accepted: no connection is ever evicted."]),
+            ("NO-TOUCH (ON|OFF)", &["Accepted: keys have no time of last access."]),
         ],
     ))
 }

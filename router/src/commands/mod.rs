@@ -225,6 +225,7 @@ const CLIENT: &[&str] = &["noscript", "loading", "stale"];
 const ROLE: &[&str] = &["noscript", "loading", "stale", "fast"];
 const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
 const ADMIN_STALE: &[&str] = &["admin", "stale"];
+const FAILOVER: &[&str] = &["admin", "stale", "no_async_loading"];
 
 const fn spec(
     name: &'static str,
@@ -348,7 +349,7 @@ const CLUSTER_COMMANDS: &[CommandSpec] = &[
     spec("cluster|getkeysinslot",    4, Read,  NO_KEYS, STALE,       cluster::getkeysinslot),
     spec("cluster|replicas",         3, Here,  NO_KEYS, ADMIN_STALE, cluster::replicas),
     spec("cluster|slaves",           3, Here,  NO_KEYS, ADMIN_STALE, cluster::replicas),
-    spec("cluster|failover",        -2, Admin, NO_KEYS, ADMIN_STALE, cluster::failover),
+    spec("cluster|failover",        -2, Admin, NO_KEYS, FAILOVER,    cluster::failover),
     spec("cluster|links",            2, Here,  NO_KEYS, STALE,       cluster::links),
     spec("cluster|help",             2, Here,  NO_KEYS, LOADING,     cluster::help),
 ];

@@ -5,8 +5,8 @@ use super::{
     docs, integer, lookup, lookup_subcommand, quote,
 };
 use crate::glob::glob_match;
-use crate::info::{INTEGER_SETTINGS, SETTINGS};
 use crate::reply::Reply;
+use crate::settings::SETTINGS;
 use bytes::Bytes;
 use shard_core::integer::parse_integer;
 
@@ -68,7 +68,8 @@ pub fn config_set(arguments: &mut Arguments) -> Result<Call, ErrorText> {
         return Err(SYNTAX_ERROR);
     }
     let lower = |name: &[u8]| quote(name, 128).to_ascii_lowercase();
-    let unknown = pairs.clone().find(|pair| !SETTINGS.contains(&lower(&pair[0]).as_str()));
+    let known = |name: &str| SETTINGS.iter().find(|setting| setting.name == name);
+    let unknown = pairs.clone().find(|pair| known(&lower(&pair[0])).is_none());
     if let Some(pair) = unknown {
         let name = quote(&pair[0], 128);
         return Err(
@@ -81,7 +82,8 @@ pub fn config_set(arguments: &mut Arguments) -> Result<Call, ErrorText> {
         if seen.contains(&name) {
             return Err(config_set_failed(&pair[0], "duplicate parameter"));
         }
-        if INTEGER_SETTINGS.contains(&name.as_str()) && parse_integer(&pair[1]).is_none() {
+        if known(&name).is_some_and(|setting| setting.integer) && parse_integer(&pair[1]).is_none()
+        {
             let reason = "argument couldn't be parsed into an integer";
             return Err(config_set_failed(&pair[0], reason));
         }
@@ -100,20 +102,24 @@ pub fn config_help(_: &mut Arguments) -> Result<Call, ErrorText> {
     answer(help(
         "CONFIG",
         &[
-            ("GET <pattern> ...", "Settings whose names match a pattern."),
-            ("SET <name> <value> ...", "Refused: settings come from the command line."),
+            (
+                "GET <pattern>",
+                &["Return parameters matching the glob-like <pattern> and their values."],
+            ),
+            ("SET <directive> <value>", &["Refused: settings come from the command line."]),
         ],
     ))
 }
 
-/// A HELP reply in Redis' manner: lines of syntax, each with a line of meaning.
-pub fn help(container: &str, lines: &[(&'static str, &'static str)]) -> Reply {
-    let text = |text: String| Reply::Line(text);
-    let mut reply =
-        vec![text(format!("{container} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"))];
-    for (syntax, meaning) in lines.iter().chain(&[("HELP", "Print this help.")]) {
+/// A HELP reply in Redis' manner: lines of syntax, each with lines of meaning. What is done here as in
+/// Redis has Redis' words.
+pub fn help(container: &str, entries: &[(&'static str, &[&'static str])]) -> Reply {
+    let line = |text: &str| Reply::Line(text.to_string());
+    let title = format!("{container} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:");
+    let mut reply = vec![Reply::Line(title)];
+    for (syntax, meaning) in entries.iter().chain(&[("HELP", &["Prints this help."][..])]) {
         reply.push(Reply::Simple(syntax));
-        reply.push(text(format!("    {meaning}")));
+        reply.extend(meaning.iter().map(|meaning| line(&format!("    {meaning}"))));
     }
     Reply::Array(reply)
 }
@@ -189,20 +195,20 @@ pub fn command_list(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     }
 }
 
-/// COMMAND GETKEYS
+/// COMMAND GETKEYS. Redis looks at the kind of command first, then at the number of arguments.
 pub fn command_getkeys(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     let request = &arguments[2..];
-    let Ok(spec) = super::resolve(request) else {
-        let known = lookup(&request[0]).is_some_and(|spec| {
-            spec.subcommands.is_empty() || lookup_subcommand(spec, &request[1]).is_some()
-        });
-        return Err(match known {
-            false => "ERR Invalid command specified".into(),
-            true => "ERR Invalid number of arguments specified for command".into(),
-        });
+    let container = lookup(&request[0]).filter(|spec| !spec.subcommands.is_empty());
+    let spec = match container {
+        Some(container) => lookup_subcommand(container, &request[1]),
+        None => lookup(&request[0]),
     };
+    let spec = spec.ok_or("ERR Invalid command specified")?;
     if spec.keys.step == 0 {
         return Err("ERR The command has no key arguments".into());
+    }
+    if !spec.takes(request.len()) {
+        return Err("ERR Invalid number of arguments specified for command".into());
     }
     let last = match spec.keys.last {
         last if last < 0 => request.len() as i64 + last,
@@ -214,15 +220,26 @@ pub fn command_getkeys(arguments: &mut Arguments) -> Result<Call, ErrorText> {
 
 /// COMMAND HELP
 pub fn command_help(_: &mut Arguments) -> Result<Call, ErrorText> {
+    const ALL: &str = "If no command names are given, documentation details for all";
     answer(help(
         "COMMAND",
         &[
-            ("(no subcommand)", "Every command with its arity, flags and key positions."),
-            ("COUNT", "How many commands there are."),
-            ("DOCS [<command-name> ...]", "What commands are for."),
-            ("GETKEYS <full-command>", "The keys of a command."),
-            ("INFO [<command-name> ...]", "As without a subcommand, for these commands."),
-            ("LIST [FILTERBY (ACLCAT|MODULE|PATTERN) <value>]", "Names of commands."),
+            ("(no subcommand)", &["Return details about all Redis commands."]),
+            ("COUNT", &["Return the total number of commands in this Redis server."]),
+            ("LIST", &["Return a list of all commands in this Redis server."]),
+            (
+                "INFO [<command-name> ...]",
+                &["Return details about multiple Redis commands.", ALL, "commands are returned."],
+            ),
+            (
+                "DOCS [<command-name> ...]",
+                &[
+                    "Return documentation details about multiple Redis commands.",
+                    ALL,
+                    "commands are returned.",
+                ],
+            ),
+            ("GETKEYS <full-command>", &["Return the keys from a full Redis command."]),
         ],
     ))
 }
@@ -283,7 +300,7 @@ fn categories(spec: &CommandSpec) -> Vec<&'static str> {
     .collect()
 }
 
-/// Hints for clients. Redis tells them to spread DBSIZE and others over all nodes; here one node
+/// Hints for clients, as of Redis 7.0 but for this: Redis tells them to spread DBSIZE and others over all nodes; here one node
 /// answers for all, so that hint is not given.
 fn tips(spec: &CommandSpec) -> Vec<&'static str> {
     match spec.name {
@@ -340,7 +357,12 @@ fn key_specs(spec: &CommandSpec) -> Vec<Reply> {
         last if last > 0 => last - spec.keys.first,
         last => last,
     };
-    vec![Reply::Map(vec![
+    let notes = match spec.name {
+        "set" => Some("RW and ACCESS due to the optional `GET` argument"),
+        _ => None,
+    };
+    let mut pairs: Vec<_> = notes.into_iter().map(|notes| (text("notes"), text(notes))).collect();
+    pairs.extend([
         (text("flags"), Reply::Set(access(spec).iter().copied().map(Reply::Simple).collect())),
         (
             text("begin_search"),
@@ -363,10 +385,12 @@ fn key_specs(spec: &CommandSpec) -> Vec<Reply> {
                 ),
             ]),
         ),
-    ])]
+    ]);
+    vec![Reply::Map(pairs)]
 }
 
-/// A row of COMMAND DOCS.
+/// A row of COMMAND DOCS. Summary and complexity are in our words, since they tell what is done here;
+/// Redis' `arguments` and `history` are left out.
 fn document(spec: &'static CommandSpec) -> Reply {
     let row = docs::row(spec.name);
     let text = Reply::word;

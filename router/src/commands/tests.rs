@@ -71,6 +71,11 @@ const REFUSALS: &[(&str, &str)] = &[
     ("COMMAND GETKEYS PING", "ERR wrong number of arguments for 'command|getkeys' command"),
     ("COMMAND GETKEYS NOPE a", "ERR Invalid command specified"),
     ("COMMAND GETKEYS ECHO a", "ERR The command has no key arguments"),
+    ("COMMAND GETKEYS CONFIG GET", "ERR The command has no key arguments"),
+    (
+        "CLUSTER FAILOVER FORCE x",
+        "ERR unknown subcommand or wrong number of arguments for 'FAILOVER'. Try CLUSTER HELP.",
+    ),
     ("COMMAND GETKEYS GET a b", "ERR Invalid number of arguments specified for command"),
 ];
 
