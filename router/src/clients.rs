@@ -87,6 +87,12 @@ impl Clients {
         self.by_id.borrow().len()
     }
 
+    /// Bytes that all of them have in buffers, as `tot-mem` of their lines.
+    pub fn bytes(&self) -> usize {
+        let by_id = self.by_id.borrow();
+        by_id.values().map(|info| info.query_bytes.get() + info.output_bytes.get()).sum()
+    }
+
     /// Enters a connection; it is struck out when the guard is dropped.
     pub fn enter(
         self: &Rc<Clients>,

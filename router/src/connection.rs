@@ -259,8 +259,6 @@ impl Connection {
 
     fn refuse(&mut self, text: commands::ErrorText) {
         self.count_command();
-        let counters = self.front.counters();
-        counters.errors.set(counters.errors.get() + 1);
         self.reply(&Reply::Error(text));
     }
 
@@ -374,7 +372,9 @@ impl Connection {
         !self.reading && self.pipeline.is_empty() && self.output.is_empty()
     }
 
-    fn keep_account(&self) {
+    fn keep_account(&mut self) {
+        let errors = &self.front.counters().errors;
+        errors.set(errors.get() + self.pipeline.take_errors());
         let info = &self.client.info;
         info.query_bytes.set(self.input.len() + self.scanner.held_bytes());
         info.output_bytes.set(self.output.len() + self.pipeline.ready_bytes());

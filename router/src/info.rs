@@ -2,6 +2,7 @@
 
 use crate::FrontEnd;
 use crate::node_name::node_name;
+use crate::topology::Partner;
 use bytes::Bytes;
 use shard_core::cluster_config::SHARDMASTER;
 use shard_core::wire::NodeStatus;
@@ -21,6 +22,7 @@ const SECTIONS: &[(&str, PutSection)] = &[
     ("persistence", persistence),
     ("stats", stats),
     ("replication", replication),
+    ("cpu", cpu),
     ("cluster", cluster),
     ("keyspace", keyspace),
     ("raft", raft),
@@ -88,7 +90,8 @@ pub fn info(front: &FrontEnd, names: &[Bytes]) -> Info {
                 section.text.push_str("\r\n");
             }
             let mut title = (*name).to_string();
-            title[..1].make_ascii_uppercase();
+            let capitals = if *name == "cpu" { 3 } else { 1 };
+            title[..capitals].make_ascii_uppercase();
             let _ = write!(section.text, "# {title}\r\n");
             put(&mut section);
         }
@@ -114,14 +117,19 @@ fn server(section: &mut Section) {
     section.put("redis_git_sha1", "00000000");
     section.put("redis_git_dirty", 0);
     section.put("redis_mode", "cluster");
-    section.put("os", std::env::consts::OS);
+    section.put("os", operating_system());
     section.put("arch_bits", usize::BITS);
     section.put("process_id", std::process::id());
+    section.put("process_supervised", "no");
     section.put("run_id", name);
     section.put("tcp_port", front.config().port);
     section.put("server_time_usec", unix_micros());
     section.put("uptime_in_seconds", uptime);
     section.put("uptime_in_days", uptime / 86_400);
+    if let Ok(path) = std::env::current_exe() {
+        section.put("executable", path.display());
+    }
+    section.put("io_threads_active", 0);
     section.put("node_id", node);
 }
 
@@ -132,6 +140,7 @@ fn clients(section: &mut Section) {
     section.put("maxclients", front.config().clients_max);
     section.put("blocked_clients", 0);
     section.put("tracking_clients", 0);
+    section.put("clients_in_timeout_table", 0);
 }
 
 fn memory(section: &mut Section) {
@@ -139,17 +148,43 @@ fn memory(section: &mut Section) {
         section.status.map_or(0, |status| status.replicas.values().map(of).sum())
     };
     let (data, lanes) = (sum(|r| r.data_bytes), sum(|r| r.lane_bytes));
-    let rss = resident_bytes().unwrap_or(0);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let rss = kib_line(&status, "VmRSS:").unwrap_or(0);
+    // The kernel counts pages late: the peak may be below what is there now.
+    let peak = kib_line(&status, "VmHWM:").unwrap_or(0).max(rss);
+    let percent = |part: u64, of: u64| format!("{:.2}%", 100.0 * part as f64 / of.max(1) as f64);
     section.put("used_memory", rss);
     section.put("used_memory_human", human(rss));
     section.put("used_memory_rss", rss);
     section.put("used_memory_rss_human", human(rss));
+    section.put("used_memory_peak", peak);
+    section.put("used_memory_peak_human", human(peak));
+    section.put("used_memory_peak_perc", percent(rss, peak));
+    section.put("used_memory_overhead", rss.saturating_sub(data));
     section.put("used_memory_dataset", data);
+    section.put("used_memory_dataset_perc", percent(data, rss));
     section.put("used_memory_lanes", lanes);
+    let machine = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    if let Some(bytes) = kib_line(&machine, "MemTotal:") {
+        section.put("total_system_memory", bytes);
+        section.put("total_system_memory_human", human(bytes));
+    }
+    section.put("used_memory_lua", 0);
+    section.put("used_memory_lua_human", "0B");
+    section.put("used_memory_scripts", 0);
+    section.put("number_of_cached_scripts", 0);
+    section.put("number_of_functions", 0);
+    section.put("number_of_libraries", 0);
     section.put("maxmemory", 0);
     section.put("maxmemory_human", "0B");
     section.put("maxmemory_policy", "noeviction");
     section.put("mem_fragmentation_ratio", "1.00");
+    section.put("mem_fragmentation_bytes", 0);
+    section.put("mem_replication_backlog", 0);
+    section.put("mem_clients_slaves", 0);
+    section.put("mem_clients_normal", section.front.clients().bytes());
+    section.put("active_defrag_running", 0);
+    section.put("lazyfree_pending_objects", 0);
 }
 
 fn persistence(section: &mut Section) {
@@ -159,7 +194,12 @@ fn persistence(section: &mut Section) {
     section.put("rdb_last_bgsave_status", "ok");
     section.put("aof_enabled", 1);
     section.put("aof_rewrite_in_progress", 0);
+    section.put("aof_rewrite_scheduled", 0);
+    section.put("aof_last_bgrewrite_status", "ok");
     section.put("aof_last_write_status", "ok");
+    if let Some(status) = section.status {
+        section.put("aof_current_size", status.log_file_bytes);
+    }
 }
 
 fn stats(section: &mut Section) {
@@ -169,6 +209,30 @@ fn stats(section: &mut Section) {
     section.put("total_net_input_bytes", counters.input_bytes.get());
     section.put("total_net_output_bytes", counters.output_bytes.get());
     section.put("rejected_connections", counters.rejected.get());
+    // What does not exist here happens never: that is their true count.
+    for name in [
+        "sync_full",
+        "sync_partial_ok",
+        "sync_partial_err",
+        "evicted_keys",
+        "evicted_clients",
+        "pubsub_channels",
+        "pubsub_patterns",
+        "pubsubshard_channels",
+        "latest_fork_usec",
+        "total_forks",
+        "migrate_cached_sockets",
+        "slave_expires_tracked_keys",
+        "active_defrag_hits",
+        "active_defrag_misses",
+        "active_defrag_key_hits",
+        "active_defrag_key_misses",
+        "tracking_total_keys",
+        "tracking_total_items",
+        "tracking_total_prefixes",
+    ] {
+        section.put(name, 0);
+    }
     section.put("total_error_replies", counters.errors.get());
     section.put("total_reads_processed", counters.reads.get());
     section.put("total_writes_processed", counters.writes.get());
@@ -199,22 +263,57 @@ fn stats(section: &mut Section) {
 fn replication(section: &mut Section) {
     let view = section.front.backend().view();
     let topology = section.front.topology(&view, section.status);
-    let role = topology.role_name();
-    let offset = topology.master_offset();
-    let master = topology.master_address();
-    let followers = topology.followers();
-    section.put("role", role);
-    if let Some((host, port)) = master {
-        section.put("master_host", host);
-        section.put("master_port", port);
-        section.put("master_link_status", "up");
+    section.put("role", topology.role_name());
+    if let Some(master) = topology.master() {
+        section.put("master_host", master.host);
+        section.put("master_port", master.port);
+        section.put("master_link_status", if master.is_linked { "up" } else { "down" });
+        let silent = master.silent_s.filter(|_| master.is_linked);
+        let silent = silent.map_or_else(|| "-1".to_string(), |seconds| seconds.to_string());
+        section.put("master_last_io_seconds_ago", silent);
+        section.put("master_sync_in_progress", 0);
+        section.put("slave_read_repl_offset", master.offset);
+        section.put("slave_repl_offset", master.offset);
+        // Every node takes writes and brings them to the leader.
+        section.put("slave_read_only", 0);
     }
+    let followers = topology.followers();
     section.put("connected_slaves", followers.len());
-    for (at, (host, port, offset)) in followers.iter().enumerate() {
-        let value = format!("ip={host},port={port},state=online,offset={offset},lag=0");
+    for (at, follower) in followers.iter().enumerate() {
+        let Partner { host, port, offset, silent_s, .. } = follower;
+        let lag = silent_s.unwrap_or(0);
+        let value = format!("ip={host},port={port},state=online,offset={offset},lag={lag}");
         section.put(&format!("slave{at}"), value);
     }
-    section.put("master_repl_offset", offset);
+    let failover = if topology.hands_over() { "failover-in-progress" } else { "no-failover" };
+    section.put("master_failover_state", failover);
+    section.put("master_replid", topology.replication_id());
+    section.put("master_replid2", "0".repeat(40));
+    section.put("master_repl_offset", topology.master_offset());
+    section.put("second_repl_offset", -1);
+    // Followers are fed from the log.
+    for name in ["active", "size", "first_byte_offset", "histlen"] {
+        section.put(&format!("repl_backlog_{name}"), 0);
+    }
+}
+
+/// Seconds of processor time; nothing where the kernel does not tell.
+fn cpu(section: &mut Section) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let names = ["user", "sys", "user_children", "sys_children"];
+    for (name, seconds) in names.into_iter().zip(cpu_seconds(&stat)) {
+        section.put(&format!("used_cpu_{name}"), format!("{seconds:.6}"));
+    }
+}
+
+/// User and system time of the process and of the children it waited for, from a `stat` file.
+fn cpu_seconds(stat: &str) -> Vec<f64> {
+    /// The kernel shows times in hundredths of a second, on every machine.
+    const TICKS: f64 = 100.0;
+    // The name of the program stands in brackets and may hold blanks.
+    let Some((_, fields)) = stat.rsplit_once(')') else { return Vec::new() };
+    let times = fields.split_whitespace().skip(11).take(4);
+    times.filter_map(|ticks| Some(ticks.parse::<f64>().ok()? / TICKS)).collect()
 }
 
 fn cluster(section: &mut Section) {
@@ -305,15 +404,19 @@ pub fn unix_micros() -> u128 {
     std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_micros())
 }
 
-/// Memory of the process as Linux counts it, if it tells.
-fn resident_bytes() -> Option<u64> {
-    resident_in(&std::fs::read_to_string("/proc/self/status").ok()?)
+/// As Redis prints it, as far as the kernel tells.
+fn operating_system() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    match release.trim() {
+        "" => std::env::consts::OS.to_string(),
+        release => format!("Linux {release} {}", std::env::consts::ARCH),
+    }
 }
 
-/// The resident memory in a `status` file: there in KiB, in `statm` in pages of a size that differs
-/// from kernel to kernel.
-fn resident_in(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// A number of KiB in a file of the kernel's, in bytes. (Resident memory is in `status` in KiB, in
+/// `statm` in pages of a size that differs from kernel to kernel.)
+fn kib_line(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -332,11 +435,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn resident_memory_is_read_from_the_status_of_a_process() {
+    fn memory_is_read_from_the_status_of_a_process() {
         let status = "Name:\tflotilla\nVmHWM:\t   20480 kB\nVmRSS:\t   10240 kB\nRssAnon:\t 1 kB\n";
-        assert_eq!(resident_in(status), Some(10 << 20));
-        assert_eq!(resident_in("VmRSS:\t x kB\n"), None);
-        assert_eq!(resident_in(""), None);
+        assert_eq!(kib_line(status, "VmRSS:"), Some(10 << 20));
+        assert_eq!(kib_line(status, "VmHWM:"), Some(20 << 20));
+        assert_eq!(kib_line("VmRSS:\t x kB\n", "VmRSS:"), None);
+        assert_eq!(kib_line("", "VmRSS:"), None);
+    }
+
+    #[test]
+    fn processor_time_is_read_from_the_stat_of_a_process() {
+        let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 150 250 3 4 20 0";
+        assert_eq!(cpu_seconds(stat), [1.5, 2.5, 0.03, 0.04]);
+        assert!(cpu_seconds("").is_empty());
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub struct Counters {
     pub rejected: Cell<u64>,
     /// Commands taken, refused ones included.
     pub commands: Cell<u64>,
-    /// Commands refused here.
+    /// Error replies.
     pub errors: Cell<u64>,
     /// Connections closed for what is not RESP.
     pub protocol_errors: Cell<u64>,

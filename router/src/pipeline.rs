@@ -30,6 +30,8 @@ pub struct Pipeline {
     ready_bytes: usize,
     /// Of the answers that waiting commands want, those without a small bound.
     window: AnswerWindow,
+    /// Error replies since they were last taken.
+    errors: u64,
 }
 
 #[derive(Debug)]
@@ -79,6 +81,7 @@ impl Pipeline {
             asked_bytes: 0,
             ready_bytes: 0,
             window: AnswerWindow::new(),
+            errors: 0,
         }
     }
 
@@ -143,7 +146,9 @@ impl Pipeline {
     /// Appends a reply that is known: to `output` at once, if nothing is before it.
     pub fn push_reply(&mut self, protocol: Protocol, reply: &Reply, output: &mut BytesMut) {
         if self.entries.is_empty() {
+            let at = output.len();
             reply.encode(protocol, output);
+            self.count_error(output, at);
             return;
         }
         let mut bytes = BytesMut::new();
@@ -292,6 +297,16 @@ impl Pipeline {
         self.ready_bytes += bytes;
     }
 
+    /// Counts the reply that begins there, if it is an error.
+    fn count_error(&mut self, output: &BytesMut, at: usize) {
+        self.errors += u64::from(output.get(at) == Some(&b'-'));
+    }
+
+    /// Error replies since the last call.
+    pub fn take_errors(&mut self) -> u64 {
+        std::mem::take(&mut self.errors)
+    }
+
     /// Appends the replies whose turn has come to `output`, until it holds `output_bytes_max`.
     pub fn write_ready(&mut self, output: &mut BytesMut, output_bytes_max: usize) {
         while output.len() < output_bytes_max
@@ -300,10 +315,12 @@ impl Pipeline {
             if !entry.is_ready() {
                 return;
             }
+            let at = output.len();
             entry.put(output);
             self.ready_bytes -= entry.ready_bytes;
             self.asked_bytes -= entry.asked_bytes;
             self.entries.pop_front();
+            self.count_error(output, at);
         }
         if self.entries.is_empty() && self.entries.capacity() > ENTRIES_KEPT_MAX {
             self.entries = VecDeque::new();
@@ -460,6 +477,26 @@ mod tests {
         let mut output = BytesMut::new();
         pipeline.write_ready(&mut output, usize::MAX);
         assert!(pipeline.is_empty() && output.len() > EXPECTED_BYTES_MAX);
+    }
+
+    #[test]
+    fn error_replies_are_counted_wherever_they_come_from() {
+        let mut pipeline = Pipeline::new();
+        let mut output = BytesMut::new();
+        let refused = Reply::error("ERR syntax error");
+        pipeline.push_reply(Protocol::Resp2, &refused, &mut output);
+        let answers = [
+            Answered::Refused(crate::backend::Refusal::ClusterDown),
+            Answered::Outcome(Outcome::Nil),
+            Answered::Outcome(Outcome::Error(shard_core::op::OpError::NotAnInteger)),
+        ];
+        for answer in answers {
+            let tag = get(&mut pipeline);
+            pipeline.push_reply(Protocol::Resp2, &refused, &mut output);
+            pipeline.answer(tag, answer);
+        }
+        pipeline.write_ready(&mut output, usize::MAX);
+        assert_eq!((pipeline.take_errors(), pipeline.take_errors()), (6, 0));
     }
 
     #[test]

@@ -26,6 +26,21 @@ pub struct Topology<'a> {
     pub status: Option<&'a NodeStatus>,
 }
 
+/// Another node as this one's master or replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partner {
+    /// Where it serves clients.
+    pub host: String,
+    /// Where it serves clients.
+    pub port: u16,
+    /// How much of the logs it has; of a master, how much of its log this node has.
+    pub offset: i64,
+    /// Whether it is heard and hears.
+    pub is_linked: bool,
+    /// Seconds since bytes of it came.
+    pub silent_s: Option<u64>,
+}
+
 impl Topology<'_> {
     /// The reply to a CLUSTER subcommand.
     pub fn answer(&self, call: &Cluster) -> Reply {
@@ -314,46 +329,79 @@ impl Topology<'_> {
         }
     }
 
-    /// The followers of the groups this node leads: host, port and how much of the log they have.
-    pub fn followers(&self) -> Vec<(String, u16, i64)> {
-        let mut followers = Vec::new();
-        for group in self.leads(self.myself()) {
-            let Some(config) = self.config().groups.get(&group) else { continue };
-            for node in self.seats(group, config).into_iter().skip(1) {
-                let (host, port) = self.resp(node);
-                followers.push((host, port, self.offset(group, node)));
-            }
-        }
-        followers
+    /// The followers of the groups this node leads that can be reached, each once. Its offset is as far
+    /// below `master_offset` as all its logs together are behind.
+    pub fn followers(&self) -> Vec<Partner> {
+        let (me, leads) = (self.myself(), self.leads(self.myself()));
+        let follows = |node: NodeId| {
+            let seats = move |group: &GroupId| {
+                self.config().groups.get(group).is_some_and(|seats| seats.voters.contains(&node))
+            };
+            leads.iter().copied().filter(seats)
+        };
+        let nodes = self.config().nodes.keys().copied();
+        nodes
+            .filter(|node| *node != me && self.is_linked(*node) && follows(*node).next().is_some())
+            .map(|node| {
+                let behind = |group| (self.offset(group, me) - self.offset(group, node)).max(0);
+                let behind: i64 = follows(node).map(behind).sum();
+                self.partner(node, self.master_offset() - behind)
+            })
+            .collect()
     }
 
-    /// Where the node is whose replica this one is.
-    pub fn master_address(&self) -> Option<(String, u16)> {
-        self.master_of(self.myself()).map(|master| self.resp(master))
+    /// The node whose replica this one is.
+    pub fn master(&self) -> Option<Partner> {
+        let master = self.master_of(self.myself())?;
+        Some(self.partner(master, self.master_offset()))
     }
 
-    /// How much of the logs of the groups it leads this node has applied.
+    fn partner(&self, node: NodeId, offset: i64) -> Partner {
+        let (host, port) = self.resp(node);
+        let peer = self.status.and_then(|status| status.peers.get(&node));
+        let silent_s = peer.and_then(|peer| peer.contact_age_ms).map(|age| age / 1000);
+        Partner { host, port, offset, is_linked: self.is_linked(node), silent_s }
+    }
+
+    /// How much of the logs of the groups it leads this node has applied; as a replica, of the log that
+    /// it follows its master in.
     pub fn master_offset(&self) -> i64 {
-        let groups = self.leads(self.myself());
-        groups.into_iter().map(|group| self.offset(group, self.myself())).max().unwrap_or(0)
+        let me = self.myself();
+        let leads = self.leads(me);
+        if leads.is_empty() {
+            let seat = self.groups().find(|(_, group)| group.voters.contains(&me));
+            return seat.map_or(0, |(group, _)| self.offset(group, me));
+        }
+        leads.into_iter().map(|group| self.offset(group, me)).sum()
+    }
+
+    /// Whether a leadership that this node has is on its way to another.
+    pub fn hands_over(&self) -> bool {
+        let replicas = self.status.into_iter().flat_map(|status| status.replicas.values());
+        replicas.into_iter().any(|replica| replica.transferring.is_some())
+    }
+
+    /// The id of this node's shard: what its replicas are replicas of.
+    pub fn replication_id(&self) -> String {
+        self.my_shard_name()
     }
 
     /// The reply to ROLE.
     pub fn role(&self) -> Reply {
-        if let Some((host, port)) = self.master_address() {
+        if let Some(master) = self.master() {
             return Reply::Array(vec![
                 Reply::text("slave"),
-                Reply::text(host),
-                Reply::Integer(i64::from(port)),
-                Reply::text("connected"),
-                Reply::Integer(self.master_offset()),
+                Reply::text(master.host),
+                Reply::Integer(i64::from(master.port)),
+                Reply::text(if master.is_linked { "connected" } else { "connect" }),
+                Reply::Integer(master.offset),
             ]);
         }
-        let follower = |(host, port, offset): (String, u16, i64)| {
+        let follower = |follower: Partner| {
             Reply::Array(vec![
-                Reply::text(host),
-                Reply::text(port.to_string()),
-                Reply::text(offset.to_string()),
+                Reply::text(follower.host),
+                Reply::text(follower.port.to_string()),
+                Reply::text(follower.offset.to_string()),
             ])
         };
         Reply::Array(vec![
@@ -449,6 +497,56 @@ mod tests {
         for (led, state) in [([GroupId(1)].into(), "ok"), (BTreeSet::new(), "fail")] {
             let info = Topology { view: &view, led, node: None, status: None }.info();
             assert!(info.starts_with(&format!("cluster_state:{state}\r\n")), "{info}");
+        }
+    }
+
+    #[test]
+    fn what_replicas_have_and_whether_they_are_there_is_told_of_each_once() {
+        let mut view = ClusterView::default();
+        for id in [1, 2, 3].map(NodeId) {
+            let (peer, resp) = (format!("h:{id}"), format!("h:9{id}"));
+            view.config.nodes.insert(id, NodeConfig { peer, resp });
+        }
+        let mut status = NodeStatus { node: NodeId(1), ..NodeStatus::default() };
+        for (group, applied) in [(GroupId(1), 100), (GroupId(2), 50)] {
+            let voters = vec![NodeId(1), NodeId(2), NodeId(3)];
+            view.config.groups.insert(group, GroupConfig { voters, weight: 1 });
+            let leader = LeaderView { leader: Some(NodeId(1)), term: Default::default() };
+            view.leaders.insert(group, leader);
+            let mut replica = ReplicaStatus { leader: leader.leader, ..ReplicaStatus::default() };
+            replica.applied.0 = applied;
+            // Node 2 is three entries behind; a log that is ahead of what is applied is not.
+            for (node, matched) in [(NodeId(2), applied - 3), (NodeId(3), applied + 1)] {
+                let mut index = replica.applied;
+                index.0 = matched;
+                replica.matched.insert(node, index);
+            }
+            status.replicas.insert(group, replica);
+        }
+        let up = PeerStatus { state: "up", contact_age_ms: Some(2_500), ..PeerStatus::default() };
+        status.peers = [(NodeId(2), up.clone()), (NodeId(3), up)].into();
+        let led: BTreeSet<GroupId> = [GroupId(1), GroupId(2)].into();
+        let followers = |status: &NodeStatus| {
+            let (led, node) = (led.clone(), Some(status.node));
+            let topology = Topology { view: &view, led, node, status: Some(status) };
+            assert_eq!(topology.master_offset(), 150);
+            let followers = topology.followers().into_iter();
+            followers.map(|f| (f.port, f.offset, f.silent_s)).collect::<Vec<_>>()
+        };
+        assert_eq!(followers(&status), [(92, 144, Some(2)), (93, 150, Some(2))]);
+        if let Some(peer) = status.peers.get_mut(&NodeId(2)) {
+            peer.state = "down";
+        }
+        assert_eq!(followers(&status), [(93, 150, Some(2))]);
+        // The same cluster from node 2, whose master is node 1.
+        for (state, word) in [("up", "connected"), ("down", "connect")] {
+            let mut status = NodeStatus { node: NodeId(2), ..status.clone() };
+            let peer = PeerStatus { state, ..PeerStatus::default() };
+            status.peers = [(NodeId(1), peer)].into();
+            let node = Some(NodeId(2));
+            let topology = Topology { view: &view, led: led.clone(), node, status: Some(&status) };
+            let Reply::Array(role) = topology.role() else { panic!("no array") };
+            assert_eq!(role[3..], [Reply::text(word), Reply::Integer(100)]);
         }
     }
 

@@ -487,13 +487,14 @@ fn a_value_of_five_megabytes_and_every_byte_comes_back() {
 
 #[test]
 fn info_has_each_section_alone_and_all_together() {
-    const SECTIONS: [&str; 9] = [
+    const SECTIONS: [&str; 10] = [
         "Server",
         "Clients",
         "Memory",
         "Persistence",
         "Stats",
         "Replication",
+        "CPU",
         "Cluster",
         "Keyspace",
         "Raft",
