@@ -4,9 +4,10 @@
 //! `FLOTILLA_SIM_SEED`, `_FAULTS` and `_EVENTS` name one run, `FLOTILLA_SIM_SEEDS` how many there are.
 
 use harness::raft_faults::{Fault, Plan};
+use harness::raft_record::replay;
 use harness::raft_script::RaftScript;
 use harness::raft_shrink::{caught, shrink};
-use harness::raft_sim::{Outcome, events, run};
+use harness::raft_sim::{Outcome, events, run, run_recorded};
 use std::collections::BTreeMap;
 
 /// Seeds of one ordinary test run.
@@ -66,6 +67,41 @@ fn the_same_seed_gives_the_same_trace() {
         assert_eq!(run(&Plan::new(seed)), run(&Plan::new(seed)), "seed {seed}");
     }
     assert_ne!(run(&Plan::new(1)).trace, run(&Plan::new(2)).trace);
+}
+
+/// All calls of one node on tape: played to a new core they give the same bytes, line by line (I14).
+#[test]
+fn every_call_is_recorded_and_replays() {
+    let (mut tapes, mut calls) = (0, 0);
+    for seed in 0..12 {
+        let plan = Plan::new(seed);
+        let (outcome, recorded) = run_recorded(&plan);
+        assert_eq!(outcome, run(&plan), "seed {seed}: recording changes nothing");
+        for tape in recorded {
+            calls += replay(&tape).unwrap_or_else(|said| panic!("seed {seed}: {said}"));
+            tapes += 1;
+        }
+    }
+    println!("{tapes} tapes, {calls} calls replayed");
+    assert!(tapes > 12 && calls > 10_000, "too little was recorded");
+}
+
+/// A tape on which one thing is different is noticed.
+#[test]
+fn a_tape_that_was_changed_does_not_replay() {
+    let (_, tapes) = run_recorded(&Plan::parse(7, Some("none"), None).expect("a plan"));
+    let tape = &tapes[0];
+    let write = tape.lines().find(|line| line.contains("Write {")).expect("n1 writes something");
+    for (changed, said) in [
+        (tape.replacen("digest=", "digest=0", 1), "call 1 was"),
+        (tape.replacen(&format!("{write}\n"), "", 1), "call"),
+        (tape.replacen(" Poll ", " Poll x", 1), "no hex"),
+        (String::from("nothing"), "a tape begins"),
+    ] {
+        let replayed = replay(&changed);
+        let error = replayed.err().unwrap_or_else(|| panic!("it replays, without {said}"));
+        assert!(error.contains(said), "{error}");
+    }
 }
 
 #[test]

@@ -11,12 +11,13 @@
 use crate::quorum::{VOTERS_MAX, VoteResult, reached_by_majority, vote_result};
 use crate::types::{Entry, EntryKind, Index, NodeId};
 use bytes::{Buf, BufMut};
+use serde::{Deserialize, Serialize};
 
 /// The most learners of a group. Each costs the leader a stream and no quorum waits for it.
 pub const LEARNERS_MAX: usize = 16;
 
 /// A configuration. Every list is in ascending order, without repeats.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Conf {
     /// Whose votes count.
     pub voters: Vec<NodeId>,
@@ -31,7 +32,7 @@ pub struct Conf {
 }
 
 /// What a group shall be; see [`crate::Raft::change_conf`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfChange {
     /// All voters.
     pub voters: Vec<NodeId>,

@@ -5,11 +5,12 @@ use crate::effects::Role;
 use crate::frame;
 use crate::quorum::VOTERS_MAX;
 use crate::types::{Entry, EntryId, GroupId, HardState, Index, NodeId, Now, Term};
+use serde::{Deserialize, Serialize};
 
 const MILLISECOND: Now = 1_000_000;
 
 /// What a replica is told once. Every limit is in frame bytes where it says bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
     /// This replica's node.
     pub id: NodeId,
@@ -61,6 +62,7 @@ pub struct Config {
     pub clock_drift_ppm: u64,
     /// The rule that this replica breaks.
     #[cfg(feature = "mutants")]
+    #[serde(skip)]
     pub mutant: Option<crate::mutant::Mutant>,
 }
 
@@ -154,7 +156,7 @@ impl Config {
 }
 
 /// What was found on disk. The default is a new, empty replica.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restored {
     /// Term and vote.
     pub hard: HardState,

@@ -6,6 +6,7 @@ use crate::message::Message;
 use crate::types::{
     Entry, EntryId, FetchId, HardState, Index, Mark, NodeId, ReadId, Term, WriteToken,
 };
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Everything owed since the last `poll`. Reused between polls; empty fields owe nothing.
@@ -167,7 +168,7 @@ pub struct Proposed {
 }
 
 /// How a read is made linearizable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadMode {
     /// A majority confirms the leader after the read came (thesis 6.4). On any replica.
     Index,
@@ -213,7 +214,7 @@ pub enum Refused {
 }
 
 /// What the host knows of a peer's node: edges only (R11). See [`crate::node_pair`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeLiveness {
     /// A new link to the peer stands. All that was sent before on another link may be lost.
     Up {

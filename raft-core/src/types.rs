@@ -119,7 +119,7 @@ pub struct Entry {
 }
 
 /// What must survive a restart besides the log (Raft figure 2, "persistent state").
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HardState {
     /// currentTerm.
     pub term: Term,

@@ -9,6 +9,7 @@ pub mod raft_fuzz;
 pub mod raft_model;
 #[cfg(feature = "mutants")]
 pub mod raft_mutant;
+pub mod raft_record;
 pub mod raft_script;
 pub mod raft_shrink;
 pub mod raft_sim;

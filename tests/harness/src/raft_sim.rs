@@ -144,20 +144,21 @@ struct Sim {
 /// If an invariant breaks, the model rejects a step, or the group does not heal.
 pub fn run(plan: &Plan) -> Outcome {
     let mut sim = Sim::new(plan);
-    sim.after(0, Task::Client);
-    sim.after(0, Task::Reader);
-    sim.after(100 * MS, Task::Faults);
-    let events_max = plan.events.unwrap_or(u64::MAX);
-    while sim.now < CHAOS && sim.events < events_max && sim.step() {}
-    sim.heal();
-    let healed_by = sim.now + HEAL_MAX;
-    let fresh = (sim.commands, sim.reads_served);
-    while !sim.healed(fresh) {
-        assert!(sim.now < healed_by, "the group does not heal:\n{}", sim.describe());
-        assert!(sim.step(), "nothing is left to happen:\n{}", sim.describe());
-    }
-    sim.rest();
+    sim.live();
     sim.outcome()
+}
+
+/// Runs one plan, and returns every call of its first node as well: a tape for each start of it, to
+/// be played by [`crate::raft_record::replay`].
+///
+/// # Panics
+/// As [`run`].
+pub fn run_recorded(plan: &Plan) -> (Outcome, Vec<String>) {
+    let mut sim = Sim::new(plan);
+    sim.world.record(NodeId(1));
+    sim.live();
+    let tapes = sim.world.tapes();
+    (sim.outcome(), tapes)
 }
 
 /// Settings of one node; `small` limits make every bound bite.
@@ -245,6 +246,23 @@ impl Sim {
         }
         sim.after(raft_watch::EVERY, Task::Watch);
         sim
+    }
+
+    /// Faults for a while, then none.
+    fn live(&mut self) {
+        self.after(0, Task::Client);
+        self.after(0, Task::Reader);
+        self.after(100 * MS, Task::Faults);
+        let events_max = self.plan.events.unwrap_or(u64::MAX);
+        while self.now < CHAOS && self.events < events_max && self.step() {}
+        self.heal();
+        let healed_by = self.now + HEAL_MAX;
+        let fresh = (self.commands, self.reads_served);
+        while !self.healed(fresh) {
+            assert!(self.now < healed_by, "the group does not heal:\n{}", self.describe());
+            assert!(self.step(), "nothing is left to happen:\n{}", self.describe());
+        }
+        self.rest();
     }
 
     fn after(&mut self, delay: Now, task: Task) {

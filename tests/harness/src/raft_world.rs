@@ -3,6 +3,7 @@
 
 use crate::raft_checker::{Checker, memory_within};
 use crate::raft_model::{Input, Model, Step};
+use crate::raft_record::Recorded;
 use bytes::Bytes;
 use raft_core::effects::{
     ConfView, Effects, Envelope, Fetch, FetchResult, NodeLiveness, Pull, ReadMode, Refused, Role,
@@ -10,7 +11,7 @@ use raft_core::effects::{
 };
 use raft_core::message::Message;
 use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Now, ReadId, Term, WriteToken};
-use raft_core::{Config, Raft, Restored, invariants};
+use raft_core::{Config, Restored, invariants};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
@@ -133,7 +134,7 @@ fn overwrite(log: &mut Vec<Entry>, write: &Write) -> usize {
 #[derive(Clone)]
 pub struct Host {
     /// `None` while it is down.
-    pub raft: Option<Raft>,
+    pub raft: Option<Recorded>,
     /// Its disk.
     pub disk: Disk,
     /// Its own clock.
@@ -162,6 +163,8 @@ pub struct World {
     /// What happened since it was last taken.
     pub events: Vec<(NodeId, Event)>,
     links: u64,
+    recorded: Option<NodeId>,
+    tapes: Vec<String>,
     /// Reads that wait, each with what was committed anywhere when it came.
     reads: BTreeMap<(NodeId, ReadId), Index>,
 }
@@ -169,7 +172,7 @@ pub struct World {
 impl Host {
     /// Hashes all that decides what the node may do next, but for its clock.
     pub fn hash_into(&self, hasher: &mut impl Hasher) {
-        self.raft.as_ref().map(Raft::digest).hash(hasher);
+        self.raft.as_ref().map(|raft| raft.digest()).hash(hasher);
         self.disk.hash_into(hasher);
         (self.state, self.held.len()).hash(hasher);
         let oldest = self.disk.unsynced.front().map_or(0, |write| write.token.0);
@@ -222,6 +225,8 @@ impl World {
             model: Rc::default(),
             events: Vec::new(),
             links: 0,
+            recorded: None,
+            tapes: Vec::new(),
             reads: BTreeMap::new(),
         }
     }
@@ -294,7 +299,7 @@ impl World {
     }
 
     /// Calls the core of a live node and takes what it then owes.
-    pub fn call<T>(&mut self, id: NodeId, call: impl FnOnce(&mut Raft, Now) -> T) -> Option<T> {
+    pub fn call<T>(&mut self, id: NodeId, call: impl FnOnce(&mut Recorded, Now) -> T) -> Option<T> {
         self.call_with(id, Input::Local, call)
     }
 
@@ -303,7 +308,7 @@ impl World {
         &mut self,
         id: NodeId,
         input: Input,
-        call: impl FnOnce(&mut Raft, Now) -> T,
+        call: impl FnOnce(&mut Recorded, Now) -> T,
     ) -> Option<T> {
         let host = Rc::make_mut(self.hosts.get_mut(&id)?);
         let result = call(host.raft.as_mut()?, host.now);
@@ -311,11 +316,25 @@ impl World {
         Some(result)
     }
 
-    /// Starts a node from its disk.
+    /// Starts a node from its disk, with links to all others.
     ///
     /// # Panics
     /// If the core refuses to open.
     pub fn start(&mut self, id: NodeId, seed: u64) {
+        self.start_alone(id, seed);
+        for peer in self.ids() {
+            if peer != id {
+                self.connect(id, peer);
+            }
+        }
+    }
+
+    /// Starts a node from its disk, and tells it nothing of others.
+    ///
+    /// # Panics
+    /// If the core refuses to open.
+    pub fn start_alone(&mut self, id: NodeId, seed: u64) {
+        let recorded = self.recorded == Some(id);
         let host = self.host_mut(id);
         assert!(host.raft.is_none(), "n{id} runs already");
         let restored = host.disk.restored();
@@ -324,23 +343,37 @@ impl World {
         host.epoch += 1;
         host.role = (Role::Follower, restored.hard.term);
         host.config.epoch = host.epoch;
-        let raft = Raft::open(host.config.clone(), restored, seed, host.now);
+        let raft = Recorded::open(host.config.clone(), restored, seed, host.now, recorded);
         host.raft = Some(raft.expect("a disk that a core wrote opens"));
         let (log, hard) = (host.log.clone(), host.disk.hard);
         self.checker().started(id);
         self.checker().appended(id, &log, 0);
         self.checker().synced(id, hard);
         self.model().started(id, hard, log.iter().map(|entry| entry.id).collect());
-        for peer in self.ids() {
-            if peer != id {
-                self.connect(id, peer);
-            }
-        }
         self.poll(id, Input::Local);
+    }
+
+    /// From its next start on, all calls of that node's cores are recorded.
+    pub fn record(&mut self, id: NodeId) {
+        self.recorded = Some(id);
+    }
+
+    /// The tapes of the recorded node, one for each time it was started.
+    pub fn tapes(&mut self) -> Vec<String> {
+        if let Some(id) = self.recorded {
+            self.end_tape(id);
+        }
+        std::mem::take(&mut self.tapes)
+    }
+
+    fn end_tape(&mut self, id: NodeId) {
+        let raft = self.hosts[&id].raft.as_ref();
+        self.tapes.extend(raft.and_then(|raft| raft.tape()).map(str::to_string));
     }
 
     /// Stops a node; of its unsynced writes the first `keep` reached the disk.
     pub fn crash(&mut self, id: NodeId, keep: usize) {
+        self.end_tape(id);
         let host = self.host_mut(id);
         host.raft = None;
         for _ in 0..keep.min(host.disk.unsynced()) {
@@ -355,6 +388,16 @@ impl World {
         let host = self.host_mut(id);
         let hard = host.disk.hard;
         self.checker().synced(id, hard);
+    }
+
+    /// A replica that is down was deleted: of all it had, term and vote are left, and a new one in its
+    /// place was not there from the beginning (R21).
+    pub fn delete(&mut self, id: NodeId) {
+        let host = self.host_mut(id);
+        assert!(host.raft.is_none(), "n{id} runs");
+        host.disk.log.clear();
+        host.log.clear();
+        host.config.voters.clear();
     }
 
     /// A new link between two nodes: both ends hear of it, if they are up.
