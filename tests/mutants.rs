@@ -4,6 +4,7 @@
 //! `FLOTILLA_MUTANTS=all` asks every kind of test for every rule, not only the first that notices.
 
 use harness::raft_explore::{Scope, explore};
+use harness::raft_explore_pairs::{self as pairs, Kind, LEADER_WITHIN};
 use harness::raft_faults::Plan;
 use harness::raft_fuzz::fuzz;
 use harness::raft_mutant::breaking;
@@ -20,6 +21,8 @@ const SEEDS: u64 = 60;
 const CORES: u64 = 200;
 /// States searched for each rule, by each search.
 const STATES: usize = 20_000;
+/// The same over node pairs.
+const PAIR_STATES: usize = 1_500;
 
 /// The golden script whose output changes, if one does.
 fn script() -> Option<String> {
@@ -73,6 +76,34 @@ fn search() -> Option<String> {
     })
 }
 
+/// The search over node pairs that fails, if one does.
+fn pair_search() -> Option<String> {
+    let three = pairs::Scope {
+        nodes: 3,
+        voters: 3,
+        kinds: &[Kind::Hold, Kind::NewLink, Kind::Keep, Kind::Kill],
+        faults_max: 3,
+        confs: &[],
+        harmless: true,
+        leader_within: LEADER_WITHIN,
+        states_max: PAIR_STATES,
+        follow_every: 5,
+        walks: None,
+    };
+    let kinds: &[Kind] = &[Kind::Hold, Kind::Kill, Kind::Vanish, Kind::Stall, Kind::Stick];
+    let stuck = pairs::Scope { kinds, harmless: false, follow_every: 1, ..three };
+    let ways = pairs::Scope { faults_max: 8, walks: Some(1), ..stuck };
+    let kinds: &[Kind] = &[Kind::Hold, Kind::Kill, Kind::Change, Kind::Delete];
+    let confs: &[&[u64]] = &[&[1, 2, 4], &[2, 3, 4]];
+    let removed = pairs::Scope { nodes: 4, kinds, confs, walks: Some(2), ..ways };
+    let searches = [("harmless", three), ("claims", stuck), ("ways", ways), ("removed", removed)];
+    searches.into_iter().find_map(|(name, scope)| {
+        let fault = pairs::explore(&scope).err()?;
+        let steps = fault.steps.len();
+        Some(format!("pairs {name}, {steps} moves: {}", first_line(&fault.said)))
+    })
+}
+
 /// The core that arbitrary messages break, if they break one.
 fn messages() -> Option<String> {
     (0..CORES).find_map(|seed| {
@@ -84,7 +115,7 @@ fn messages() -> Option<String> {
 #[test]
 fn every_broken_rule_is_noticed() {
     let all = std::env::var("FLOTILLA_MUTANTS").is_ok_and(|wanted| wanted == "all");
-    let kinds: [fn() -> Option<String>; 4] = [script, messages, seed, search];
+    let kinds: [fn() -> Option<String>; 5] = [script, messages, seed, search, pair_search];
     let mut missed = Vec::new();
     for rule in Mutant::ALL {
         let notices = kinds.iter().filter_map(|kind| breaking(*rule, kind));

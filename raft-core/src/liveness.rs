@@ -151,6 +151,7 @@ impl Raft {
     /// already counts; the rest of the timeout is drawn.
     fn lost_leader(&mut self, now: Now, peer: NodeId, gone: bool) {
         let rank = self.early_rank(peer);
+        let gone = gone || self.config.breaks(Mutant::EarlyWithoutProof);
         let early = gone && rank.is_some();
         let spread = self.config.election_timeout_ns_max - self.config.election_timeout_ns_min;
         let at = match rank {
@@ -225,7 +226,9 @@ impl Raft {
 
     /// Whether a leader may count that peer's node.
     pub(crate) fn counts(&self, peer: NodeId) -> bool {
-        self.links.get(&peer).copied().unwrap_or_default().counts()
+        let link = self.links.get(&peer).copied().unwrap_or_default();
+        let deaf = link.state == LinkState::Deaf && self.config.breaks(Mutant::CountDeaf);
+        link.counts() || deaf
     }
 
     pub(crate) fn is_up(&self, peer: NodeId) -> bool {
@@ -234,6 +237,6 @@ impl Raft {
 
     /// Whether this node's own disk is stuck: it does not campaign (R15).
     pub(crate) fn is_stalled(&self) -> bool {
-        self.own_stalled
+        self.own_stalled && !self.config.breaks(Mutant::CampaignOnStuckDisk)
     }
 }

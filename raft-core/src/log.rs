@@ -25,6 +25,8 @@ pub(crate) struct Log {
     cache_bytes_max: u64,
     /// [`crate::mutant::Mutant::StaleWriteCounts`]
     stale_writes_count: bool,
+    /// [`crate::mutant::Mutant::TermAfterEntries`]
+    term_after_entries: bool,
     /// Entries up to here may leave the cache: they are committed and durable.
     settled: Index,
     unsettled_bytes: u64,
@@ -71,6 +73,7 @@ impl Log {
             cache_bytes: 0,
             cache_bytes_max: config.entry_cache_bytes_max,
             stale_writes_count: config.breaks(Mutant::StaleWriteCounts),
+            term_after_entries: config.breaks(Mutant::TermAfterEntries),
             settled: last.index,
             unsettled_bytes: 0,
             writes: Writes {
@@ -266,7 +269,10 @@ impl Log {
         }
         let unwritten = (self.last.index.0 - self.writes.written.0) as usize;
         let entries = self.cache.range(self.cache.len() - unwritten..).cloned().collect();
+        let late = self.term_after_entries && unwritten > 0;
         let writes = &mut self.writes;
+        let newest = writes.pending.back().map_or(writes.durable_hard, |write| write.hard);
+        let hard = if late { newest } else { hard };
         let token = writes.next_token;
         writes.next_token = WriteToken(token.0 + 1);
         writes.written = self.last.index;
@@ -275,7 +281,7 @@ impl Log {
         writes.pending.push_back(PendingWrite { token, hard, covers: self.last.index, bytes });
         Some(Write {
             token,
-            hard: std::mem::take(&mut writes.hard_owed).then_some(hard),
+            hard: (!late && std::mem::take(&mut writes.hard_owed)).then_some(hard),
             truncate_from: writes.truncate_from.take(),
             entries,
             mark,

@@ -193,7 +193,8 @@ impl Raft {
     /// One that heard it was removed, or whose disk is stuck, does not.
     pub(crate) fn may_campaign(&self) -> bool {
         let own = self.config.id;
-        let voter = self.is_voter(own) || self.confs.committed().1.is_voter(own);
+        let dropped = !self.config.breaks(Mutant::DroppedIsMute);
+        let voter = self.is_voter(own) || dropped && self.confs.committed().1.is_voter(own);
         voter && self.removed_at.is_none() && !self.is_stalled()
     }
 
@@ -213,7 +214,8 @@ impl Raft {
     /// campaigning until it hears from a leader (R20). It knows better if its own log names it later.
     pub(crate) fn hear_removal(&mut self, now: Now, index: Index) {
         let dropped = index >= self.confs.newest_index() && !self.is_voter(self.config.id);
-        if index > self.log.last().index || dropped {
+        let heard = !self.config.breaks(Mutant::RemovedAsksOn);
+        if heard && (index > self.log.last().index || dropped) {
             self.removed_at = Some(index);
             self.removal_news = Some(index);
             self.follow(now, self.hard.term, None);

@@ -1,7 +1,8 @@
 //! Rules that can be broken on purpose, to prove that the tests would notice.
 //!
-//! Each value breaks one rule of the protocol where [`crate::Config`]'s `mutant` names it. The field
-//! exists under the feature `mutants` alone: what is shipped has none of this.
+//! Each value breaks one rule of the protocol where [`crate::Config`]'s `mutant` names it, or that of
+//! [`crate::node_pair::PairsConfig`]. The fields exist under the feature `mutants` alone: what is
+//! shipped has none of this.
 
 /// A broken rule. Its comment says what it does instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +85,26 @@ pub enum Mutant {
     JointByOneHalf,
     /// A configuration that was cut off goes on counting (M3).
     ConfKeptOnCut,
+    /// Term and vote follow the entries that need them, in a write of their own (R7).
+    TermAfterEntries,
+    /// A leader counts a node that does not hear it (R14).
+    CountDeaf,
+    /// A node whose disk is stuck campaigns (R15).
+    CampaignOnStuckDisk,
+    /// Heartbeats leave though a worker is stuck (R15).
+    HeartbeatWithoutWork,
+    /// A node that is silent is taken for one whose process has ended (R17).
+    EarlyWithoutProof,
+    /// A broken link is taken for the end of the process behind it (R17).
+    GoneWithTheLink,
+    /// Messages of nodes that the own configuration does not name are dropped (R20).
+    JudgeBySender,
+    /// Who is dropped by an entry that is not committed does not campaign (R20, M23).
+    DroppedIsMute,
+    /// A removed replica goes on asking for votes (R20).
+    RemovedAsksOn,
+    /// Claims that differ from what is believed are left alone (R13).
+    ClaimsNotCompared,
 }
 
 impl Mutant {
@@ -128,5 +149,15 @@ impl Mutant {
         Mutant::BlankVotes,
         Mutant::JointByOneHalf,
         Mutant::ConfKeptOnCut,
+        Mutant::TermAfterEntries,
+        Mutant::CountDeaf,
+        Mutant::CampaignOnStuckDisk,
+        Mutant::HeartbeatWithoutWork,
+        Mutant::EarlyWithoutProof,
+        Mutant::GoneWithTheLink,
+        Mutant::JudgeBySender,
+        Mutant::DroppedIsMute,
+        Mutant::RemovedAsksOn,
+        Mutant::ClaimsNotCompared,
     ];
 }

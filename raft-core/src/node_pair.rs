@@ -20,10 +20,12 @@
 //!   the one before, and it carries the age of the oldest unfinished sync.
 
 use crate::effects::Reject;
+use crate::mutant::Mutant;
 use crate::types::{GroupId, NodeId, Now, Term};
 use pair::Pair;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 mod pair;
 
@@ -41,6 +43,22 @@ pub struct PairsConfig {
     /// The longest election timeout. A disk that has not finished a sync for one of these hands its
     /// leaderships over; for two, it counts as down. Default 1 s.
     pub election_timeout_ns: Now,
+    /// The rule that these pairs break.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<Mutant>,
+}
+
+impl PairsConfig {
+    #[cfg(feature = "mutants")]
+    fn breaks(&self, rule: Mutant) -> bool {
+        self.mutant == Some(rule)
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    #[inline(always)]
+    const fn breaks(&self, _rule: Mutant) -> bool {
+        false
+    }
 }
 
 impl Default for PairsConfig {
@@ -49,6 +67,8 @@ impl Default for PairsConfig {
             heartbeat_ns: 100_000_000,
             silence_ns: 500_000_000,
             election_timeout_ns: 1_000_000_000,
+            #[cfg(feature = "mutants")]
+            mutant: None,
         }
     }
 }
@@ -73,7 +93,7 @@ pub struct Heartbeat {
 }
 
 /// A set of (group, term) pairs, as far as two nodes must compare it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Claims {
     /// How many.
     pub count: u32,
@@ -126,7 +146,7 @@ impl BeliefsPage {
 }
 
 /// Who leads a group, as this node's replica has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Led {
     /// This node: it claims the group towards every other member.
     Here {
@@ -287,6 +307,7 @@ impl NodePairs {
     /// process listens. A peer that was heard since the last such call is not gone: what lies in a
     /// socket when a process dies is read after its end, so the next refusal decides.
     pub fn link_down(&mut self, now: Now, peer: NodeId, gone: bool) {
+        let gone = gone || self.config.breaks(Mutant::GoneWithTheLink);
         self.pair(peer).link_down(now, gone);
         self.report(now, peer, false);
     }
@@ -305,12 +326,18 @@ impl NodePairs {
             return Err(Reject::Malformed("too many leaderships disowned at once"));
         }
         if !self.pair(peer).knows_epoch(heartbeat.epoch) {
+            if !self.pair(peer).is_replaced(&heartbeat) {
+                return Ok(());
+            }
             // The process that was there is gone; say so before the new one is Up.
             self.pair(peer).replaced_by(heartbeat.epoch);
             self.report(now, peer, false);
         }
         if !self.pair(peer).heard(now, &heartbeat) {
             return Ok(());
+        }
+        if self.config.breaks(Mutant::ClaimsNotCompared) {
+            self.pair(peer).page_from = None;
         }
         self.report(now, peer, false);
         if let Some(page) = heartbeat.beliefs {
@@ -387,7 +414,9 @@ impl NodePairs {
             }
             self.report(now, peer, true);
             let heartbeat_ns = self.config.heartbeat_ns;
-            if self.pair(peer).is_due(now, heartbeat_ns, work.passes) {
+            let always = self.config.breaks(Mutant::HeartbeatWithoutWork);
+            let passes = if always { now } else { work.passes };
+            if self.pair(peer).is_due(now, heartbeat_ns, passes) {
                 let heartbeat = self.heartbeat(now, peer);
                 self.out.heartbeats.push((peer, heartbeat));
             }
@@ -456,6 +485,22 @@ impl NodePairs {
     /// Whether this node's own disk forbids it to lead (R15).
     pub fn must_hand_over(&self) -> bool {
         self.hand_over
+    }
+
+    /// A hash of all that decides what these pairs do next, by which a search knows where it was
+    /// already. Times stand in it as ages, in quarters of a heartbeat; links without their names.
+    pub fn digest(&self, now: Now) -> u64 {
+        let unit = self.config.heartbeat_ns.div_ceil(4);
+        let mut hasher = DefaultHasher::new();
+        (self.epoch, self.hand_over, self.work.sync_age_ns / unit).hash(&mut hasher);
+        for (group, led) in &self.led {
+            (group, led).hash(&mut hasher);
+        }
+        for (peer, pair) in &self.pairs {
+            peer.hash(&mut hasher);
+            pair.digest(now, unit, &mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Every pair, for INFO.

@@ -3,6 +3,7 @@
 use super::{Claims, Heartbeat, PairEdge, PairState, PairStatus, PairsConfig};
 use crate::types::{GroupId, Now, Term};
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 /// Processes of a node that another has replaced, remembered so that what they said late changes
 /// nothing; the oldest is forgotten first.
@@ -76,9 +77,8 @@ impl Default for Pair {
 
 impl Pair {
     pub(super) fn link_up(&mut self, now: Now, epoch: u64, link: u64) {
-        if self.past_epochs.contains(&epoch) {
-            return;
-        }
+        // It answered just now: a heartbeat that spoke of another process was the older news.
+        self.past_epochs.retain(|past| *past != epoch);
         if !self.knows_epoch(epoch) {
             self.replaced_by(epoch);
         }
@@ -107,6 +107,13 @@ impl Pair {
     /// Whether what this process says is not news of a restart.
     pub(super) fn knows_epoch(&self, epoch: u64) -> bool {
         self.epoch.is_none_or(|known| known == epoch) || self.past_epochs.contains(&epoch)
+    }
+
+    /// Whether a heartbeat of an unknown process can only be of a later one than that to which a link
+    /// stands. One that is older arrives at a process that has never heard of its sender. A machine's
+    /// clock goes on over its processes; if the machine started anew as well, the link will break.
+    pub(super) fn is_replaced(&self, heartbeat: &Heartbeat) -> bool {
+        self.link.is_none() || self.stamp > 0 && heartbeat.stamp > self.stamp
     }
 
     /// The process that was there has ended: another one speaks for the node.
@@ -201,7 +208,7 @@ impl Pair {
                 self.sync_age_ns > 2 * config.election_timeout_ns
             }
         };
-        // Beliefs cannot be compared with a peer that does not hear.
+        // Beliefs cannot be compared with a peer that does not hear, or to which no link stands.
         let disputed = self.differ >= DIFFER_MIN;
         match (fresh(self.echoed), stalled, self.epoch.zip(self.link)) {
             (true, true, _) => PairState::DiskStalled,
@@ -209,7 +216,7 @@ impl Pair {
             // The link broke, but the peer was heard and heard us a moment ago.
             (true, false, None) if matches!(self.told, PairState::Up { .. }) => self.told,
             (false, true, _) => PairState::Down { gone: false },
-            (false, false, _) if disputed => PairState::Down { gone: false },
+            (true | false, false, _) if disputed => PairState::Down { gone: false },
             (true | false, false, _) => PairState::Deaf,
         }
     }
@@ -240,6 +247,25 @@ impl Pair {
             }
         };
         heartbeat.into_iter().chain(silence).min()
+    }
+
+    /// See [`super::NodePairs::digest`].
+    pub(super) fn digest(&self, now: Now, unit: Now, hasher: &mut impl Hasher) {
+        let age = |at: Option<Now>| at.map(|at| now.saturating_sub(at) / unit);
+        (self.epoch, &self.past_epochs, self.link.is_some(), self.gone).hash(hasher);
+        // A refusal proves an end only if nothing was heard since the one before.
+        (self.heard_at <= Some(self.link_ended)).hash(hasher);
+        (age(self.heard_at), age(self.echoed), self.stamp == 0).hash(hasher);
+        let told = match self.told {
+            PairState::Up { epoch, .. } => (0, epoch),
+            PairState::Deaf => (1, 0),
+            PairState::DiskStalled => (2, 0),
+            PairState::Down { gone } => (3, u64::from(gone)),
+        };
+        (told, self.sync_age_ns / unit, self.claims, self.beliefs).hash(hasher);
+        (self.next_heartbeat.saturating_sub(now) / unit, self.differ.min(DIFFER_EVERY))
+            .hash(hasher);
+        (self.page_from, self.next_page, &self.disowned).hash(hasher);
     }
 
     pub(super) fn status(&self, now: Now) -> PairStatus {

@@ -268,6 +268,23 @@ fn a_deaf_leader_that_claims_something_else_is_down() {
     assert_eq!(world.edges(2, 1), [PairEdge::Down { gone: false }]);
 }
 
+/// A peer that is heard, and echoes, and to which no link stands: beliefs cannot be sent to it either.
+/// What is due must be done by a tick, or the host's timer would fire without end.
+#[test]
+fn a_dispute_without_a_link_is_settled_by_the_clock() {
+    let mut pairs = NodePairs::new(PairsConfig::default(), 1);
+    let claims = Claims { count: 1, hash: 5 };
+    for now in [1_000 * MS, 1_100 * MS] {
+        let (stamp, echo) = (now, now - 10 * MS);
+        let heartbeat = Heartbeat { epoch: 9, stamp, echo, claims, ..Heartbeat::default() };
+        pairs.heard(now, node(2), heartbeat).expect("well formed");
+    }
+    let now = pairs.deadline().expect("the dispute is due").max(1_100 * MS);
+    pairs.tick(now, Work::default());
+    assert_eq!(pairs.state(node(2)), PairState::Down { gone: false });
+    assert!(pairs.deadline().is_none_or(|due| due > now), "due again at once");
+}
+
 #[test]
 fn e36_all_links_reset_at_once_are_no_loss() {
     for seed in 0..20 {
@@ -310,6 +327,28 @@ fn a_new_process_ends_the_old_one() {
     assert_eq!(world.pairs(node(2)).heard(now, node(1), late), Ok(()));
     world.run(1000);
     assert_eq!(world.edges(2, 1), []);
+}
+
+/// What a process said before it ended can reach one that never knew it, after its successor did.
+#[test]
+fn a_heartbeat_from_before_ends_nobody() {
+    let mut world = World::new(2, 6);
+    world.run(1000);
+    let old = Heartbeat { epoch: 99, stamp: 7, ..Heartbeat::default() };
+    world.told.clear();
+    let now = world.now;
+    world.pairs(node(2)).heard(now, node(1), old.clone()).expect("well formed");
+    world.run(1000);
+    assert_eq!(world.edges(2, 1), []);
+    // Without a link nobody can say which of the two is older, until the next handshake does.
+    let now = world.now;
+    world.pairs(node(2)).link_down(now, node(1), false);
+    world.pairs(node(2)).heard(now, node(1), old).expect("well formed");
+    world.run(10);
+    assert_eq!(world.edges(2, 1), [PairEdge::Down { gone: true }]);
+    world.link(node(2), node(1));
+    world.run(1000);
+    assert_eq!(world.edges(2, 1), [PairEdge::Up { epoch: 100, link: world.next_link }]);
 }
 
 #[test]

@@ -4,11 +4,13 @@ pub mod process;
 pub mod raft_checker;
 pub mod raft_differential;
 pub mod raft_explore;
+pub mod raft_explore_pairs;
 pub mod raft_faults;
 pub mod raft_fuzz;
 pub mod raft_model;
 #[cfg(feature = "mutants")]
 pub mod raft_mutant;
+pub mod raft_pairs;
 pub mod raft_record;
 pub mod raft_script;
 pub mod raft_shrink;

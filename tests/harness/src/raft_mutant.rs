@@ -2,6 +2,7 @@
 
 use raft_core::Config;
 use raft_core::mutant::Mutant;
+use raft_core::node_pair::PairsConfig;
 use std::cell::Cell;
 
 thread_local! {
@@ -20,4 +21,9 @@ pub fn breaking<T>(rule: Mutant, run: impl FnOnce() -> T) -> T {
 pub(crate) fn applied(mut configs: Vec<Config>) -> Vec<Config> {
     configs.iter_mut().for_each(|config| config.mutant = BROKEN.get());
     configs
+}
+
+/// The same for the pairs of a node.
+pub(crate) fn applied_to_pairs(config: PairsConfig) -> PairsConfig {
+    PairsConfig { mutant: BROKEN.get(), ..config }
 }
