@@ -47,7 +47,7 @@ fn faults_break_nothing_and_heal() {
     let count =
         setting("SEEDS").map(|count| count.parse().expect("FLOTILLA_SIM_SEEDS is a number"));
     let count = count.unwrap_or(SEEDS);
-    let (mut steps, mut committed) = (0, 0);
+    let (mut steps, mut committed, mut compactions, mut installs) = (0, 0, 0, 0);
     let mut with: BTreeMap<Fault, u64> = BTreeMap::new();
     for seed in 0..count {
         let plan = Plan::new(seed);
@@ -55,9 +55,12 @@ fn faults_break_nothing_and_heal() {
         let outcome = run_or_say_how_to_replay(&plan);
         steps += outcome.steps;
         committed += outcome.committed.0;
+        compactions += outcome.compactions;
+        installs += outcome.installs;
     }
     println!(
-        "{count} seeds, {steps} events, {committed} entries committed, seeds by fault: {with:?}"
+        "{count} seeds, {steps} events, {committed} entries committed, {compactions} compactions, \
+         {installs} snapshots installed, seeds by fault: {with:?}"
     );
 }
 

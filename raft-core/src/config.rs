@@ -3,7 +3,9 @@
 use crate::conf::Conf;
 use crate::effects::Role;
 use crate::frame;
+use crate::log::compact_runs;
 use crate::quorum::VOTERS_MAX;
+use crate::snapshot::{Snapshot, SnapshotId};
 use crate::types::{Entry, EntryId, GroupId, HardState, Index, NodeId, Now, Term};
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +50,19 @@ pub struct Config {
     pub entry_bytes_max: u64,
     /// Reads that may wait for their index. Default 65,536.
     pub waiting_reads_max: usize,
+    /// Bytes of the log that stay behind a checkpoint, so that a follower that was away for a moment
+    /// needs no snapshot. Default 16 MiB.
+    pub log_trailing_bytes: u64,
+    /// Bytes of the log that a slow follower, or a snapshot on its way, may hold; a snapshot at least
+    /// twice its own size, doubled for each that was overtaken. Default 1 GiB.
+    pub log_bytes_max: u64,
+    /// Bytes of the log after which a snapshot is not overtaken any more and proposals are `Busy`
+    /// until it is there, or makes no progress. Default 16 GiB.
+    pub log_disk_bytes_max: u64,
+    /// Bytes of a snapshot on their way to one peer. Default 1 MiB.
+    pub snapshot_window_bytes: u64,
+    /// A stream that makes no progress for so long is given up. Default 30 s.
+    pub snapshot_patience_ns: Now,
     /// Who should rather lead: nodes with a priority above 0, the default. They are the first in an
     /// early election (R17), and the others' ordinary timeouts are the longer half.
     pub priorities: Vec<(NodeId, u8)>,
@@ -84,6 +99,11 @@ impl Config {
             apply_queue_bytes_max: 16 << 20,
             entry_bytes_max: frame::PAYLOAD_BYTES_MAX as u64,
             waiting_reads_max: 64 << 10,
+            log_trailing_bytes: 16 << 20,
+            log_bytes_max: 1 << 30,
+            log_disk_bytes_max: 16 << 30,
+            snapshot_window_bytes: 1 << 20,
+            snapshot_patience_ns: 30_000 * MILLISECOND,
             priorities: Vec::new(),
             epoch: 0,
             lease_ns: 0,
@@ -147,8 +167,14 @@ impl Config {
             self.apply_queue_bytes_max,
             self.entry_bytes_max,
             self.waiting_reads_max as u64,
+            self.log_bytes_max,
+            self.snapshot_window_bytes,
+            self.snapshot_patience_ns,
         ];
-        if limits.contains(&0) || self.entry_bytes_max > frame::PAYLOAD_BYTES_MAX as u64 {
+        if limits.contains(&0)
+            || self.log_disk_bytes_max < self.log_bytes_max
+            || self.entry_bytes_max > frame::PAYLOAD_BYTES_MAX as u64
+        {
             return Err(OpenError::Limits);
         }
         Ok(())
@@ -160,12 +186,19 @@ impl Config {
 pub struct Restored {
     /// Term and vote.
     pub hard: HardState,
+    /// The entry before the first of the log; `0@0` if it was never compacted.
+    pub base: EntryId,
     /// The first entry of each run of equal terms, in order.
     pub term_runs: Vec<EntryId>,
     /// The last entry.
     pub last: EntryId,
     /// The configurations among the entries, in order.
     pub confs: Vec<(Index, Conf)>,
+    /// The newest durable checkpoint, from which the state machine starts.
+    pub checkpoint: Option<Snapshot>,
+    /// What is durable of a snapshot that was coming in: its name, and how many bytes; with all of them
+    /// the host has compared the content with the name.
+    pub staged: Option<(SnapshotId, u64)>,
 }
 
 impl Restored {
@@ -184,12 +217,42 @@ impl Restored {
         restored
     }
 
+    /// The log without what is at or before `base`, and the checkpoint it continues.
+    #[must_use]
+    pub fn compacted(mut self, base: EntryId, checkpoint: Option<Snapshot>) -> Restored {
+        compact_runs(&mut self.term_runs, base.index, self.last.index);
+        self.confs.retain(|(index, _)| *index > base.index);
+        self.last = self.last.max(base);
+        Restored { base, checkpoint, ..self }
+    }
+
+    fn check_checkpoint(&self) -> Result<(), OpenError> {
+        let at = self.checkpoint.as_ref().map_or(EntryId::default(), |snapshot| snapshot.id.at);
+        if at.index < self.base.index {
+            return Err(OpenError::Gap { checkpoint: at.index, base: self.base.index });
+        }
+        if at.index > self.last.index {
+            return Err(OpenError::Ahead { checkpoint: at.index, last: self.last.index });
+        }
+        let runs = self.term_runs.partition_point(|run| run.index <= at.index);
+        let log = runs.checked_sub(1).map_or(self.base.term, |run| self.term_runs[run].term);
+        if at.term != log {
+            return Err(OpenError::Contradiction { checkpoint: at, log });
+        }
+        match &self.checkpoint {
+            Some(snapshot) if snapshot.check(self.hard.term).is_err() => Err(OpenError::Log),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), OpenError> {
         let grows = |pair: &[EntryId]| pair[0].index < pair[1].index && pair[0].term < pair[1].term;
         let runs = self.term_runs.windows(2).all(grows);
-        let start = self.term_runs.first().is_none_or(|first| first.index == Index(1));
+        let start = self.term_runs.first().is_none_or(|first| {
+            first.index == self.base.index.next() && first.term >= self.base.term
+        });
         let end = match self.term_runs.last() {
-            None => self.last == EntryId::default(),
+            None => self.last == self.base,
             Some(run) => run.term == self.last.term && run.index <= self.last.index,
         };
         if !(runs && start && end) {
@@ -199,14 +262,15 @@ impl Restored {
             return Err(OpenError::Term { log: self.last.term, hard: self.hard.term });
         }
         let confs = self.confs.windows(2).all(|pair| pair[0].0 < pair[1].0);
-        let inside = self.confs.iter().all(|(at, _)| (Index(1)..=self.last.index).contains(at));
+        let first = self.base.index.next();
+        let inside = self.confs.iter().all(|(at, _)| (first..=self.last.index).contains(at));
         if !(confs && inside) {
             return Err(OpenError::Log);
         }
         if self.hard.promised_ns > Now::MAX / 4 {
             return Err(OpenError::Promise(self.hard.promised_ns));
         }
-        Ok(())
+        self.check_checkpoint()
     }
 }
 
@@ -227,6 +291,30 @@ pub enum OpenError {
     /// entry.
     #[error("the recovered log has a hole or falling terms")]
     Log,
+    /// The log begins after what the checkpoint covers (P7).
+    #[error("the checkpoint ends at index {checkpoint}, the log begins after {base}")]
+    Gap {
+        /// The last index of the checkpoint; 0 if there is none.
+        checkpoint: Index,
+        /// The index before the log's first.
+        base: Index,
+    },
+    /// The checkpoint covers more than the log has (R6).
+    #[error("the checkpoint ends at index {checkpoint}, the log already at {last}")]
+    Ahead {
+        /// The last index of the checkpoint.
+        checkpoint: Index,
+        /// The log's last index.
+        last: Index,
+    },
+    /// The checkpoint's last entry is another one in the log (P8).
+    #[error("the checkpoint ends at {checkpoint}, where the log has term {log}")]
+    Contradiction {
+        /// The last entry of the checkpoint.
+        checkpoint: EntryId,
+        /// The term of that index in the log.
+        log: Term,
+    },
     /// The hard state has a promise that nobody can have asked for.
     #[error("the recovered hard state has an impossible promise of {0} ns")]
     Promise(Now),
@@ -257,6 +345,10 @@ pub struct Status {
     pub applied: Index,
     /// Up to where the log is on disk.
     pub durable: Index,
+    /// The entry before the log's first; `0@0` of a log that was never compacted.
+    pub base: EntryId,
+    /// The index that the newest durable checkpoint covers; 0 if there is none.
+    pub checkpoint: Index,
     /// A leader's view of each other voter's match index; empty for other roles.
     pub matched: Vec<(NodeId, Index)>,
     /// Reads that wait for their index.

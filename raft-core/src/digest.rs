@@ -21,7 +21,8 @@ impl Raft {
         (self.apply.handed, self.apply.applied, self.reads.waiting()).hash(&mut hasher);
         self.links.iter().for_each(|(peer, link)| (peer, link.standing()).hash(&mut hasher));
         (self.confs.newest(), self.confs.committed(), self.removed_at).hash(&mut hasher);
-        self.own_stalled.hash(&mut hasher);
+        (self.own_stalled, self.log.base()).hash(&mut hasher);
+        self.snapshots_standing().hash(&mut hasher);
         self.digest_role(&mut hasher);
         hasher.finish()
     }
@@ -41,7 +42,8 @@ impl Raft {
                 leader.lost_since.is_some().hash(hasher);
                 for (peer, progress) in &leader.peers {
                     (peer, progress.match_index, progress.next_index).hash(hasher);
-                    (progress.confirmed.seq, progress.sending()).hash(hasher);
+                    progress.confirmed.seq.hash(hasher);
+                    progress.standing(hasher);
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 use crate::conf::Conf;
 use crate::message::Message;
+use crate::snapshot::{SnapCmd, Snapshot};
 use crate::types::{
     Entry, EntryId, FetchId, HardState, Index, Mark, NodeId, ReadId, Term, WriteToken,
 };
@@ -37,6 +38,11 @@ pub struct Effects {
     /// A peer says that this replica is no member since that entry, which it does not have: it stops
     /// campaigning, and the host may collect it.
     pub removed: Option<Index>,
+    /// The log up to and including this entry is not needed any more, here and for peers: the host
+    /// deletes it when it likes, and keeps this entry's index and term as the log's base.
+    pub compact: Option<EntryId>,
+    /// What to do with snapshots, in this order.
+    pub snaps: Vec<SnapCmd>,
     /// A `Busy` that was given out has passed.
     pub room: bool,
 }
@@ -55,6 +61,8 @@ impl Effects {
             && self.role.is_none()
             && self.conf.is_none()
             && self.removed.is_none()
+            && self.compact.is_none()
+            && self.snaps.is_empty()
             && !self.room
     }
 
@@ -71,6 +79,8 @@ impl Effects {
         self.role = None;
         self.conf = None;
         self.removed = None;
+        self.compact = None;
+        self.snaps.clear();
         self.room = false;
     }
 }
@@ -93,6 +103,10 @@ pub struct Write {
     pub hard: Option<HardState>,
     /// Drop every entry at or above this index, before `entries` are appended.
     pub truncate_from: Option<Index>,
+    /// Put this snapshot, whose bytes are all here, in the place of the state and of the whole log,
+    /// whose base is then its `id.at`. The host calls `persisted` once all of that is durable, and
+    /// [`crate::Raft::snapshot`] with `Installed` once the state machine holds it too.
+    pub install: Option<Snapshot>,
     /// To append, contiguous.
     pub entries: Vec<Entry>,
     /// The log this write leaves behind, as a place in one leader's log.
@@ -117,7 +131,7 @@ pub struct Fetch {
 pub enum FetchResult {
     /// Contiguous from `from`, at least one.
     Entries(Vec<Entry>),
-    /// The host does not hold the first entry any more (overwritten meanwhile).
+    /// The host does not hold the first entry any more (overwritten or compacted meanwhile).
     Gone,
 }
 

@@ -3,8 +3,8 @@
 use crate::conf::Conf;
 use crate::effects::Reject;
 use crate::message::{
-    AppendEntries, AppendEntriesReply, AppendOutcome, Confirm, ConfirmReply, Message, PreVote,
-    PreVoteReply, RequestVote, RequestVoteReply,
+    AppendEntries, AppendEntriesReply, AppendOutcome, Confirm, ConfirmReply, InstallSnapshotReply,
+    Message, PreVote, PreVoteReply, RequestVote, RequestVoteReply,
 };
 use crate::mutant::Mutant;
 use crate::raft::{Raft, RoleState};
@@ -181,12 +181,18 @@ impl Raft {
                 self.send(from, Message::ConfirmReply(reply), Index(0));
             }
             Message::ReadIndex(m) => self.answer_read_index(from, m.seq, None),
+            Message::InstallSnapshot(m) => {
+                let (term, stamp, id) = (self.hard.term, m.stamp, m.snapshot.id);
+                let reply = InstallSnapshotReply { term, stamp, promised_ns: 0, id, offset: 0 };
+                self.send(from, Message::InstallSnapshotReply(reply), Index(0));
+            }
             Message::PreVote(_)
             | Message::PreVoteReply(_)
             | Message::RequestVoteReply(_)
             | Message::AppendEntriesReply(_)
             | Message::ConfirmReply(_)
             | Message::ReadIndexReply(_)
+            | Message::InstallSnapshotReply(_)
             | Message::TimeoutNow(_) => {}
         }
     }
@@ -201,6 +207,10 @@ impl Raft {
         self.hear_leader(now, from)?;
         let promised_ns = self.promise_lease(now, m.lease_ns);
         let echo = Echo { stamp: m.stamp, promised_ns };
+        // Nothing is matched, and nothing follows it, before a snapshot is installed (R26).
+        if self.snapshots.installing.is_some() {
+            return Ok(());
+        }
         if !self.log.contains(m.prev) && !self.ignores_previous(m.prev) {
             let prev = m.prev.index;
             let hint = self.log.last_within(EntryId { index: prev.prev(), ..m.prev });
@@ -219,6 +229,11 @@ impl Raft {
     pub(crate) fn contradicts_commit(&self, m: &AppendEntries) -> bool {
         let committed = m.entries.iter().take_while(|entry| entry.id.index <= self.commit);
         m.term >= self.hard.term && committed.into_iter().any(|entry| !self.log.contains(entry.id))
+    }
+
+    /// The same of a snapshot's last entry.
+    pub(crate) fn contradicts_snapshot(&self, term: Term, at: EntryId) -> bool {
+        term >= self.hard.term && at.index <= self.commit && !self.log.contains(at)
     }
 
     /// Takes the entries of a message whose `prev` is in the log. If too much already waits for the

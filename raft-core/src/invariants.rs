@@ -1,7 +1,7 @@
 //! What always holds of one replica. Tests call it after every step; production never does.
 
 use crate::raft::{Raft, RoleState};
-use crate::types::{Index, Term};
+use crate::types::Index;
 
 /// Panics with the broken rule.
 ///
@@ -14,12 +14,18 @@ pub fn check(raft: &Raft) {
     assert!(raft.apply.handed <= raft.commit, "handed over what is not committed");
     assert!(raft.commit <= last.index, "committed what is not in the log");
     assert!(log.durable() <= last.index, "durable beyond the log");
+    assert!(log.base().index <= raft.commit, "compacted what is not committed");
+    assert!(
+        log.base().index <= raft.snapshots.covered() || raft.snapshots.installing.is_some(),
+        "compacted what no checkpoint covers (P6)"
+    );
     assert!(last.term <= raft.hard.term, "an entry of a later term than the own");
     assert!(log.durable_hard().term <= raft.hard.term, "a durable term above the current one");
 
     let ordered = log.runs().windows(2).all(|w| w[0].index < w[1].index && w[0].term < w[1].term);
     assert!(ordered, "terms or indexes fall along the log");
-    assert_eq!(log.runs().last().map_or(Term(0), |run| run.term), last.term, "last run's term");
+    assert_eq!(log.runs().last().unwrap_or(&log.base()).term, last.term, "last run's term");
+    assert!(log.runs().first().is_none_or(|run| run.index == log.base().index.next()), "first run");
     let mut cached = 0;
     let mut unsettled = 0;
     for index in log.cache_first().0..=last.index.0 {

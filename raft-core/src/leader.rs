@@ -3,7 +3,7 @@
 use crate::conf::Conf;
 use crate::effects::{Effects, Fetch, FetchResult, Pull};
 use crate::frame;
-use crate::message::{AppendEntries, AppendEntriesReply, AppendOutcome, Message};
+use crate::message::{AppendEntries, AppendEntriesReply, AppendOutcome, InstallSnapshot, Message};
 use crate::mutant::Mutant;
 use crate::progress::{Next, PeerFetch, Progress};
 use crate::raft::{FETCH_BYTES_MAX, Raft, RoleState};
@@ -71,6 +71,7 @@ impl Raft {
 
     /// Names the peers that have something to pull, and the entries that must be read for them.
     pub(crate) fn announce(&mut self, now: Now, effects: &mut Effects) {
+        self.settle_streams(now);
         let max = self.window_max();
         let again = now + self.config.heartbeat_ns;
         let mut wanting = Vec::new();
@@ -110,7 +111,7 @@ impl Raft {
     pub(crate) fn fetched_for_peer(&mut self, now: Now, id: FetchId, result: FetchResult) {
         let RoleState::Leader(leader) = &self.role else { return };
         let asked = |(_, progress): &(&NodeId, &Progress)| match &progress.fetch {
-            PeerFetch::Open(open) => *open == id,
+            PeerFetch::Open(open) => *open == id || self.config.breaks(Mutant::FetchUnchecked),
             PeerFetch::Idle | PeerFetch::Here(_) | PeerFetch::Paused(_) => false,
         };
         let Some((peer, progress)) = leader.peers.iter().find(asked) else { return };
@@ -136,11 +137,17 @@ impl Raft {
         progress.announced_until = 0;
         let entries = match progress.next(now, &self.log, room, max) {
             Next::Send(entries) => entries,
+            Next::Offer(snapshot) => {
+                progress.sent(now, &[], patience);
+                let offer = InstallSnapshot { term, stamp: now, lease_ns, snapshot };
+                return Pull::Ready(Message::InstallSnapshot(offer));
+            }
             Next::NeedsRoom(bytes) => return Pull::Needs(bytes),
             Next::Wait => return Pull::Nothing,
         };
         let index = progress.next_index.prev();
-        let prev_term = self.log.term_at(index).expect("next_index is at most one past the log");
+        // Compacted before there was a snapshot to offer: the next poll starts one, or a later one.
+        let Some(prev_term) = self.log.term_at(index) else { return Pull::Nothing };
         progress.sent(now, &entries, patience);
         let prev = EntryId { index, term: prev_term };
         Pull::Ready(Message::AppendEntries(AppendEntries {
@@ -171,7 +178,7 @@ impl Raft {
                 // No correct follower agrees beyond this log in this term.
             }
             AppendOutcome::Accepted { matched, received } => {
-                let rose = progress.accepted(matched, received);
+                let rose = progress.accepted(matched, received, self.log.base().index);
                 let last = self.log.last().index;
                 progress.finish_round(now, last, self.config.election_timeout_ns_min);
                 if rose {

@@ -31,6 +31,9 @@
 //! - **Leadership transfer** (thesis 3.10, `transfer.rs`): the target catches up, then campaigns at once.
 //! - **Membership** (section 6, `conf.rs`, `membership.rs`): joint consensus, counted from append, with
 //!   learners that become voters when they have caught up.
+//! - **Snapshots and compaction** (section 7, `snapshot.rs`): the log goes behind a durable checkpoint,
+//!   not before live followers have it; who needs what is gone gets a snapshot in chunks, within a
+//!   window, which goes on after a break from any leader that has the same one.
 //! - **Crashes** (5.5): a replica always restarts as a follower; its log is found again from the
 //!   runs of terms, and its state machine is fed the committed log in pieces, by
 //!   [`effects::Effects::fetch`].
@@ -43,11 +46,6 @@
 //! candidate that forgot them could win one term twice (R2); an acknowledgement after its entries
 //! and their term (R3). Nothing but pre-votes is said in a term that is not durable (R5). A write
 //! that fails ends the process; it is never retried (R10).
-//!
-//! # What is deliberately absent
-//!
-//! - **Snapshots and compaction** (section 7): the log is kept whole, so no follower is ever behind
-//!   its beginning.
 //!
 //! # Invariants
 //!
@@ -63,6 +61,8 @@ pub mod message;
 pub mod config;
 
 pub mod conf;
+
+pub mod snapshot;
 
 mod membership;
 

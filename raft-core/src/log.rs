@@ -4,20 +4,24 @@
 //! The terms of all entries are kept as runs (first entry of each stretch of equal terms), so a
 //! term is found without the disk and in memory that grows with elections, not with entries. The
 //! entries themselves are kept only near the end, in the cache; older ones come by `Effects::fetch`.
+//! A compacted log begins after its base, the last entry that is gone; what is gone was committed.
 
 use crate::config::Config;
 use crate::effects::Write;
 use crate::mutant::Mutant;
+use crate::snapshot::Snapshot;
 use crate::types::{Entry, EntryId, HardState, Index, Mark, Term, WriteToken};
 use std::collections::VecDeque;
 
 /// A replica's log and what of it is durable.
 ///
-/// Invariants: `runs` grows in index and term; the cache is a suffix of the log that holds at least
+/// Invariants: `runs` grows in index and term and begins after `base`; the cache is a suffix of the log that holds at least
 /// everything above `settled`; `settled` <= `durable` or the log's end at the start; `durable` <=
 /// `written` <= the last index.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
+    /// The entry before the first one.
+    base: EntryId,
     runs: Vec<EntryId>,
     last: EntryId,
     cache: VecDeque<Entry>,
@@ -30,7 +34,40 @@ pub(crate) struct Log {
     /// Entries up to here may leave the cache: they are committed and durable.
     settled: Index,
     unsettled_bytes: u64,
+    sizes: Sizes,
+    /// [`crate::mutant::Mutant::CompactedIsUnknown`]
+    compacted_is_unknown: bool,
     writes: Writes,
+}
+
+/// How many frame bytes there are from some entries to the end: one mark every `step` bytes. What was
+/// there before the process started counts as nothing, so a log is a little longer then.
+#[derive(Clone, Debug)]
+struct Sizes {
+    step: u64,
+    /// An index, and the bytes up to it, in order.
+    marks: VecDeque<(Index, u64)>,
+    total: u64,
+}
+
+impl Sizes {
+    fn append(&mut self, index: Index, bytes: u64) {
+        self.total += bytes;
+        if self.total - self.marks.back().map_or(0, |(_, total)| *total) >= self.step {
+            self.marks.push_back((index, self.total));
+        }
+    }
+
+    fn truncate(&mut self, from: Index) {
+        self.marks.truncate(self.marks.partition_point(|(index, _)| *index < from));
+        self.total = self.marks.back().map_or(0, |(_, total)| *total);
+    }
+
+    fn compact(&mut self, upto: Index) {
+        // The last one that is gone still says where the rest begins.
+        let gone = self.marks.partition_point(|(index, _)| *index <= upto);
+        self.marks.drain(..gone.saturating_sub(1));
+    }
 }
 
 /// What was handed to the disk, what the disk has confirmed, and what must still be handed over.
@@ -44,6 +81,8 @@ struct Writes {
     hard_owed: bool,
     log_owed: bool,
     truncate_from: Option<Index>,
+    /// Takes the place of the whole log before it.
+    install: Option<Snapshot>,
     /// The part of the log, as it stands now, that was handed over; and that is on disk.
     written: Index,
     durable: Index,
@@ -64,9 +103,19 @@ struct PendingWrite {
 }
 
 impl Log {
-    /// A log found on disk: `runs` and `last` as recovered, all of it durable.
-    pub(crate) fn new(hard: HardState, runs: Vec<EntryId>, last: EntryId, config: &Config) -> Log {
+    /// A log found on disk, all of it durable: what is after `base`, in `runs` to `last`.
+    pub(crate) fn new(
+        hard: HardState,
+        base: EntryId,
+        runs: Vec<EntryId>,
+        last: EntryId,
+        config: &Config,
+    ) -> Log {
+        let step = (config.log_trailing_bytes / 8).max(1);
         Log {
+            base,
+            sizes: Sizes { step, marks: VecDeque::new(), total: 0 },
+            compacted_is_unknown: config.breaks(Mutant::CompactedIsUnknown),
             runs,
             last,
             cache: VecDeque::new(),
@@ -84,6 +133,7 @@ impl Log {
                 hard_owed: false,
                 log_owed: false,
                 truncate_from: None,
+                install: None,
                 written: last.index,
                 durable: last.index,
                 accept_term: last.term,
@@ -95,6 +145,11 @@ impl Log {
 
     pub(crate) fn last(&self) -> EntryId {
         self.last
+    }
+
+    /// The entry before the first one, committed; `0@0` of a whole log.
+    pub(crate) fn base(&self) -> EntryId {
+        self.base
     }
 
     /// Up to where the log, as it stands now, is on disk.
@@ -138,26 +193,30 @@ impl Log {
         self.unsettled_bytes
     }
 
-    /// The term of the entry at `index`; `Term(0)` before the first one, `None` after the last.
+    /// The term of the entry at `index`, the base included; `None` before that and after the last.
     pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
-        if index > self.last.index {
+        if index > self.last.index || index < self.base.index {
             return None;
         }
         let runs = self.runs.partition_point(|run| run.index <= index);
-        Some(if runs == 0 { Term(0) } else { self.runs[runs - 1].term })
+        Some(if runs == 0 { self.base.term } else { self.runs[runs - 1].term })
     }
 
-    /// Whether this log has that very entry. Everybody's log has the one before the first.
+    /// Whether this log has, or had, that very entry. Everybody's log has the one before the first.
+    /// What is compacted was committed, so every leader that may speak has the same there (S13).
     pub(crate) fn contains(&self, id: EntryId) -> bool {
-        self.term_at(id.index) == Some(id.term)
+        let compacted = id.index < self.base.index && !self.compacted_is_unknown;
+        compacted || self.term_at(id.index) == Some(id.term)
     }
 
     /// The last entry at or below `id.index` whose term is at most `id.term`: below it two logs can
-    /// agree, above it they cannot. Each exchange of it skips a whole term (Raft 5.3, end).
+    /// agree, above it they cannot. Each exchange of it skips a whole term (Raft 5.3, end). If that is
+    /// in what is compacted, the very beginning: nothing nearer is known of it.
     pub(crate) fn last_within(&self, id: EntryId) -> EntryId {
         let runs = self.runs.partition_point(|run| run.index <= id.index && run.term <= id.term);
         if runs == 0 {
-            return EntryId::default();
+            let base = self.base.index <= id.index && self.base.term <= id.term;
+            return if base { self.base } else { EntryId::default() };
         }
         let end = self.runs.get(runs).map_or(self.last.index, |run| run.index.prev());
         EntryId { index: end.min(id.index), term: self.runs[runs - 1].term }
@@ -182,10 +241,11 @@ impl Log {
     pub(crate) fn append(&mut self, entry: Entry, accept_term: Term) {
         assert_eq!(entry.id.index, self.last.index.next(), "a log has no holes");
         assert!(entry.id.term >= self.last.term, "terms never fall along a log");
-        if entry.id.term > self.last.term {
+        if entry.id.term > self.last.term || self.runs.is_empty() {
             self.runs.push(entry.id);
         }
         self.last = entry.id;
+        self.sizes.append(entry.id.index, entry.frame.len() as u64);
         self.cache_bytes += entry.frame.len() as u64;
         self.unsettled_bytes += entry.frame.len() as u64;
         self.writes.unwritten_bytes += entry.frame.len() as u64;
@@ -215,6 +275,7 @@ impl Log {
             }
             self.cache.pop_back();
         }
+        self.sizes.truncate(from);
         let index = from.prev();
         self.last = EntryId { index, term: self.term_at(index).unwrap_or_default() };
         while self.runs.pop_if(|run| run.index >= from).is_some() {}
@@ -231,6 +292,58 @@ impl Log {
         for pending in writes.pending.iter_mut().filter(|_| !self.stale_writes_count) {
             pending.covers = pending.covers.min(index);
         }
+    }
+
+    /// Drops everything up to `upto`, which must be in the log. Returns the new base.
+    pub(crate) fn compact(&mut self, upto: Index) -> EntryId {
+        let term = self.term_at(upto).expect("what is compacted is in the log");
+        self.base = EntryId { index: upto, term };
+        compact_runs(&mut self.runs, upto, self.last.index);
+        self.sizes.compact(upto);
+        let gone = self.cache.partition_point(|entry| entry.id.index <= upto);
+        self.cache_bytes -= self.cache.drain(..gone).map(|e| e.frame.len() as u64).sum::<u64>();
+        self.base
+    }
+
+    /// The last index, by the marks, after which there are at least so many bytes; the base if none is.
+    pub(crate) fn index_before_last(&self, bytes: u64) -> Index {
+        let Sizes { marks, total, .. } = &self.sizes;
+        let enough = marks.partition_point(|(_, upto)| total - upto >= bytes);
+        let index = enough.checked_sub(1).map_or(self.base.index, |at| marks[at].0);
+        index.max(self.base.index)
+    }
+
+    /// The first index, by the marks, after which there are at most so many bytes.
+    pub(crate) fn index_within(&self, bytes: u64) -> Index {
+        let Sizes { marks, total, .. } = &self.sizes;
+        let before = marks.front().map_or(0, |(index, upto)| match *index <= self.base.index {
+            true => *upto,
+            false => 0,
+        });
+        if total - before <= bytes {
+            return self.base.index;
+        }
+        let more = marks.partition_point(|(_, upto)| total - upto > bytes);
+        marks.get(more).map_or(self.base.index, |(index, _)| *index)
+    }
+
+    /// Begins anew after a snapshot: nothing of the log stays, and nothing after it is durable before
+    /// its write is (R26).
+    pub(crate) fn install(&mut self, snapshot: Snapshot, accept_term: Term) {
+        let at = snapshot.id.at;
+        (self.base, self.last, self.settled) = (at, at, at.index);
+        self.runs.clear();
+        self.cache.clear();
+        (self.cache_bytes, self.unsettled_bytes) = (0, 0);
+        self.sizes = Sizes { marks: VecDeque::new(), total: 0, ..self.sizes };
+        let writes = &mut self.writes;
+        writes.unsynced_bytes -= std::mem::take(&mut writes.unwritten_bytes);
+        writes.truncate_from = None;
+        writes.install = Some(snapshot);
+        writes.log_owed = true;
+        (writes.written, writes.durable) = (at.index, Index(0));
+        writes.pending.iter_mut().for_each(|pending| pending.covers = Index(0));
+        self.accept(accept_term);
     }
 
     /// Lets go of entries that are committed and durable, as far as the cache is over its budget.
@@ -283,6 +396,7 @@ impl Log {
             token,
             hard: (!late && std::mem::take(&mut writes.hard_owed)).then_some(hard),
             truncate_from: writes.truncate_from.take(),
+            install: writes.install.take(),
             entries,
             mark,
         })
@@ -329,6 +443,18 @@ impl Log {
         };
         let start = (offset as usize).min(self.cache.len());
         take_fitting(self.cache.range(start..), bytes, alone)
+    }
+}
+
+/// Drops what is at or before `upto` from the runs of a log that ends in `last`.
+pub(crate) fn compact_runs(runs: &mut Vec<EntryId>, upto: Index, last: Index) {
+    let begun = runs.partition_point(|run| run.index <= upto);
+    let next = runs.get(begun).map_or(last.next(), |run| run.index);
+    // The run that `upto` is in goes on after it, unless it ends there.
+    let gone = if next > upto.next() { begun.saturating_sub(1) } else { begun };
+    runs.drain(..gone);
+    if gone < begun {
+        runs[0].index = upto.next();
     }
 }
 

@@ -5,6 +5,7 @@
 use crate::conf::Conf;
 use crate::effects::Reject;
 use crate::frame::HEADER_BYTES;
+use crate::snapshot::{Snapshot, SnapshotId};
 use crate::types::{Entry, EntryId, EntryKind, Index, Now, Term};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,11 @@ pub enum Message {
     ReadIndexReply(ReadIndexReply),
     /// The go-ahead of a leadership transfer (thesis 3.10).
     TimeoutNow(TimeoutNow),
+    /// The log that you lack is gone: shall this be sent? (Raft section 7.) Bytes come apart from it.
+    InstallSnapshot(InstallSnapshot),
+    /// Answer to `InstallSnapshot`, and after each chunk. One who has it all already, or installed it,
+    /// says so by an `AppendEntriesReply`.
+    InstallSnapshotReply(InstallSnapshotReply),
 }
 
 /// See [`Message::PreVote`].
@@ -190,6 +196,34 @@ pub struct TimeoutNow {
     pub term: Term,
 }
 
+/// See [`Message::InstallSnapshot`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstallSnapshot {
+    /// The leader's term.
+    pub term: Term,
+    /// As in `AppendEntries`.
+    pub stamp: Now,
+    /// As in `AppendEntries`.
+    pub lease_ns: Now,
+    /// What is offered.
+    pub snapshot: Snapshot,
+}
+
+/// See [`Message::InstallSnapshotReply`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstallSnapshotReply {
+    /// The answerer's current term.
+    pub term: Term,
+    /// The send stamp of the offer that is answered; 0 after a chunk.
+    pub stamp: Now,
+    /// As in `AppendEntriesReply`.
+    pub promised_ns: Now,
+    /// Which snapshot is wanted.
+    pub id: SnapshotId,
+    /// Its first byte that is not here; its size if only the installation is not done.
+    pub offset: u64,
+}
+
 /// The highest term and index that a message may name. Far above what any cluster reaches, and so
 /// far below the end of the integers that no sum of ours overflows (E32).
 pub const ID_MAX: u64 = u64::MAX / 2;
@@ -206,6 +240,11 @@ impl Message {
             Message::RequestVote(m) => &[m.last],
             Message::AppendEntries(m) => return m.check(),
             Message::AppendEntriesReply(m) => return m.check(),
+            Message::InstallSnapshot(m) => {
+                m.snapshot.check(m.term).map_err(Reject::Malformed)?;
+                &[m.snapshot.id.at]
+            }
+            Message::InstallSnapshotReply(m) => &[m.id.at],
             Message::PreVoteReply(m) if m.removed.is_some_and(|index| index.0 > ID_MAX) => {
                 return Err(Reject::Malformed("index out of range"));
             }
@@ -240,6 +279,8 @@ impl Message {
             Message::ReadIndex(m) => m.term,
             Message::ReadIndexReply(m) => m.term,
             Message::TimeoutNow(m) => m.term,
+            Message::InstallSnapshot(m) => m.term,
+            Message::InstallSnapshotReply(m) => m.term,
         }
     }
 }

@@ -105,6 +105,20 @@ pub enum Mutant {
     RemovedAsksOn,
     /// Claims that differ from what is believed are left alone (R13).
     ClaimsNotCompared,
+    /// A checkpoint covers more than is on the log's disk (R6).
+    CheckpointBeyondLog,
+    /// The log goes as soon as it is applied, whatever a checkpoint covers (P6).
+    CompactUncovered,
+    /// The log goes while a snapshot that it follows is on its way, and while followers lack it (S7).
+    NoPin,
+    /// What was compacted counts as missing (S13).
+    CompactedIsUnknown,
+    /// Fetched entries are taken by whoever waits for some, fitting or not (R25).
+    FetchUnchecked,
+    /// A snapshot is installed though the log came past it meanwhile (R26, S23).
+    InstallOverApplied,
+    /// Entries reach the state machine before it holds the snapshot (R26).
+    ApplyBeforeInstalled,
 }
 
 impl Mutant {
@@ -159,5 +173,12 @@ impl Mutant {
         Mutant::DroppedIsMute,
         Mutant::RemovedAsksOn,
         Mutant::ClaimsNotCompared,
+        Mutant::CheckpointBeyondLog,
+        Mutant::CompactUncovered,
+        Mutant::NoPin,
+        Mutant::CompactedIsUnknown,
+        Mutant::FetchUnchecked,
+        Mutant::InstallOverApplied,
+        Mutant::ApplyBeforeInstalled,
     ];
 }

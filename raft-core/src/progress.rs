@@ -2,8 +2,10 @@
 
 use crate::log::{Log, take_fitting};
 use crate::reads::Confirmed;
+use crate::snapshot::{Snapshot, SnapshotId, Stream};
 use crate::types::{Entry, EntryId, FetchId, Index, Now};
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 /// Entries that ride on a probe: enough for a small write to a follower that turns out to match,
 /// little enough to be sent again every heartbeat to one that does not answer.
@@ -37,6 +39,8 @@ pub(crate) struct Progress {
     pub(crate) confirmed: Confirmed,
     /// The host was told that it may pull, and need not be told again before this.
     pub(crate) announced_until: Now,
+    /// Snapshots to it that began since it last had everything.
+    pub(crate) overtaken: u32,
     /// Older entries on their way from the host's log, or here and not sent yet.
     pub(crate) fetch: PeerFetch,
 }
@@ -51,6 +55,8 @@ pub(crate) enum ProgressState {
     },
     /// The logs agree up to `next_index` - 1 as far as known: entries are pipelined.
     Replicate(Window),
+    /// What it needs next is not in the log any more: it gets a snapshot (Raft section 7).
+    Snapshot(Box<Stream>),
 }
 
 /// Entries sent and not yet acknowledged, by message.
@@ -109,6 +115,8 @@ impl Window {
 pub(crate) enum Next {
     /// These entries, after `next_index` - 1. None: a probe or a heartbeat.
     Send(Vec<Entry>),
+    /// A snapshot.
+    Offer(Snapshot),
     /// The next entry, of so many bytes, does not fit the room given.
     NeedsRoom(u64),
     /// Nothing.
@@ -129,6 +137,7 @@ impl Progress {
             round_began: now,
             confirmed: Confirmed::default(),
             announced_until: 0,
+            overtaken: 0,
             fetch: PeerFetch::Idle,
         }
     }
@@ -136,7 +145,12 @@ impl Progress {
     /// All that was sent is taken as lost (R11): credits come back, and the first thing said on the
     /// new link finds out what arrived.
     pub(crate) fn reset(&mut self, now: Now) {
-        self.probe(self.match_index.next());
+        match &mut self.state {
+            ProgressState::Snapshot(stream) => stream.rewind(),
+            ProgressState::Probe { .. } | ProgressState::Replicate(_) => {
+                self.probe(self.match_index.next());
+            }
+        }
         self.commit_known = Index(0);
         self.caught_up = false;
         self.backoff = 0;
@@ -158,6 +172,9 @@ impl Progress {
     /// completes; one that took longer than `limit` means that it is still far behind.
     pub(crate) fn finish_round(&mut self, now: Now, last: Index, limit: Now) {
         if self.match_index >= self.round_end {
+            if self.match_index == last {
+                self.overtaken = 0;
+            }
             self.caught_up = self.match_index == last || now - self.round_began < limit;
             self.round_end = last;
             self.round_began = now;
@@ -199,6 +216,22 @@ impl Progress {
         self.fetch = PeerFetch::Idle;
     }
 
+    /// It gets a snapshot from now on, which is offered at once.
+    pub(crate) fn stream(&mut self, now: Now, stream: Stream) {
+        self.state = ProgressState::Snapshot(Box::new(stream));
+        self.fetch = PeerFetch::Idle;
+        self.probe_at = Some(now);
+        self.announced_until = 0;
+    }
+
+    /// The snapshot that it gets.
+    pub(crate) fn streaming(&self) -> Option<SnapshotId> {
+        match &self.state {
+            ProgressState::Snapshot(stream) => stream.streaming(),
+            ProgressState::Probe { .. } | ProgressState::Replicate(_) => None,
+        }
+    }
+
     /// What to send now within `room` bytes of frames.
     pub(crate) fn next(&self, now: Now, log: &Log, room: u64, max: WindowMax) -> Next {
         let due = self.is_due(now);
@@ -217,6 +250,8 @@ impl Progress {
                 Some(bytes) => Next::NeedsRoom(bytes),
                 None => Next::Wait,
             },
+            ProgressState::Snapshot(stream) if due => Next::Offer(stream.snapshot.clone()),
+            ProgressState::Snapshot(_) => Next::Wait,
         }
     }
 
@@ -228,6 +263,7 @@ impl Progress {
                 ProgressState::Replicate(window) => {
                     self.next_entry_bytes(log, window, max).is_some()
                 }
+                ProgressState::Snapshot(_) => false,
             }
     }
 
@@ -266,7 +302,7 @@ impl Progress {
             PeerFetch::Open(_) | PeerFetch::Here(_) => true,
         };
         match &self.state {
-            ProgressState::Probe { .. } => false,
+            ProgressState::Probe { .. } | ProgressState::Snapshot(_) => false,
             ProgressState::Replicate(window) => {
                 !asked && self.next_index < log.cache_first() && window.is_open(max)
             }
@@ -282,6 +318,7 @@ impl Progress {
         match &mut self.state {
             // A probe does not move `next_index`: the answer does.
             ProgressState::Probe { sent } => *sent = true,
+            ProgressState::Snapshot(_) => {}
             ProgressState::Replicate(window) => {
                 let Some(last) = entries.last() else { return };
                 window.push(last.id.index, entries.iter().map(|e| e.frame.len() as u64).sum());
@@ -296,15 +333,23 @@ impl Progress {
         }
     }
 
-    /// The follower agrees up to `received`, durably up to `matched`. Whether `match_index` rose.
-    pub(crate) fn accepted(&mut self, matched: Index, received: Index) -> bool {
+    /// The follower agrees up to `received`, durably up to `matched`; `base` is where the leader's log
+    /// begins. Whether `match_index` rose.
+    pub(crate) fn accepted(&mut self, matched: Index, received: Index, base: Index) -> bool {
         let rose = matched > self.match_index;
         if rose {
             self.backoff = 0;
         }
         self.match_index = self.match_index.max(matched);
         match &mut self.state {
-            ProgressState::Probe { .. } => {
+            // Something late, from before it needed one. What is done, and was overtaken, gives way
+            // to the next.
+            ProgressState::Snapshot(stream)
+                if self.match_index < base.min(stream.snapshot.id.at.index) =>
+            {
+                self.next_index = self.next_index.max(self.match_index.next());
+            }
+            ProgressState::Probe { .. } | ProgressState::Snapshot(_) => {
                 self.next_index = received.max(self.match_index).next();
                 self.state = ProgressState::Replicate(Window::default());
             }
@@ -326,17 +371,19 @@ impl Progress {
         let stale = match &self.state {
             ProgressState::Probe { .. } => prev != self.next_index.prev(),
             ProgressState::Replicate(_) => prev >= self.next_index,
+            ProgressState::Snapshot(_) => true,
         };
         if !stale && prev > self.match_index {
             self.probe(agree.index.min(prev.prev()).next());
         }
     }
 
-    /// How it is sent to: a probe that is out or not, or messages in the window.
-    pub(crate) fn sending(&self) -> Result<usize, bool> {
+    /// How it is sent to, for a search that compares states.
+    pub(crate) fn standing(&self, hasher: &mut impl Hasher) {
         match &self.state {
-            ProgressState::Probe { sent } => Err(*sent),
-            ProgressState::Replicate(window) => Ok(window.messages.len()),
+            ProgressState::Probe { sent } => (0, *sent).hash(hasher),
+            ProgressState::Replicate(window) => (1, window.messages.len()).hash(hasher),
+            ProgressState::Snapshot(stream) => stream.standing().hash(hasher),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::mutant::Mutant;
 use crate::progress::WindowMax;
 use crate::random::Random;
 use crate::reads::Reads;
+use crate::snapshot::Snapshots;
 use crate::types::{
     Entry, EntryId, EntryKind, FetchId, HardState, Index, NodeId, Now, Term, WriteToken,
 };
@@ -47,6 +48,7 @@ pub struct Raft {
     pub(crate) removed_at: Option<Index>,
     pub(crate) removal_news: Option<Index>,
     pub(crate) reads: Reads,
+    pub(crate) snapshots: Snapshots,
     /// Until then no vote is given and none is asked for (R8, R18).
     pub(crate) promised_until: Now,
     pub(crate) random: Random,
@@ -83,6 +85,20 @@ pub(crate) struct Apply {
     paused_until: Now,
 }
 
+impl Apply {
+    /// What was asked for is in a snapshot.
+    pub(crate) fn stop_fetching(&mut self) {
+        self.open = None;
+        self.here.clear();
+        self.paused_until = 0;
+    }
+
+    /// The state machine holds a snapshot: what it was handed before is done with.
+    pub(crate) fn restart_at(&mut self, index: Index) {
+        *self = Apply { handed: index, applied: index, ..Apply::default() };
+    }
+}
+
 impl Raft {
     /// Opens a replica as a follower (E29), whatever it was before. `seed` draws its timeouts.
     ///
@@ -96,9 +112,13 @@ impl Raft {
     ) -> Result<Raft, OpenError> {
         config.check()?;
         restored.check()?;
-        let Restored { hard, term_runs, last, confs } = restored;
-        let first = Conf::of_voters(std::mem::take(&mut config.voters));
-        let confs = Confs::new((Index(0), first), confs);
+        let Restored { hard, base, term_runs, last, mut confs, checkpoint, staged } = restored;
+        let first = (Index(0), Conf::of_voters(std::mem::take(&mut config.voters)));
+        // The log may still have those that the checkpoint covers (M14).
+        let first = checkpoint.as_ref().map_or(first, |checkpoint| checkpoint.conf.clone());
+        confs.retain(|(index, _)| *index > first.0);
+        let confs = Confs::new(first, confs);
+        let commit = checkpoint.as_ref().map_or(Index(0), |checkpoint| checkpoint.id.at.index);
         let mut random = Random::new(seed);
         let timeout =
             random.between(config.election_timeout_ns_min, config.election_timeout_ns_max);
@@ -114,12 +134,13 @@ impl Raft {
             removal_news: None,
             early: Early::default(),
             own_stalled: false,
-            log: Log::new(hard, term_runs, last, &config),
+            log: Log::new(hard, base, term_runs, last, &config),
             role: RoleState::Follower(Follower::new(now, election_at)),
             reads: Reads::new(if config.breaks(Mutant::RepeatReads) { 0 } else { config.epoch }),
             promised_until,
-            commit: Index(0),
-            apply: Apply::default(),
+            commit,
+            apply: Apply { handed: commit, applied: commit, ..Apply::default() },
+            snapshots: Snapshots::restored(checkpoint, staged),
             random,
             next_fetch: FetchId(1),
             // Rounds do not repeat over restarts either (R16).
@@ -145,9 +166,12 @@ impl Raft {
         if self.config.breaks(Mutant::JudgeBySender) && !self.confs.newest().is_member(from) {
             return Ok(());
         }
-        if let Message::AppendEntries(m) = &message
-            && self.contradicts_commit(m)
-        {
+        let contradicts = match &message {
+            Message::AppendEntries(m) => self.contradicts_commit(m),
+            Message::InstallSnapshot(m) => self.contradicts_snapshot(m.term, m.snapshot.id.at),
+            _ => false,
+        };
+        if contradicts {
             return Err(Reject::Malformed("contradicts a committed entry"));
         }
         // Pre-votes ask about a term that nobody is in yet: they stand outside the comparison.
@@ -188,6 +212,8 @@ impl Raft {
             Message::ReadIndex(m) => self.on_read_index(now, from, m),
             Message::ReadIndexReply(m) => self.on_read_index_reply(from, m),
             Message::TimeoutNow(_) => self.on_timeout_now(now, from),
+            Message::InstallSnapshot(m) => return self.on_install_snapshot(now, from, m),
+            Message::InstallSnapshotReply(m) => self.on_install_snapshot_reply(now, from, m),
             Message::PreVote(_) | Message::PreVoteReply(_) => {}
         }
         Ok(())
@@ -227,7 +253,8 @@ impl Raft {
         }
         let unsettled = self.log.unsettled_bytes();
         let with_it = unsettled + bytes + frame::HEADER_BYTES as u64;
-        if unsettled > 0 && with_it > self.config.uncommitted_bytes_max {
+        let over = unsettled > 0 && with_it > self.config.uncommitted_bytes_max;
+        if over || self.snapshots.log_full {
             self.busy = true;
             return Some(Refused::Busy);
         }
@@ -305,10 +332,15 @@ impl Raft {
     /// Fetched entries, if they start at `from` and are this log's.
     pub(crate) fn usable(&self, from: Index, result: FetchResult) -> Option<Vec<Entry>> {
         let FetchResult::Entries(entries) = result else { return None };
+        // Compacted meanwhile: it is not known any more whose they are.
+        if from <= self.log.base().index {
+            return None;
+        }
         let fits = entries
             .iter()
             .zip(from.0..)
             .all(|(entry, index)| entry.id.index == Index(index) && self.log.contains(entry.id));
+        let fits = fits || self.config.breaks(Mutant::FetchUnchecked);
         (fits && !entries.is_empty()).then_some(entries)
     }
 
@@ -330,7 +362,9 @@ impl Raft {
             }
         }
         self.hand_over_commits(now, effects);
+        self.compact(effects);
         self.announce(now, effects);
+        self.take_snaps(effects);
         let role = RoleChange { role: self.role(), term: self.hard.term, leader: self.leader() };
         if role != self.reported {
             self.reported = role;
@@ -338,6 +372,7 @@ impl Raft {
         }
         let room = self.log.unsettled_bytes() < self.config.uncommitted_bytes_max
             && self.transferring().is_none()
+            && !self.snapshots.log_full
             && self.reads.waiting() < self.config.waiting_reads_max;
         effects.room = self.busy && (room || self.role() != Role::Leader);
         self.busy &= !effects.room;
@@ -345,6 +380,9 @@ impl Raft {
     }
 
     fn hand_over_commits(&mut self, now: Now, effects: &mut Effects) {
+        if self.snapshots.installing.is_some() {
+            return;
+        }
         let apply = &mut self.apply;
         if apply.paused_until <= now {
             apply.paused_until = 0;
@@ -401,6 +439,8 @@ impl Raft {
             hard: self.hard,
             leader: self.leader(),
             last: self.log.last(),
+            base: self.log.base(),
+            checkpoint: self.snapshots.covered(),
             commit: self.commit,
             applied: self.apply.applied,
             durable: self.log.durable(),

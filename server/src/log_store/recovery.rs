@@ -26,7 +26,8 @@ impl Recovered {
     pub(super) fn groups(&self) -> BTreeMap<GroupId, Restored> {
         let recovered = self.index.groups().map(|(group, log)| {
             let (term_runs, confs) = (log.term_runs.clone(), log.confs.clone());
-            (group, Restored { hard: log.hard, term_runs, last: log.last, confs })
+            let restored = Restored::default();
+            (group, Restored { hard: log.hard, term_runs, last: log.last, confs, ..restored })
         });
         recovered.collect()
     }

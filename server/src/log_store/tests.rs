@@ -17,7 +17,14 @@ fn entry(group: GroupId, index: u64, term: u64, payload: &[u8]) -> Entry {
 fn write(token: u64, entries: Vec<Entry>) -> Write {
     let index = entries.last().map_or(Index(0), |entry| entry.id.index);
     let mark = Mark { accept_term: Term(0), index };
-    Write { token: WriteToken(token), hard: None, truncate_from: None, entries, mark }
+    Write {
+        token: WriteToken(token),
+        hard: None,
+        truncate_from: None,
+        install: None,
+        entries,
+        mark,
+    }
 }
 
 fn fetch(id: u64, from: u64, to: u64, bytes_max: u64) -> Fetch {
@@ -87,7 +94,7 @@ fn what_was_written_is_recovered_and_fetched() {
     }
     let log = open(&path);
     let runs = vec![entries[0].id, entries[2].id];
-    let expected = Restored { hard, term_runs: runs, last: entries[2].id, confs: Vec::new() };
+    let expected = Restored { hard, term_runs: runs, last: entries[2].id, ..Restored::default() };
     assert_eq!(log.groups[&G1], expected);
     assert_eq!(log.groups[&G2].last, EntryId { index: Index(1), term: Term(1) });
     assert_eq!(

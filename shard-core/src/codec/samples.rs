@@ -5,9 +5,11 @@ use crate::cluster_config::{GroupConfig, NodeConfig, SlotRange};
 use crate::op::*;
 use crate::session::{Seq, SessionId};
 use crate::wire::*;
+use raft_core::conf::Conf;
 use raft_core::frame::encode_entry;
 use raft_core::message::*;
 use raft_core::node_pair::{BeliefsPage, Claims};
+use raft_core::snapshot::{Snapshot, SnapshotId};
 use raft_core::types::*;
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
@@ -306,7 +308,7 @@ impl Samples {
         let group = GroupId(self.next() as u32);
         let term = Term(self.number());
         let (last, granted) = (self.id(), self.flag());
-        let message = match self.below(7) {
+        let message = match self.below(13) {
             0 => Message::PreVote(PreVote { term, round: self.number(), last }),
             1 => Message::PreVoteReply(PreVoteReply {
                 term,
@@ -348,9 +350,30 @@ impl Samples {
                 index: granted.then(|| Index(self.number())),
             }),
             9 => Message::TimeoutNow(TimeoutNow { term }),
+            10 => Message::InstallSnapshot(InstallSnapshot {
+                term,
+                stamp: self.number(),
+                lease_ns: self.number(),
+                snapshot: self.snapshot(last),
+            }),
+            11 => Message::InstallSnapshotReply(InstallSnapshotReply {
+                term,
+                stamp: self.number(),
+                promised_ns: self.number(),
+                id: SnapshotId { at: last, hash: self.number() },
+                offset: self.number(),
+            }),
             _ => Message::AppendEntries(self.append_entries(group)),
         };
         RaftEnvelope { group, message }
+    }
+
+    fn snapshot(&mut self, at: EntryId) -> Snapshot {
+        let mut nodes = || (0..self.below(4)).map(|_| NodeId(self.number())).collect();
+        let (voters, outgoing, learners) = (nodes(), nodes(), nodes());
+        let conf = Conf { voters, outgoing, learners, goal: nodes(), demoted: nodes() };
+        let (hash, conf) = (self.number(), (Index(self.number()), conf));
+        Snapshot { id: SnapshotId { at, hash }, bytes: self.number(), conf }
     }
 
     pub(super) fn frame(&mut self) -> WireFrame {

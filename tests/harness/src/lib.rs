@@ -3,6 +3,7 @@
 pub mod process;
 pub mod raft_checker;
 pub mod raft_differential;
+pub mod raft_disk;
 pub mod raft_explore;
 pub mod raft_explore_pairs;
 pub mod raft_faults;

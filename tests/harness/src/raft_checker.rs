@@ -1,13 +1,14 @@
 //! What must hold over a whole group at every step, whatever the faults (scenarios I1 to I7), and
 //! that nothing leaves a node before what it promises is on that node's disk (R1, R2, R3, R5).
 
-use crate::raft_world::Disk;
+use crate::raft_disk::Disk;
 use raft_core::conf::Conf;
 use raft_core::effects::{Envelope, Role};
 use raft_core::frame::HEADER_BYTES;
 use raft_core::message::{AppendOutcome, Message};
 use raft_core::quorum::VOTERS_MAX;
 use raft_core::raft::FETCH_BYTES_MAX;
+use raft_core::snapshot::SnapshotId;
 use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Term};
 use raft_core::{Config, MemUse, Raft, Status};
 use std::collections::BTreeMap;
@@ -106,6 +107,14 @@ impl Checker {
         state
     }
 
+    /// I4: the state machine of `id` is a snapshot's from now on.
+    pub fn installs(&self, id: NodeId, snapshot: SnapshotId) {
+        let SnapshotId { at, hash } = snapshot;
+        let known = self.committed.get(&at.index).map(|(entry, _)| *entry);
+        assert_eq!(known, Some(at), "I5: n{id} installs what was not committed");
+        assert_eq!(self.states.get(&at.index), Some(&hash), "I4: n{id} installs another state");
+    }
+
     /// I6: what `id` has on disk now.
     pub fn synced(&mut self, id: NodeId, hard: HardState) {
         let before = self.hard.insert(id, hard).unwrap_or_default();
@@ -194,7 +203,7 @@ impl Checker {
                 assert_eq!(durable.voted_for, Some(id), "R2: n{id} could forget its own vote");
                 assert!(disk.ends_in(m.last), "R2: n{id} names {}, not on its disk", m.last);
             }
-            Message::AppendEntries(_) => {
+            Message::AppendEntries(_) | Message::InstallSnapshot(_) => {
                 assert_eq!(durable.voted_for, Some(id), "R2: n{id} leads on a vote not on disk");
             }
             Message::AppendEntriesReply(m) => {
@@ -210,6 +219,9 @@ impl Checker {
             | Message::ReadIndex(_)
             | Message::ReadIndexReply(_)
             | Message::TimeoutNow(_) => {}
+            Message::InstallSnapshotReply(m) => {
+                assert!(durable.promised_ns >= m.promised_ns, "R8: n{id} could forget its promise");
+            }
             Message::ConfirmReply(m) => {
                 assert!(durable.promised_ns >= m.promised_ns, "R8: n{id} could forget its promise");
             }

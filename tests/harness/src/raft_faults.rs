@@ -41,10 +41,12 @@ pub enum Fault {
     Transfer,
     /// The group gets other members.
     Membership,
+    /// Nodes take checkpoints and drop the log behind them; chunks of snapshots are corrupt.
+    Checkpoint,
 }
 
 /// Every kind, with the name that a replay gives it.
-pub const FAULTS: [(Fault, &str); 17] = [
+pub const FAULTS: [(Fault, &str); 18] = [
     (Fault::Loss, "loss"),
     (Fault::Twice, "twice"),
     (Fault::Delay, "delay"),
@@ -62,6 +64,7 @@ pub const FAULTS: [(Fault, &str); 17] = [
     (Fault::NewLink, "new-link"),
     (Fault::Transfer, "transfer"),
     (Fault::Membership, "membership"),
+    (Fault::Checkpoint, "checkpoint"),
 ];
 
 /// A generator of numbers for tests (PCG's multiplier and increment).

@@ -4,9 +4,11 @@
 use crate::raft_checker::memory_within;
 use crate::raft_faults::Random;
 use bytes::Bytes;
+use raft_core::conf::Conf;
 use raft_core::effects::{Effects, NodeLiveness, ReadMode};
 use raft_core::frame::encode_entry;
 use raft_core::message::*;
+use raft_core::snapshot::{SnapEvent, Snapshot, SnapshotId};
 use raft_core::types::{
     Entry, EntryId, EntryKind, FetchId, GroupId, Index, NodeId, Now, ReadId, Term, WriteToken,
 };
@@ -15,7 +17,7 @@ use raft_core::{Config, Raft, Restored, invariants};
 /// Messages for each.
 const MESSAGES: u64 = 300;
 /// The kinds of messages.
-const KINDS: u64 = 11;
+const KINDS: u64 = 13;
 
 /// What was done to one core.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,6 +50,8 @@ struct Fuzz {
     /// Its disk never ends a write.
     stalled: bool,
     sent: Vec<Message>,
+    /// Of the last snapshot handed over.
+    installed: SnapEvent,
     refused: u64,
 }
 
@@ -74,6 +78,7 @@ fn open(seed: u64) -> Fuzz {
         now: 0,
         token: WriteToken(0),
         sent: Vec::new(),
+        installed: SnapEvent::Failed { peer: NodeId(2) },
         refused: 0,
     }
 }
@@ -108,6 +113,12 @@ impl Fuzz {
             true => self.raft.status().last,
             false => EntryId { index: self.index(), term: self.term() },
         }
+    }
+
+    fn snapshot_id(&mut self) -> SnapshotId {
+        let incoming = self.raft.incoming().map(|(id, _)| id);
+        let other = SnapshotId { at: self.id(), hash: self.number(7) };
+        incoming.filter(|_| self.random.chance(50)).unwrap_or(other)
     }
 
     fn entries(&mut self, prev: EntryId) -> Vec<Entry> {
@@ -172,6 +183,20 @@ impl Fuzz {
                 let index = yes.then(|| self.index());
                 Message::ReadIndexReply(ReadIndexReply { term, seq, index })
             }
+            10 => {
+                let id = self.snapshot_id();
+                let offset = self.number(1000);
+                let (promised_ns, m) = (lease_ns, stamp);
+                let m = InstallSnapshotReply { term, stamp: m, promised_ns, id, offset };
+                Message::InstallSnapshotReply(m)
+            }
+            11 => {
+                let (id, at) = (self.snapshot_id(), self.index());
+                let voters = if yes { vec![NodeId(1), NodeId(2)] } else { vec![NodeId(3); 2] };
+                let conf = Conf { voters, ..Conf::default() };
+                let snapshot = Snapshot { id, bytes: self.number(1000), conf: (at, conf) };
+                Message::InstallSnapshot(InstallSnapshot { term, stamp, lease_ns, snapshot })
+            }
             _ => Message::TimeoutNow(TimeoutNow { term }),
         }
     }
@@ -201,7 +226,7 @@ impl Fuzz {
             assert_eq!(self.picture(), before, "refused, and yet it changed: {message:?}");
         }
         self.poll();
-        match self.random.below(12) {
+        match self.random.below(14) {
             0 => self.now += self.random.pick(&[1, 100_000_000, 1_100_000_000]),
             1 => self.raft.tick(self.now),
             2 | 3 if !self.stalled => self.raft.persisted(self.now, self.token),
@@ -224,6 +249,19 @@ impl Fuzz {
                 let up = NodeLiveness::Up { epoch: self.random.below(3), link: self.now };
                 self.raft.liveness(self.now, from, up);
             }
+            11 => {
+                if let Some((id, offset)) = self.raft.incoming() {
+                    let offset = self.number(offset.min(1 << 40) + 500);
+                    self.raft.snapshot(self.now, SnapEvent::Received { id, offset });
+                }
+            }
+            12 => {
+                let id = self.snapshot_id();
+                let events =
+                    [SnapEvent::Corrupt { id }, SnapEvent::Failed { peer: from }, self.installed];
+                let event = self.random.pick(&events);
+                self.raft.snapshot(self.now, event);
+            }
             _ => {}
         }
         self.poll();
@@ -234,6 +272,9 @@ impl Fuzz {
         self.raft.poll(self.now, &mut effects);
         if let Some(write) = effects.write {
             self.token = write.token;
+            if let Some(snapshot) = write.install {
+                self.installed = SnapEvent::Installed { id: snapshot.id };
+            }
         }
         self.sent = effects.send.into_iter().map(|envelope| envelope.message).collect();
         self.sent.extend(effects.send_after.into_iter().map(|(_, envelope)| envelope.message));

@@ -31,7 +31,12 @@ pub struct Step {
     pub status: Status,
     /// What it then wrote.
     pub write: Option<Write>,
+    /// The log that led to the snapshot which that write installs.
+    pub whole: Option<Whole>,
 }
+
+/// A log from its first entry on.
+type Whole = Rc<[EntryId]>;
 
 /// Term, vote and log: what a disk keeps.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +49,7 @@ struct Kept {
 struct Node {
     now: Kept,
     durable: Kept,
-    pending: VecDeque<Write>,
+    pending: VecDeque<(Write, Option<Whole>)>,
     role: Role,
     /// It led before the last call, in the same term.
     led: bool,
@@ -90,8 +95,11 @@ fn has(log: &[EntryId], id: EntryId) -> bool {
 }
 
 impl Kept {
-    fn write(&mut self, write: &Write) {
+    fn write(&mut self, (write, whole): &(Write, Option<Whole>)) {
         self.hard = write.hard.unwrap_or(self.hard);
+        if let Some(whole) = whole {
+            self.log = whole.to_vec();
+        }
         if let Some(from) = write.truncate_from {
             self.log.truncate(from.prev().0 as usize);
         }
@@ -105,7 +113,7 @@ impl Kept {
 
 impl Model {
     /// A process begins with what its disk has; whatever it was before is forgotten (Raft 5.5).
-    pub fn started(&mut self, id: NodeId, hard: HardState, log: Vec<EntryId>) {
+    pub fn started(&mut self, id: NodeId, hard: HardState, log: Vec<EntryId>, commit: Index) {
         let kept = Kept { hard, log };
         let node = Node {
             durable: kept.clone(),
@@ -113,7 +121,7 @@ impl Model {
             pending: VecDeque::new(),
             role: Role::Follower,
             led: false,
-            commit: Index(0),
+            commit,
             granted: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
             verified: Index(0),
@@ -144,7 +152,9 @@ impl Model {
             node.confs.rotate_left(1);
             node.confs[1] = step.status.conf.clone();
         }
+        let whole = step.whole.as_ref().map(|whole| Index(whole.len() as u64));
         if let Some(write) = step.write {
+            let write = (write, step.whole);
             node.now.write(&write);
             node.pending.push_back(write);
         }
@@ -158,7 +168,7 @@ impl Model {
         node.role = step.status.role;
         node.led = before.role == Role::Leader && before.now.hard == node.now.hard;
         node.commit = step.status.commit;
-        let check = Check { id, before: &before, input: &step.input };
+        let check = Check { id, before: &before, input: &step.input, whole };
         check.term_and_vote(node);
         check.log(node);
         check.hear(node);
@@ -183,9 +193,17 @@ impl Model {
                 assert!(own, "model: n{id} sends what is not in its log");
                 assert!(m.commit <= node.commit, "model: n{id} tells more than it knows");
             }
+            Message::InstallSnapshot(m) if m.term == node.now.hard.term => {
+                assert!(node.role == Role::Leader, "model: n{id} offers and does not lead");
+                let at = m.snapshot.id.at;
+                let own = has(&node.now.log, at) && at.index <= node.commit;
+                assert!(own, "model: n{id} offers {at}, which it has not committed");
+            }
             Message::AppendEntriesReply(m) if m.term == node.now.hard.term => {
                 if let AppendOutcome::Accepted { matched, received } = m.outcome {
-                    assert!(received <= node.verified, "model: n{id} never compared {received}");
+                    // What is committed is in every later leader's log, compared or not.
+                    let known = node.verified.max(node.commit);
+                    assert!(received <= known, "model: n{id} never compared {received}");
                     let held = has(&durable.log, at(&node.now.log, matched));
                     assert!(held, "model: n{id} acknowledges {matched}, which it could forget");
                     assert_eq!(durable.hard.term, m.term, "model: n{id} could forget its term");
@@ -209,6 +227,8 @@ struct Check<'a> {
     id: NodeId,
     before: &'a Node,
     input: &'a Input,
+    /// The last index of the snapshot that it installed.
+    whole: Option<Index>,
 }
 
 impl Check<'_> {
@@ -257,6 +277,12 @@ impl Check<'_> {
         if before.len() == after.len() && before.last() == after.last() {
             return;
         }
+        if let Some(whole) = self.whole {
+            let at = at(after, whole);
+            assert!(!has(before, at), "model: n{id} installs {at}, which it has");
+            assert!(whole > self.before.commit, "model: n{id} installs what it has committed");
+            return;
+        }
         let same = before.iter().zip(after).take_while(|(a, b)| a == b).count();
         let cut = same < before.len();
         if let Some((_, m)) = self.append(node) {
@@ -289,6 +315,9 @@ impl Check<'_> {
             return;
         }
         match message {
+            Message::InstallSnapshot(m) if has(&node.now.log, m.snapshot.id.at) => {
+                node.verified = node.verified.max(m.snapshot.id.at.index);
+            }
             Message::RequestVoteReply(m) if m.granted => {
                 node.granted.insert(*from);
             }
@@ -341,10 +370,15 @@ impl Check<'_> {
             assert!(held, "model: n{id} commits {entry} held by {acknowledged:?}");
             return;
         }
+        // A snapshot is committed state.
+        if self.whole == Some(commit) {
+            return;
+        }
         let told = match self.input {
             Input::Message(_, Message::AppendEntries(m)) => m.commit,
             // A leader's answer to a read tells what is committed, too.
             Input::Message(_, Message::ReadIndexReply(m)) => m.index.unwrap_or_default(),
+            Input::Message(_, Message::InstallSnapshot(m)) => m.snapshot.id.at.index,
             Input::Message(..) | Input::Local => Index(0),
         };
         assert!(commit <= told.min(node.verified), "model: n{id} commits {commit} untold");

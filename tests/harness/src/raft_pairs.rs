@@ -687,6 +687,7 @@ impl Pairs {
                 }
                 Event::Write(_) | Event::Synced(_) | Event::Applied(_) | Event::Fetch(_) => {}
                 Event::Read(..) | Event::ReadFailed(_) | Event::Removed(_) => {}
+                Event::Compact(_) | Event::Chunk(_) | Event::Snap(_) | Event::Installed(_) => {}
             }
         }
     }

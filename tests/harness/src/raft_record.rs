@@ -12,6 +12,7 @@ use raft_core::effects::{
 };
 use raft_core::frame::{Frame, decode};
 use raft_core::message::Message;
+use raft_core::snapshot::{SnapEvent, Snapshot};
 use raft_core::types::{Entry, FetchId, Index, NodeId, Now, ReadId, WriteToken};
 use raft_core::{Config, OpenError, Raft, Restored};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,8 @@ enum Call {
     Fetched(FetchId, Option<Vec<Bytes>>),
     NextAppend(NodeId, u64),
     Poll,
+    Checkpointed(Snapshot),
+    Snapshot(SnapEvent),
 }
 
 /// A core whose calls go on a tape, if there is one. What only looks goes through to the core.
@@ -212,6 +215,17 @@ impl Recorded {
         self.record(now, call, |raft| raft.next_append(now, peer, room))
     }
 
+    /// See [`Raft::checkpointed`].
+    pub fn checkpointed(&mut self, now: Now, snapshot: Snapshot) {
+        let call = || Call::Checkpointed(snapshot.clone());
+        self.record(now, call, |raft| raft.checkpointed(now, snapshot.clone()));
+    }
+
+    /// See [`Raft::snapshot`].
+    pub fn snapshot(&mut self, now: Now, event: SnapEvent) {
+        self.record(now, || Call::Snapshot(event), |raft| raft.snapshot(now, event));
+    }
+
     /// See [`Raft::poll`].
     pub fn poll(&mut self, now: Now, effects: &mut Effects) -> bool {
         let owed = self.raft.poll(now, effects);
@@ -251,6 +265,8 @@ impl Recorded {
             Call::NextAppend(peer, room) => {
                 self.next_append(now, peer, room);
             }
+            Call::Checkpointed(snapshot) => self.checkpointed(now, snapshot),
+            Call::Snapshot(event) => self.snapshot(now, event),
             Call::Poll => {
                 self.poll(now, &mut Effects::default());
             }

@@ -17,20 +17,27 @@
 //! | `read n1 [mode=lease] r1 r2` `transfer n1 n2` | reads without the log; hands leadership on |
 //! | `cut n1 [to=n2]` `heal` | messages are lost from now on: to and from n1, or one way |
 //! | `stall n1` `sync n1 [writes=1]` `unstall n1` | when its disk syncs |
+//! | `checkpoint n1` | a durable checkpoint of what is applied; `cluster trailing=BYTES logmax=BYTES` says what stays |
+//! | `late n1` `ontime n1` | whether old entries that it asked its disk for come |
+//! | `broken n1 n2` | n1's host cannot go on sending a snapshot to n2 |
 //! | `link n1 n2` | a new link between two nodes |
 //! | `conf n1 voters=n1,n2 [learners=n3]` | changes who is in the group; `cluster nodes=5 voters=3` starts with the first three |
 //! | `edge n1 n2 down` | what n1 hears of n2's node: `deaf` `down` `gone` `stalled`, with `term=` `disowned` `unbelieved` |
 //! | `inject n2 from=n1 NAME key=value...` | a message nobody sent |
 //! | `log [n1...]` `status [n1...]` | what they have |
 
-use crate::raft_world::{Disk, Event, World};
+use crate::raft_disk::{Chunk, Disk};
+use crate::raft_world::{Event, World};
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Context};
 use raft_core::Config;
 use raft_core::conf::{Conf, ConfChange};
 use raft_core::effects::{Envelope, NodeLiveness, ReadMode, Role, Write};
 use raft_core::frame::encode_entry;
-use raft_core::message::{AppendEntries, AppendOutcome, Message, PreVote, RequestVote};
+use raft_core::message::{
+    AppendEntries, AppendOutcome, InstallSnapshot, Message, PreVote, RequestVote,
+};
+use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
 use raft_core::types::{
     Entry, EntryId, EntryKind, GroupId, HardState, Index, NodeId, Now, ReadId, Term,
 };
@@ -47,10 +54,26 @@ const ROUNDS_MAX: usize = 200;
 #[derive(Default)]
 pub struct RaftScript {
     world: Option<World>,
-    wire: VecDeque<(NodeId, Envelope)>,
+    wire: VecDeque<(NodeId, Item)>,
     stalled: BTreeSet<NodeId>,
+    late: BTreeSet<NodeId>,
     cuts: BTreeSet<(NodeId, NodeId)>,
     output: String,
+}
+
+/// What is on its way.
+enum Item {
+    Message(Envelope),
+    Chunk(Chunk),
+}
+
+impl Item {
+    fn to(&self) -> NodeId {
+        match self {
+            Item::Message(envelope) => envelope.to,
+            Item::Chunk(chunk) => chunk.to,
+        }
+    }
 }
 
 type Answer<T> = Result<T, Box<dyn Error>>;
@@ -132,6 +155,12 @@ fn describe(message: &Message) -> String {
             None => format!("ReadIndexReply seq={} refused", m.seq as u32),
         },
         Message::TimeoutNow(_) => "TimeoutNow".to_string(),
+        Message::InstallSnapshot(m) => {
+            format!("InstallSnapshot {} {} bytes", m.snapshot.id.at, m.snapshot.bytes)
+        }
+        Message::InstallSnapshotReply(m) => {
+            format!("InstallSnapshotReply {} from byte {}", m.id.at, m.offset)
+        }
         Message::AppendEntriesReply(m) => match &m.outcome {
             AppendOutcome::Accepted { matched, received } if matched == received => {
                 format!("AppendEntriesReply matched={matched}")
@@ -151,6 +180,9 @@ fn describe_write(write: &Write) -> String {
     if let Some(hard) = write.hard {
         let vote = hard.voted_for.map(|id| format!(" vote=n{id}")).unwrap_or_default();
         parts.push(format!("term={}{vote}{}", hard.term, lease(hard.promised_ns)));
+    }
+    if let Some(snapshot) = &write.install {
+        parts.push(format!("install={}", snapshot.id.at));
     }
     if let Some(from) = write.truncate_from {
         parts.push(format!("cut={from}"));
@@ -242,6 +274,9 @@ impl RaftScript {
         let window = number(args, "window", 4 << 20)?;
         let cache = number(args, "cache", 8 << 20)?;
         let lease_ns = number(args, "lease", 0)? * MS;
+        let trailing = number(args, "trailing", 0)?;
+        let log_bytes_max = number(args, "logmax", 1 << 30)?;
+        let log_disk_bytes_max = number(args, "diskmax", 16 << 30)?;
         let ids: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
         let voters = number(args, "voters", nodes)?;
         let voters: Vec<NodeId> = (1..=voters).map(NodeId).collect();
@@ -249,6 +284,9 @@ impl RaftScript {
             inflight_bytes_max: window,
             entry_cache_bytes_max: cache,
             lease_ns,
+            log_trailing_bytes: trailing,
+            log_bytes_max,
+            log_disk_bytes_max,
             ..Config::new(*id, GROUP, voters.clone())
         });
         let mut world = World::new(configs.collect());
@@ -296,6 +334,11 @@ impl RaftScript {
             "tick" => {
                 world.call(id, |raft, now| raft.tick(now));
             }
+            "checkpoint" => {
+                if !world.checkpoint(id) {
+                    writeln!(self.output, "n{id} has nothing new that is durable")?;
+                }
+            }
             "crash" => world.crash(id, usize::MAX),
             "powerloss" => world.crash(id, number(args, "keep", 0)? as usize),
             "stall" => {
@@ -303,6 +346,16 @@ impl RaftScript {
             }
             "unstall" => {
                 self.stalled.remove(&id);
+            }
+            "late" => {
+                self.late.insert(id);
+            }
+            "ontime" => {
+                self.late.remove(&id);
+            }
+            "broken" => {
+                let peer = node(args.next_pos().ok_or("to which node?")?)?;
+                world.call(id, |raft, now| raft.snapshot(now, SnapEvent::Failed { peer }));
             }
             "sync" if stalled => world.sync(id, number(args, "writes", 1)? as usize),
             _ => return Err(format!("unknown command '{verb}'").into()),
@@ -392,15 +445,18 @@ impl RaftScript {
         mut count: u64,
         arrives: bool,
     ) -> Answer<()> {
-        for (sender, envelope) in std::mem::take(&mut self.wire) {
-            let chosen = to.is_none_or(|to| to == envelope.to) && from.is_none_or(|f| f == sender);
+        for (sender, item) in std::mem::take(&mut self.wire) {
+            let chosen = to.is_none_or(|to| to == item.to()) && from.is_none_or(|f| f == sender);
             if !chosen || count == 0 {
-                self.wire.push_back((sender, envelope));
+                self.wire.push_back((sender, item));
                 continue;
             }
             count -= 1;
             if arrives {
-                self.world()?.deliver(sender, envelope.to, envelope.message)?;
+                match item {
+                    Item::Message(m) => self.world()?.deliver(sender, m.to, m.message)?,
+                    Item::Chunk(chunk) => self.world()?.chunk(chunk, false),
+                }
                 self.settle()?;
             }
         }
@@ -445,6 +501,13 @@ impl RaftScript {
                     entries,
                 })
             }
+            "InstallSnapshot" => {
+                let at = entry_id(args.take_key("at").ok_or("at which entry?")?)?;
+                let id = SnapshotId { at, hash: number(args, "hash", 0)? };
+                let conf = (Index(0), Conf::of_voters(self.world()?.ids()));
+                let snapshot = Snapshot { id, bytes: number(args, "bytes", 1)?, conf };
+                Message::InstallSnapshot(InstallSnapshot { term, stamp: 0, lease_ns: 0, snapshot })
+            }
             other => return Err(format!("cannot inject '{other}'").into()),
         };
         self.world()?.deliver(from, to, message).map_err(Into::into)
@@ -462,10 +525,14 @@ impl RaftScript {
             return Ok(());
         };
         let status = raft.status();
+        let base = match status.base {
+            EntryId { index: Index(0), .. } => String::new(),
+            base => format!(" base={base} checkpoint={}", status.checkpoint),
+        };
         let leader = status.leader.map(|leader| format!(" of n{leader}")).unwrap_or_default();
         writeln!(
             self.output,
-            "n{id}@{} {}{leader} last={} commit={} applied={} durable={}",
+            "n{id}@{} {}{leader} last={} commit={} applied={} durable={}{base}",
             status.hard.term,
             role(status.role),
             status.last,
@@ -480,7 +547,7 @@ impl RaftScript {
     fn settle(&mut self) -> Answer<()> {
         loop {
             self.tell()?;
-            let stalled = self.stalled.clone();
+            let (stalled, late) = (self.stalled.clone(), self.late.clone());
             let world = self.world()?;
             let mut busy = false;
             for id in world.ids() {
@@ -488,8 +555,12 @@ impl RaftScript {
                     world.sync(id, 1);
                     busy = true;
                 }
-                if !world.host(id).fetches.is_empty() {
+                if !world.host(id).fetches.is_empty() && !late.contains(&id) {
                     world.answer_fetch(id);
+                    busy = true;
+                }
+                if world.host(id).installing.is_some() {
+                    world.installed(id);
                     busy = true;
                 }
                 if world.host(id).unreported.is_some() {
@@ -524,7 +595,7 @@ impl RaftScript {
                     let mark = if lost { " (lost)" } else { "" };
                     writeln!(self.output, "n{id}@{} -> n{to} {text}{mark}", message.term())?;
                     if !lost {
-                        self.wire.push_back((id, envelope));
+                        self.wire.push_back((id, Item::Message(envelope)));
                     }
                 }
                 Event::Write(write) => {
@@ -546,6 +617,24 @@ impl RaftScript {
                     let conf = describe_conf(&view.conf);
                     writeln!(self.output, "n{id} conf {conf} at {}{committed}", view.index)?;
                 }
+                Event::Compact(base) => writeln!(self.output, "n{id} drops its log to {base}")?,
+                Event::Chunk(chunk) => {
+                    let (Chunk { to, bytes: (from, end), image }, lost) =
+                        (&chunk, self.cuts.contains(&(id, chunk.to)));
+                    let (at, mark) = (image.snapshot.id.at, if lost { " (lost)" } else { "" });
+                    writeln!(self.output, "n{id} => n{to} {at} bytes {from}..{end}{mark}")?;
+                    if !lost {
+                        self.wire.push_back((id, Item::Chunk(chunk)));
+                    }
+                }
+                Event::Snap(SnapCmd::Stop { peer, id: name }) => {
+                    writeln!(self.output, "n{id} stops sending {} to n{peer}", name.at)?;
+                }
+                Event::Snap(SnapCmd::Discard { id: name }) => {
+                    writeln!(self.output, "n{id} discards {}", name.at)?;
+                }
+                Event::Snap(SnapCmd::Send { .. }) => {}
+                Event::Installed(name) => writeln!(self.output, "n{id} holds {}", name.at)?,
                 Event::Removed(index) => writeln!(self.output, "n{id} is told removed at {index}")?,
                 Event::Read(read, index) => {
                     writeln!(self.output, "n{id} reads r{read} at {index}")?;

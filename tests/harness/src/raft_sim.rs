@@ -1,6 +1,7 @@
 //! One plan, one life of a group: faults for a while, then none, and then it must heal and come to
 //! rest (scenarios I12, I14). Time is virtual; nothing here waits.
 
+use crate::raft_disk::Chunk;
 use crate::raft_faults::{Cuts, Fault, Plan, Random};
 use crate::raft_watch::{self, Watch};
 use crate::raft_world::{Event, World};
@@ -40,6 +41,10 @@ pub struct Outcome {
     pub steps: u64,
     /// Entries committed at the end.
     pub committed: Index,
+    /// Times that a log was compacted, and that a snapshot was installed.
+    pub compactions: u64,
+    /// See `compactions`.
+    pub installs: u64,
 }
 
 thread_local! {
@@ -68,6 +73,8 @@ enum Task {
     Pull(NodeId, NodeId),
     Fetch(NodeId, u64),
     Applied(NodeId),
+    Chunk(Chunk),
+    Installed(NodeId, u64),
     Client,
     Reader,
     Faults,
@@ -80,7 +87,8 @@ impl Task {
     fn at(&self) -> Option<NodeId> {
         match self {
             Task::Deliver(_, id, _) | Task::Sync(id, _) | Task::Pull(id, _) => Some(*id),
-            Task::Fetch(id, _) | Task::Applied(id) => Some(*id),
+            Task::Fetch(id, _) | Task::Applied(id) | Task::Installed(id, _) => Some(*id),
+            Task::Chunk(chunk) => Some(chunk.to),
             Task::Client | Task::Reader | Task::Faults | Task::Watch | Task::Start(_) => None,
         }
     }
@@ -93,6 +101,7 @@ enum Once {
     Pull(NodeId, NodeId),
     Fetch(NodeId),
     Applied(NodeId),
+    Installed(NodeId),
 }
 
 /// What is wrong with one node.
@@ -134,6 +143,8 @@ struct Sim {
     reads_served: u64,
     sent: u64,
     roles: u64,
+    compactions: u64,
+    installs: u64,
     healing: bool,
     watch: Watch,
 }
@@ -162,8 +173,13 @@ pub fn run_recorded(plan: &Plan) -> (Outcome, Vec<String>) {
 }
 
 /// Settings of one node; `small` limits make every bound bite.
-fn config(id: NodeId, ids: &[NodeId], small: bool, leases: Option<u64>) -> Config {
+/// `logs`: how much of a log stays, and how much is held for others.
+fn config(id: NodeId, ids: &[NodeId], small: bool, leases: Option<u64>, logs: [u64; 2]) -> Config {
     let mut config = Config::new(id, GroupId(7), ids.to_vec());
+    [config.log_trailing_bytes, config.log_bytes_max] = logs;
+    config.log_disk_bytes_max = (2 << 20).max(logs[1]);
+    config.snapshot_window_bytes = if small { 256 << 10 } else { 600 << 10 };
+    config.snapshot_patience_ns = 3_000 * MS;
     if let Some(drift_ppm) = leases {
         config.lease_ns = config.election_timeout_ns_min;
         config.clock_drift_ppm = drift_ppm;
@@ -191,7 +207,8 @@ impl Sim {
         let small = shape.chance(50);
         let drift_ppm = if plan.has(Fault::Drift) { DRIFT_PPM } else { 0 };
         let leases = shape.chance(50).then_some(drift_ppm);
-        let configs = ids.iter().map(|id| config(*id, &ids, small, leases)).collect();
+        let logs = [shape.pick(&[0, 0, 300, 3000]), shape.pick(&[200, 2000, 1 << 30])];
+        let configs = ids.iter().map(|id| config(*id, &ids, small, leases, logs)).collect();
         let longest = shape.pick(&[5, 20, 80, 80, 300]) * MS;
         let mut some = |fault, least, most| {
             let drawn = least + 1 + shape.below(most);
@@ -237,6 +254,8 @@ impl Sim {
             reads_served: 0,
             sent: 0,
             roles: 0,
+            compactions: 0,
+            installs: 0,
             healing: false,
             watch: Watch::default(),
             plan: plan.clone(),
@@ -352,6 +371,16 @@ impl Sim {
                 self.scheduled.remove(&Once::Applied(id));
                 self.world.report_applied(id);
             }
+            Task::Chunk(chunk) => {
+                let corrupt = self.network.chance(self.rates.loss_percent);
+                self.world.chunk(chunk, corrupt);
+            }
+            Task::Installed(id, epoch) => {
+                self.scheduled.remove(&Once::Installed(id));
+                if self.world.host(id).epoch == epoch {
+                    self.world.installed(id);
+                }
+            }
             Task::Client => self.propose(),
             Task::Reader => self.read(),
             Task::Faults => self.strike_all(),
@@ -391,7 +420,10 @@ impl Sim {
                 Event::Role { .. } => self.roles += 1,
                 Event::Read(..) => self.reads_served += 1,
                 Event::ReadFailed(_) | Event::Fetch(_) => {}
-                Event::Conf(_) | Event::Removed(_) => {}
+                Event::Chunk(chunk) => self.transmit_chunk(id, chunk),
+                Event::Compact(_) => self.compactions += 1,
+                Event::Installed(_) => self.installs += 1,
+                Event::Conf(_) | Event::Removed(_) | Event::Snap(_) => {}
                 Event::Write(_) | Event::Synced(_) | Event::Applied(_) => {}
             }
         }
@@ -399,7 +431,7 @@ impl Sim {
             let host = self.world.host(id);
             let epoch = host.epoch;
             let (unsynced, fetch) = (host.disk.unsynced() > 0, !host.fetches.is_empty());
-            let applied = host.unreported.is_some();
+            let (applied, installing) = (host.unreported.is_some(), host.installing.is_some());
             let peers: Vec<NodeId> = host.appendable.iter().copied().collect();
             if unsynced {
                 let slow = if self.trouble[&id].slow { 10 } else { 1 };
@@ -413,6 +445,10 @@ impl Sim {
             if applied {
                 let delay = 1 + self.disks.below(5 * MS);
                 self.once(delay, Once::Applied(id), Task::Applied(id));
+            }
+            if installing {
+                let delay = 1 + self.disks.below(50 * MS);
+                self.once(delay, Once::Installed(id), Task::Installed(id, epoch));
             }
             for peer in peers {
                 let delay = 1 + self.network.below(2 * MS);
@@ -432,6 +468,18 @@ impl Sim {
         for _ in 0..copies {
             let delay = 1 + self.network.below(self.rates.delay);
             self.after(clogged + delay, Task::Deliver(from, to, message.clone()));
+        }
+    }
+
+    /// Pieces of snapshots have a connection of their own: no new link for messages ends it.
+    fn transmit_chunk(&mut self, from: NodeId, chunk: Chunk) {
+        if self.cuts.lose(from, chunk.to) || self.network.chance(self.rates.loss_percent) {
+            return;
+        }
+        let copies = if self.network.chance(self.rates.twice_percent) { 2 } else { 1 };
+        for _ in 0..copies {
+            let delay = 1 + self.network.below(self.rates.delay);
+            self.after(delay, Task::Chunk(chunk.clone()));
         }
     }
 
@@ -501,7 +549,12 @@ impl Sim {
         self.after(100 * MS, Task::Faults);
         for fault in self.plan.faults.clone() {
             let mut random = self.strikes.remove(&fault).expect("one stream for each fault");
-            if random.chance(self.rates.strike_percent) {
+            // Checkpoints are no fault by themselves: they are taken often.
+            let percent = match fault {
+                Fault::Checkpoint => 40,
+                _ => self.rates.strike_percent,
+            };
+            if random.chance(percent) {
                 self.strike(fault, &mut random);
             }
             self.strikes.insert(fault, random);
@@ -543,6 +596,13 @@ impl Sim {
                     }
                 }
                 let _refused = self.world.call(from, |raft, now| raft.change_conf(now, &change));
+            }
+            Fault::Checkpoint => {
+                for id in ids {
+                    if random.chance(50) && self.trouble[&id].paused_until <= self.now {
+                        self.world.checkpoint(id);
+                    }
+                }
             }
             Fault::Transfer => {
                 let from = self.world.leader().unwrap_or(other);
@@ -674,6 +734,8 @@ impl Sim {
             trace: self.trace.finish(),
             steps: self.events,
             committed: self.world.committed(),
+            compactions: self.compactions,
+            installs: self.installs,
         }
     }
 }

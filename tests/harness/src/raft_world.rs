@@ -2,16 +2,19 @@
 //! time, so that scripts and the simulator decide when. Each call is checked.
 
 use crate::raft_checker::{Checker, memory_within};
+use crate::raft_disk::{CHUNK_BYTES, Chunk, Disk, Image, overwrite};
 use crate::raft_model::{Input, Model, Step};
 use crate::raft_record::Recorded;
 use bytes::Bytes;
+use raft_core::conf::Conf;
 use raft_core::effects::{
     ConfView, Effects, Envelope, Fetch, FetchResult, NodeLiveness, Pull, ReadMode, Refused, Role,
     Write,
 };
 use raft_core::message::Message;
-use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Now, ReadId, Term, WriteToken};
-use raft_core::{Config, Restored, invariants};
+use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
+use raft_core::types::{Entry, EntryId, Index, NodeId, Now, ReadId, Term, WriteToken};
+use raft_core::{Config, invariants};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
@@ -46,88 +49,14 @@ pub enum Event {
     Conf(ConfView),
     /// A peer said that the node is no member since then.
     Removed(Index),
-}
-
-/// A disk that forgets what was not synced.
-#[derive(Clone, Debug, Default)]
-pub struct Disk {
-    hard: HardState,
-    log: Vec<Entry>,
-    unsynced: VecDeque<Write>,
-}
-
-impl Disk {
-    /// A disk on which somebody left this.
-    pub fn with(hard: HardState, log: Vec<Entry>) -> Disk {
-        Disk { hard, log, unsynced: VecDeque::new() }
-    }
-
-    /// Term and vote as a power loss would leave them.
-    pub fn hard(&self) -> HardState {
-        self.hard
-    }
-
-    /// The last index that a power loss would leave.
-    pub fn len(&self) -> Index {
-        Index(self.log.len() as u64)
-    }
-
-    /// Whether a power loss would leave an empty log.
-    pub fn is_empty(&self) -> bool {
-        self.log.is_empty()
-    }
-
-    /// Whether that very entry would be left.
-    pub fn holds(&self, id: EntryId) -> bool {
-        self.log.get(id.index.0 as usize - 1).is_some_and(|entry| entry.id == id)
-    }
-
-    /// Whether the synced log ends in that very entry.
-    pub fn ends_in(&self, id: EntryId) -> bool {
-        self.log.last().map_or(EntryId::default(), |entry| entry.id) == id
-    }
-
-    /// Writes that are not synced.
-    pub fn unsynced(&self) -> usize {
-        self.unsynced.len()
-    }
-
-    /// Hashes what is on it, and what is on its way to it.
-    pub fn hash_into(&self, hasher: &mut impl Hasher) {
-        self.hard.hash(hasher);
-        self.log.len().hash(hasher);
-        self.log.iter().for_each(|entry| entry.frame.hash(hasher));
-        self.unsynced.len().hash(hasher);
-        for write in &self.unsynced {
-            (write.hard, write.truncate_from, write.mark, write.entries.len()).hash(hasher);
-            write.entries.iter().for_each(|entry| entry.frame.hash(hasher));
-        }
-    }
-
-    fn sync_one(&mut self) -> Option<WriteToken> {
-        let write = self.unsynced.pop_front()?;
-        self.hard = write.hard.unwrap_or(self.hard);
-        overwrite(&mut self.log, &write);
-        Some(write.token)
-    }
-
-    fn restored(&self) -> Restored {
-        Restored::of_log(self.hard, &self.log)
-    }
-}
-
-/// What a write does to a log. Returns where it began to differ.
-fn overwrite(log: &mut Vec<Entry>, write: &Write) -> usize {
-    if let Some(from) = write.truncate_from {
-        log.truncate(from.0 as usize - 1);
-    }
-    let from = log.len();
-    for entry in &write.entries {
-        assert_eq!(entry.id.index.0, log.len() as u64 + 1, "a write leaves a hole");
-        log.push(entry.clone());
-    }
-    assert_eq!(write.mark.index.0, log.len() as u64, "a write's mark is not the log's end");
-    from
+    /// The log up to there is not needed any more.
+    Compact(EntryId),
+    /// A piece of a snapshot left.
+    Chunk(Chunk),
+    /// Another word about snapshots.
+    Snap(SnapCmd),
+    /// The state machine holds a snapshot.
+    Installed(SnapshotId),
 }
 
 /// One node: a core while it runs, and its disk.
@@ -144,13 +73,19 @@ pub struct Host {
     /// Peers whose link may pull.
     pub appendable: BTreeSet<NodeId>,
     /// Fetches not answered.
-    pub fetches: VecDeque<Fetch>,
+    pub fetches: VecDeque<(Fetch, Option<FetchResult>)>,
     /// Applied and not reported: last index and bytes.
     pub unreported: Option<(Index, u64)>,
     config: Config,
     log: Vec<Entry>,
     held: VecDeque<(WriteToken, Envelope)>,
     state: u64,
+    /// The last entry that is in `state`, and the configuration then.
+    state_at: (EntryId, (Index, Conf)),
+    /// Snapshots that are sent, by receiver.
+    readers: BTreeMap<NodeId, Image>,
+    /// Durable, and not yet the state machine's.
+    pub installing: Option<Image>,
     role: (Role, Term),
 }
 
@@ -175,7 +110,7 @@ impl Host {
         self.raft.as_ref().map(|raft| raft.digest()).hash(hasher);
         self.disk.hash_into(hasher);
         (self.state, self.held.len()).hash(hasher);
-        let oldest = self.disk.unsynced.front().map_or(0, |write| write.token.0);
+        let oldest = self.disk.unsynced.front().map_or(0, |(write, _)| write.token.0);
         for (token, envelope) in &self.held {
             (token.0.wrapping_sub(oldest), hash_of_message(&envelope.message), envelope.to)
                 .hash(hasher);
@@ -214,6 +149,9 @@ impl World {
                 log: Vec::new(),
                 held: VecDeque::new(),
                 state: 0,
+                state_at: Default::default(),
+                readers: BTreeMap::new(),
+                installing: None,
                 role: (Role::Follower, Term(0)),
                 config,
             };
@@ -339,7 +277,12 @@ impl World {
         assert!(host.raft.is_none(), "n{id} runs already");
         let restored = host.disk.restored();
         host.log = host.disk.log.clone();
-        host.state = 0;
+        let first = Conf::of_voters(host.config.voters.clone());
+        (host.state, host.state_at) = match &host.disk.checkpoint {
+            Some(image) => (image.state, (image.snapshot.id.at, image.snapshot.conf.clone())),
+            None => (0, (EntryId::default(), (Index(0), first))),
+        };
+        let commit = host.state_at.0.index;
         host.epoch += 1;
         host.role = (Role::Follower, restored.hard.term);
         host.config.epoch = host.epoch;
@@ -349,7 +292,8 @@ impl World {
         self.checker().started(id);
         self.checker().appended(id, &log, 0);
         self.checker().synced(id, hard);
-        self.model().started(id, hard, log.iter().map(|entry| entry.id).collect());
+        let ids = log.iter().map(|entry| entry.id).collect();
+        self.model().started(id, hard, ids, commit);
         self.poll(id, Input::Local);
     }
 
@@ -384,6 +328,8 @@ impl World {
         host.appendable.clear();
         host.fetches.clear();
         host.unreported = None;
+        host.readers.clear();
+        host.installing = None;
         self.reads.retain(|(reader, _), _| *reader != id);
         let host = self.host_mut(id);
         let hard = host.disk.hard;
@@ -438,9 +384,12 @@ impl World {
         let mut token = None;
         for _ in 0..count {
             let disk = &mut self.host_mut(id).disk;
-            let Some(synced) = disk.sync_one() else { break };
+            let Some((synced, image)) = disk.sync_one() else { break };
             token = Some(synced);
             let hard = disk.hard;
+            if image.is_some() {
+                self.host_mut(id).installing = image;
+            }
             self.checker().synced(id, hard);
             self.model().synced(id);
             self.events.push((id, Event::Synced(synced)));
@@ -486,24 +435,98 @@ impl World {
         }
     }
 
-    /// Answers the oldest fetch from the disk.
-    pub fn answer_fetch(&mut self, id: NodeId) {
+    /// Makes the state that the node has a durable checkpoint, if its log's disk is as far. Whether it
+    /// did.
+    pub fn checkpoint(&mut self, id: NodeId) -> bool {
         let host = self.host_mut(id);
-        let Some(fetch) = host.fetches.pop_front() else { return };
-        let mut entries = Vec::new();
-        let mut bytes = 0;
-        let wanted = host.disk.log.iter().skip(fetch.from.0 as usize - 1);
-        for entry in wanted.take_while(|entry| entry.id.index <= fetch.to) {
-            bytes += entry.frame.len() as u64;
-            entries.push(entry.clone());
-            if bytes >= fetch.bytes_max {
-                break;
+        let Some(raft) = &host.raft else { return false };
+        let (at, conf) = host.state_at.clone();
+        let known = host.disk.checkpoint.as_ref().map(|image| image.snapshot.id.at);
+        if at.index > raft.checkpointable() || at <= known.unwrap_or_default() {
+            return false;
+        }
+        let snapshot = Snapshot {
+            id: SnapshotId { at, hash: host.state },
+            bytes: 1 + host.state % (5 * CHUNK_BYTES),
+            conf,
+        };
+        let log = Rc::new(host.log[..at.index.0 as usize].to_vec());
+        assert!(host.disk.holds(at), "R6: n{id} has a checkpoint of {at}, not on its log's disk");
+        host.disk.checkpoint = Some(Image { snapshot: snapshot.clone(), state: host.state, log });
+        self.call(id, |raft, now| raft.checkpointed(now, snapshot));
+        true
+    }
+
+    /// A piece of a snapshot arrives; with `corrupt` the whole is found to be something else.
+    pub fn chunk(&mut self, chunk: Chunk, corrupt: bool) {
+        let Chunk { to: id, bytes: (from, to), image } = chunk;
+        let name = image.snapshot.id;
+        let host = self.host_mut(id);
+        if host.raft.as_ref().and_then(|raft| raft.incoming()) != Some((name, from)) {
+            return;
+        }
+        let whole = to == image.snapshot.bytes;
+        if whole && corrupt {
+            host.disk.discard(name);
+            self.call(id, |raft, now| raft.snapshot(now, SnapEvent::Corrupt { id: name }));
+            return;
+        }
+        host.disk.staged = Some((image, to));
+        let received = SnapEvent::Received { id: name, offset: to };
+        self.call(id, |raft, now| raft.snapshot(now, received));
+    }
+
+    /// The state machine takes over the snapshot that was made durable.
+    pub fn installed(&mut self, id: NodeId) {
+        let host = self.host_mut(id);
+        let Some(image) = host.installing.take() else { return };
+        let name = image.snapshot.id;
+        host.state = image.state;
+        host.state_at = (name.at, image.snapshot.conf);
+        host.unreported = None;
+        self.checker().installs(id, name);
+        self.events.push((id, Event::Installed(name)));
+        self.call(id, |raft, now| raft.snapshot(now, SnapEvent::Installed { id: name }));
+    }
+
+    /// Does what a node was told about snapshots; those that it cannot read any more.
+    fn snaps(&mut self, id: NodeId, commands: Vec<SnapCmd>) -> Vec<NodeId> {
+        let host = self.host_mut(id);
+        let (mut failed, mut events) = (Vec::new(), Vec::new());
+        for command in commands {
+            match command {
+                SnapCmd::Send { peer, id: name, from, to } => {
+                    let held = host.readers.get(&peer).or(host.disk.checkpoint.as_ref());
+                    let Some(image) = held.filter(|image| image.snapshot.id == name).cloned()
+                    else {
+                        failed.push(peer);
+                        continue;
+                    };
+                    host.readers.insert(peer, image.clone());
+                    for at in (from..to).step_by(CHUNK_BYTES as usize) {
+                        let bytes = (at, to.min(at + CHUNK_BYTES));
+                        events.push(Event::Chunk(Chunk { to: peer, bytes, image: image.clone() }));
+                    }
+                }
+                SnapCmd::Stop { peer, .. } => {
+                    host.readers.remove(&peer);
+                    events.push(Event::Snap(command));
+                }
+                SnapCmd::Discard { id: name } => {
+                    host.disk.discard(name);
+                    events.push(Event::Snap(command));
+                }
             }
         }
-        let result = match entries.is_empty() {
-            true => FetchResult::Gone,
-            false => FetchResult::Entries(entries),
-        };
+        self.events.extend(events.into_iter().map(|event| (id, event)));
+        failed
+    }
+
+    /// Answers the oldest fetch.
+    pub fn answer_fetch(&mut self, id: NodeId) {
+        let host = self.host_mut(id);
+        let Some((fetch, read)) = host.fetches.pop_front() else { return };
+        let result = read.unwrap_or_else(|| host.disk.read(&fetch));
         self.call(id, |raft, now| raft.fetched(now, fetch.id, result));
     }
 
@@ -529,10 +552,17 @@ impl World {
         let owed = raft.poll(host.now, &mut effects);
         assert_eq!(owed, !effects.is_empty(), "poll says what it owes");
         let status = raft.status();
-        let step = Step { input, status, write: effects.write.clone() };
+        let installs = effects.write.as_ref().is_some_and(|write| write.install.is_some());
+        let image = host.disk.image(effects.write.as_ref());
+        let whole = image.as_ref().map(|image| image.log.iter().map(|entry| entry.id).collect());
+        assert_eq!(installs, whole.is_some(), "n{id} installs what is not whole");
+        let step = Step { input, status, write: effects.write.clone(), whole };
         self.model().step(id, step);
         self.take(id, &mut effects);
         self.check(id);
+        for peer in self.snaps(id, effects.snaps) {
+            self.call(id, |raft, now| raft.snapshot(now, SnapEvent::Failed { peer }));
+        }
     }
 
     fn take(&mut self, id: NodeId, effects: &mut Effects) {
@@ -544,9 +574,10 @@ impl World {
             events.push(Event::Role { before, after: host.role, leader: role.leader });
         }
         if let Some(write) = effects.write.take() {
-            let from = overwrite(&mut host.log, &write);
+            let image = host.disk.image(Some(&write));
+            let from = overwrite(&mut host.log, &write, image.as_ref());
             checker.appended(id, &host.log, from);
-            host.disk.unsynced.push_back(write.clone());
+            host.disk.unsynced.push_back((write.clone(), image));
             events.push(Event::Write(write));
         }
         if let Some(role) = effects.role
@@ -557,7 +588,13 @@ impl World {
         host.held.extend(effects.send_after.drain(..));
         host.appendable.extend(effects.appendable.iter());
         for entry in effects.commit.drain(..) {
+            let next = host.state_at.0.index.next();
+            assert_eq!(entry.id.index, next, "n{id} applies what does not follow");
             host.state = checker.applies(id, &entry, host.role.1, host.state);
+            host.state_at.0 = entry.id;
+            if let Some(conf) = Conf::of_entry(&entry) {
+                host.state_at.1 = (entry.id.index, conf);
+            }
             let (index, bytes) = host.unreported.get_or_insert((Index(0), 0));
             *index = entry.id.index;
             *bytes += entry.frame.len() as u64;
@@ -574,9 +611,17 @@ impl World {
         }
         events.extend(effects.conf.take().map(Event::Conf));
         events.extend(effects.removed.take().map(Event::Removed));
+        if let Some(base) = effects.compact.take() {
+            let covered = host.disk.checkpoint.as_ref().map(|image| image.snapshot.id.at);
+            assert!(covered >= Some(base), "P6: n{id} drops its log to {base}, not covered");
+            host.disk.base = base;
+            events.push(Event::Compact(base));
+        }
         for fetch in effects.fetch.drain(..) {
             events.push(Event::Fetch(fetch.clone()));
-            host.fetches.push_back(fetch);
+            // Some are read at once, some when they are answered: the log may change in between.
+            let read = (fetch.id.0 % 2 == 0).then(|| host.disk.read(&fetch));
+            host.fetches.push_back((fetch, read));
         }
         self.events.extend(events.into_iter().map(|event| (id, event)));
         for envelope in effects.send.drain(..) {
