@@ -117,6 +117,13 @@ impl BarrierRun {
                 *expires = expires.saturating_add(more_expires);
             }
             (Step::Info { unanswered, .. }, _) => *unanswered += 1,
+            // It may have begun, and who will lead is not known: no code that says "not executed".
+            (Step::Transfer { to }, Answered::Refused(Refusal::ClusterDown)) => {
+                self.refusals.note_error(format!(
+                    "TIMEOUT the group did not tell the outcome in time, node {to} may or may not \
+                     come to lead it"
+                ));
+            }
             (_, Answered::Refused(refusal)) => self.refusals.note(refusal),
             (Step::Count { keys }, Answered::Group(GroupAnswer::KeyCount { keys: more, .. })) => {
                 *keys = keys.saturating_add(more);
@@ -130,7 +137,10 @@ impl BarrierRun {
             }
             (Step::Transfer { to }, Answered::Group(GroupAnswer::Transfer(answer))) => match answer
             {
-                TransferAnswer::Begun | TransferAnswer::Leads => self.refusals.note_done(),
+                TransferAnswer::Leads => self.refusals.note_done(),
+                TransferAnswer::GivenUp { group, leader } => self.refusals.note_error(format!(
+                    "ERR The transfer to node {to} was given up: node {leader} leads group {group}"
+                )),
                 TransferAnswer::NotVoter => {
                     self.refusals.note_error(format!("ERR Node {to} is no voter of the group"));
                 }
@@ -357,7 +367,8 @@ mod tests {
         }
         let (mut run, asks) = BarrierRun::start(Barrier::Failover, &view, Some(one));
         assert_eq!(asks, [(Target::Group(GroupId(2)), Work::Transfer(one))]);
-        run.answer(Answered::Group(GroupAnswer::Transfer(TransferAnswer::Begun)));
+        assert!(!run.is_answered());
+        run.answer(Answered::Group(GroupAnswer::Transfer(TransferAnswer::Leads)));
         assert_eq!((run.is_answered(), run.reply()), (true, Reply::OK));
         let reply = |barrier, node| {
             let (run, asks) = BarrierRun::start(barrier, &view, node);
@@ -376,18 +387,30 @@ mod tests {
         let mut view = ClusterView::default();
         let seats = GroupConfig { voters: vec![NodeId(1)], weight: 1 };
         view.config.groups.insert(GroupId(4), seats);
+        let told = |answer| Answered::Group(GroupAnswer::Transfer(answer));
         for (answer, text) in [
-            (TransferAnswer::Leads, None),
-            (TransferAnswer::NotVoter, Some("ERR Node 7 is no voter of the group")),
+            (told(TransferAnswer::Leads), None),
+            (told(TransferAnswer::NotVoter), Some("ERR Node 7 is no voter of the group")),
             (
-                TransferAnswer::Unfit,
+                told(TransferAnswer::Unfit),
                 Some("ERR Node 7 cannot lead now: it is not reachable, or its disk is too slow"),
+            ),
+            (
+                told(TransferAnswer::GivenUp { group: GroupId(4), leader: NodeId(1) }),
+                Some("ERR The transfer to node 7 was given up: node 1 leads group 4"),
+            ),
+            (
+                Answered::Refused(Refusal::ClusterDown),
+                Some(
+                    "TIMEOUT the group did not tell the outcome in time, node 7 may or may not come \
+                     to lead it",
+                ),
             ),
         ] {
             let barrier = Barrier::Transfer { group: GroupId(4), to: NodeId(7) };
             let (mut run, asks) = BarrierRun::start(barrier, &view, None);
             assert_eq!(asks, [(Target::Group(GroupId(4)), Work::Transfer(NodeId(7)))]);
-            run.answer(Answered::Group(GroupAnswer::Transfer(answer)));
+            run.answer(answer);
             assert_eq!(run.reply(), text.map_or(Reply::OK, Reply::error));
         }
     }

@@ -67,7 +67,7 @@ impl FakeNode {
             }
             RequestBody::Group(query) => Answer::Group(self.query(query, group)),
             RequestBody::Transfer { .. } => {
-                Answer::Group(GroupAnswer::Transfer(TransferAnswer::Begun))
+                Answer::Group(GroupAnswer::Transfer(TransferAnswer::Leads))
             }
         })
     }

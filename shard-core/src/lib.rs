@@ -30,6 +30,7 @@ pub mod session;
 pub mod shard_store;
 pub mod shardmaster;
 pub mod slot;
+mod transfers;
 pub mod wire;
 
 pub use raft_core::types::{GroupId, NodeId};

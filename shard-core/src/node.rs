@@ -7,9 +7,9 @@ use crate::cluster_config::{ClusterConfig, NodeConfig, SHARDMASTER};
 use crate::health::{Health, told};
 use crate::replica::{Origin, Replica, ReplicaError, ReplicaOutput};
 use crate::session::LogTime;
+use crate::transfers::{self, Transfers, Wish};
 use crate::wire::{
-    Answer, ClusterView, GroupAnswer, NodeStatus, RaftEnvelope, Reply, RequestBatch, RequestBody,
-    TransferAnswer,
+    Answer, ClusterView, NodeStatus, RaftEnvelope, Reply, RequestBatch, RequestBody,
 };
 use raft_core::effects::{Fetch, FetchResult, NodeLiveness, RoleChange, Write};
 use raft_core::node_pair::{Heartbeat, PairEdge, PairEffects};
@@ -127,6 +127,8 @@ pub struct Node {
     appendable: BTreeMap<NodeId, BTreeSet<GroupId>>,
     turn: BTreeMap<NodeId, GroupId>,
     scratch: ReplicaOutput,
+    /// Those who asked that another node leads, and do not know yet what became of it.
+    transfers: Transfers,
     /// The process is about to stop.
     leaving: bool,
     /// What the replicas were last told of it.
@@ -166,6 +168,7 @@ impl Node {
             appendable: BTreeMap::new(),
             turn: BTreeMap::new(),
             scratch: ReplicaOutput::default(),
+            transfers: Transfers::default(),
             leaving: false,
             told_hand_over: false,
             rejected: 0,
@@ -253,8 +256,12 @@ impl Node {
         };
         for request in batch.requests {
             if let RequestBody::Transfer { to } = request.body {
-                let answer = transfer(now, replica, self.id, to, self.health.pairs.may_lead(to));
-                out.replies.entry(origin).or_default().push(Reply { id: request.id, answer });
+                let wish = Wish { origin, id: request.id, to };
+                let may_lead = self.health.pairs.may_lead(to);
+                let begun = transfers::begin(now, replica, self.id, to, may_lead);
+                if let Err(answer) = begun.and_then(|()| self.transfers.wait(group, wish)) {
+                    out.replies.entry(origin).or_default().push(Reply { id: request.id, answer });
+                }
                 continue;
             }
             replica.request(wall, origin, request, &mut self.scratch);
@@ -272,7 +279,8 @@ impl Node {
         for (group, replica) in &mut self.replicas {
             if hands_over && replica.leads_on() {
                 if let Some(to) = replica.successor(|peer| self.health.pairs.may_lead(peer)) {
-                    replica.transfer(now, to);
+                    // Refused, it is tried again at the next poll.
+                    let _ = replica.transfer(now, to);
                 }
                 self.touched.insert(*group);
             }
@@ -288,6 +296,9 @@ impl Node {
                 out.again = true;
             }
             self.collect(now, group, out);
+        }
+        for (origin, reply) in self.transfers.ended(&self.replicas, self.id) {
+            out.replies.entry(origin).or_default().push(reply);
         }
         Ok(())
     }
@@ -398,26 +409,11 @@ impl Node {
 
     /// Whether no client waits for an answer.
     pub fn is_idle(&self) -> bool {
-        self.replicas.values().all(Replica::is_idle)
+        self.transfers.is_empty() && self.replicas.values().all(Replica::is_idle)
     }
 
     /// Digests of the applied state, per group (I4).
     pub fn digests(&self) -> BTreeMap<GroupId, u64> {
         self.replicas.iter().map(|(group, replica)| (*group, replica.digest())).collect()
     }
-}
-
-/// The answer to the wish that another node leads a group.
-fn transfer(now: Now, replica: &mut Replica, own: NodeId, to: NodeId, may_lead: bool) -> Answer {
-    let answer = |what| Answer::Group(GroupAnswer::Transfer(what));
-    if !replica.leads() {
-        return Answer::NotLeader { hint: replica.leader().leader };
-    }
-    if to == own {
-        return answer(TransferAnswer::Leads);
-    }
-    if !may_lead && replica.other_members().contains(&to) {
-        return answer(TransferAnswer::Unfit);
-    }
-    replica.transfer(now, to)
 }

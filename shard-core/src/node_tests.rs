@@ -7,6 +7,7 @@ use crate::op::{Op, Outcome};
 use crate::replica::Origin;
 use crate::session::{LogTime, Seq, SessionId};
 use crate::slot::hash_slot;
+use crate::transfers::WISHES_PER_GROUP_MAX;
 use crate::wire::{
     Answer, GroupAnswer, GroupQuery, LaneRequest, LeaderView, Reply, Request, RequestBatch,
     RequestBody, TransferAnswer,
@@ -341,9 +342,14 @@ fn t03_log_time_never_goes_back_when_the_next_leaders_clock_is_behind() {
     assert!(late >= far, "{late} after {far}");
 }
 
-fn transfer(world: &mut World, at: NodeId, id: u64, to: NodeId) -> Answer {
+/// The answer, if there is nothing to wait for.
+fn transfer(world: &mut World, at: NodeId, id: u64, to: NodeId) -> Option<Answer> {
     world.ask(at, G1, id, RequestBody::Transfer { to });
-    world.replies.remove(&id).expect("an answer")
+    world.replies.remove(&id)
+}
+
+fn told(answer: TransferAnswer) -> Answer {
+    Answer::Group(GroupAnswer::Transfer(answer))
 }
 
 #[test]
@@ -352,19 +358,60 @@ fn e23_a_leader_hands_its_group_over_when_asked() {
     world.run(2500);
     let leader = world.leader(G1);
     let (to, third) = (NodeId(leader.0 % 3 + 1), NodeId((leader.0 + 1) % 3 + 1));
-    let told = |answer| Answer::Group(GroupAnswer::Transfer(answer));
-    assert_eq!(transfer(&mut world, leader, 1, NodeId(9)), told(TransferAnswer::NotVoter));
-    assert_eq!(transfer(&mut world, leader, 2, leader), told(TransferAnswer::Leads));
-    assert_eq!(transfer(&mut world, to, 3, to), Answer::NotLeader { hint: Some(leader) });
+    assert_eq!(transfer(&mut world, leader, 1, NodeId(9)), Some(told(TransferAnswer::NotVoter)));
+    assert_eq!(transfer(&mut world, leader, 2, leader), Some(told(TransferAnswer::Leads)));
+    assert_eq!(transfer(&mut world, to, 3, to), Some(Answer::NotLeader { hint: Some(leader) }));
     world.down.insert(third);
     world.run(600);
-    assert_eq!(transfer(&mut world, leader, 4, third), told(TransferAnswer::Unfit));
-    assert_eq!(transfer(&mut world, leader, 5, to), told(TransferAnswer::Begun));
+    assert_eq!(transfer(&mut world, leader, 4, third), Some(told(TransferAnswer::Unfit)));
+    assert_eq!(transfer(&mut world, leader, 5, to), None);
+    assert!(!world.nodes[&leader].is_idle(), "a stop waits for the answer");
     world.run(50);
     assert_eq!(world.leader(G1), to);
+    assert_eq!(world.replies.remove(&5), Some(Answer::NotLeader { hint: Some(to) }));
+    assert_eq!(transfer(&mut world, to, 7, to), Some(told(TransferAnswer::Leads)));
     world.ask(to, G1, 6, append(1, b"ab"));
     world.run(5);
     assert_eq!(outcome(&world.replies[&6]), &Outcome::Integer(2));
+}
+
+#[test]
+fn e24_who_asked_for_a_transfer_that_is_given_up_is_told_who_leads() {
+    let mut world = World::new();
+    world.run(2500);
+    let leader = world.leader(G1);
+    let slow = NodeId(leader.0 % 3 + 1);
+    let given_up = Some(told(TransferAnswer::GivenUp { group: G1, leader }));
+    // It gets the go-ahead and never has its vote for itself on disk.
+    world.stuck.insert(slow);
+    for id in 1..=WISHES_PER_GROUP_MAX as u64 {
+        assert_eq!(transfer(&mut world, leader, id, slow), None);
+    }
+    assert_eq!(transfer(&mut world, leader, 99, slow), Some(Answer::Busy));
+    world.run(900);
+    assert!(world.replies.is_empty(), "{:?}", world.replies);
+    world.run(150);
+    for id in 1..=WISHES_PER_GROUP_MAX as u64 {
+        assert_eq!(world.replies.remove(&id), given_up);
+    }
+    assert!(world.nodes[&leader].is_idle());
+}
+
+#[test]
+fn e24_a_later_wish_takes_the_place_of_an_earlier_one_and_both_are_told() {
+    let mut world = World::new();
+    world.run(2500);
+    let leader = world.leader(G1);
+    let (slow, to) = (NodeId(leader.0 % 3 + 1), NodeId((leader.0 + 1) % 3 + 1));
+    world.stuck.insert(slow);
+    assert_eq!(transfer(&mut world, leader, 1, slow), None);
+    world.run(1);
+    assert_eq!(transfer(&mut world, leader, 2, to), None);
+    world.run(50);
+    assert_eq!(world.leader(G1), to);
+    let given_up = told(TransferAnswer::GivenUp { group: G1, leader });
+    assert_eq!(world.replies.remove(&1), Some(given_up));
+    assert_eq!(world.replies.remove(&2), Some(Answer::NotLeader { hint: Some(to) }));
 }
 
 #[test]

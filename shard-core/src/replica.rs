@@ -469,23 +469,28 @@ impl Replica {
     }
 
     /// Begins to hand leadership to another node.
-    pub fn transfer(&mut self, now: Now, to: NodeId) -> Answer {
-        match self.raft.transfer(now, to) {
-            Ok(()) => Answer::Group(GroupAnswer::Transfer(TransferAnswer::Begun)),
-            Err(Refused::NotVoter(_)) => {
-                Answer::Group(GroupAnswer::Transfer(TransferAnswer::NotVoter))
+    ///
+    /// # Errors
+    /// What whoever asked for it is to be told, if that cannot be.
+    pub fn transfer(&mut self, now: Now, to: NodeId) -> Result<(), Answer> {
+        self.raft.transfer(now, to).map_err(|refused| match refused {
+            Refused::NotVoter(_) => Answer::Group(GroupAnswer::Transfer(TransferAnswer::NotVoter)),
+            Refused::NotLeader { hint } => Answer::NotLeader { hint },
+            Refused::Transferring { to } => Answer::NotLeader { hint: Some(to) },
+            Refused::Busy | Refused::TooBig { .. } | Refused::ConfPending | Refused::Conf(_) => {
+                Answer::Busy
             }
-            Err(Refused::NotLeader { hint }) => Answer::NotLeader { hint },
-            Err(Refused::Transferring { to }) => Answer::NotLeader { hint: Some(to) },
-            Err(
-                Refused::Busy | Refused::TooBig { .. } | Refused::ConfPending | Refused::Conf(_),
-            ) => Answer::Busy,
-        }
+        })
+    }
+
+    /// Whom it hands leadership to, while it does.
+    pub fn transferring(&self) -> Option<NodeId> {
+        self.raft.status().transferring
     }
 
     /// Whether it leads, and has not begun to hand that over.
     pub fn leads_on(&self) -> bool {
-        self.role.role == Role::Leader && self.raft.status().transferring.is_none()
+        self.leads() && self.transferring().is_none()
     }
 
     /// Whether it leads.

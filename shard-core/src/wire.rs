@@ -59,7 +59,8 @@ pub enum RequestBody {
     Group(GroupQuery),
     /// The log time the leader would stamp now: what a new session counts its deadline from.
     LogTime,
-    /// The leader is to hand its group to another voter; answered once that has begun.
+    /// The leader is to hand its group to another voter. Answered once it is known what became of
+    /// that: by a leader that has stepped down with `NotLeader`, and who leads then is to be asked.
     Transfer {
         /// The node that is to lead.
         to: NodeId,
@@ -141,15 +142,19 @@ pub enum GroupAnswer {
 /// What became of the wish that another node leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TransferAnswer {
-    /// That node catches up and then campaigns. Not done within an election timeout, the leader
-    /// stays.
-    Begun,
-    /// It leads already.
+    /// It leads.
     Leads,
     /// It is no voter of the group.
     NotVoter,
     /// It is not reachable, or its disk is too slow to lead (rule R15).
     Unfit,
+    /// It did not take the group over within an election timeout, or a later wish went before.
+    GivenUp {
+        /// The group.
+        group: GroupId,
+        /// Who leads it still.
+        leader: NodeId,
+    },
 }
 
 /// Everything a node sends to a router.

@@ -15,6 +15,7 @@ use shard_core::session::{LANE_WINDOW, LogTime, SESSION_LIFE_MS, Seq, SessionId}
 use shard_core::slot::{SLOTS, Slot};
 use shard_core::wire::{
     Answer, ClusterView, GroupAnswer, GroupQuery, LaneRequest, LeaderView, Reply, RequestBody,
+    TransferAnswer,
 };
 use shard_core::{GroupId, NodeId};
 use std::collections::BTreeMap;
@@ -814,6 +815,27 @@ fn a_group_query_is_retried_until_its_deadline() {
     bench.time_out();
     assert_eq!(bench.refusal(late), Some(Refusal::ClusterDown));
     assert_eq!(bench.dispatch.stats().pending, 0);
+}
+
+#[test]
+fn e23_a_wish_for_a_leader_goes_on_at_whoever_leads_until_that_one_does() {
+    let mut bench = Bench::new();
+    let wish = bench.submit(Target::Group(GROUP), Work::Transfer(NodeId(2)));
+    let first = bench.poll();
+    assert_eq!((first[0].node, &first[0].body), (1, &RequestBody::Transfer { to: NodeId(2) }));
+    // Another one won: node 1 has stepped down, and a view says so before its answer is here.
+    bench.leader(3, 2);
+    let second = bench.poll();
+    assert_eq!((second[0].node, &second[0].body), (3, &first[0].body));
+    bench.reply(&first[0], not_leader(Some(2)));
+    assert!(bench.poll().is_empty(), "an answer of an earlier attempt");
+    bench.reply(&second[0], not_leader(Some(2)));
+    let third = bench.poll();
+    assert_eq!((third[0].node, bench.answer(wish)), (2, None));
+    bench.reply(&third[0], Answer::Group(GroupAnswer::Transfer(TransferAnswer::Leads)));
+    bench.poll();
+    let leads = Answered::Group(GroupAnswer::Transfer(TransferAnswer::Leads));
+    assert_eq!(bench.answer(wish), Some(&leads));
 }
 
 #[test]
