@@ -35,7 +35,8 @@ use raft_core::conf::{Conf, ConfChange};
 use raft_core::effects::{Envelope, NodeLiveness, ReadMode, Role, Write};
 use raft_core::frame::encode_entry;
 use raft_core::message::{
-    AppendEntries, AppendOutcome, InstallSnapshot, Message, PreVote, RequestVote,
+    AppendEntries, AppendEntriesReply, AppendOutcome, InstallSnapshot, Message, PreVote,
+    RequestVote,
 };
 use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
 use raft_core::types::{
@@ -507,6 +508,14 @@ impl RaftScript {
                 let conf = (Index(0), Conf::of_voters(self.world()?.ids()));
                 let snapshot = Snapshot { id, bytes: number(args, "bytes", 1)?, conf };
                 Message::InstallSnapshot(InstallSnapshot { term, stamp: 0, lease_ns: 0, snapshot })
+            }
+            "AppendEntriesReply" => {
+                let hint = args.take_key("hint").map(entry_id).transpose()?.unwrap_or_default();
+                let prev = Index(number(args, "rejected", 0)?);
+                let outcome = AppendOutcome::Rejected { prev, hint };
+                let (stamp, promised_ns, commit) = (0, 0, Index(0));
+                let reply = AppendEntriesReply { term, stamp, promised_ns, commit, outcome };
+                Message::AppendEntriesReply(reply)
             }
             other => return Err(format!("cannot inject '{other}'").into()),
         };
