@@ -138,6 +138,9 @@ fn pairs_gone() {
 /// nobody follows for ever where nobody leads, nor is anybody quiet too early (R12 to R15).
 #[test]
 fn pairs_claims() {
+    // A leader that steps down unheard, and is heard again before its silence is noticed.
+    let held = pairs::Scope { kinds: &[Kind::Hold], faults_max: 2, follow_every: 1, ..PAIRS };
+    search_pairs("held", pairs::Scope { states_max: 2 * PAIR_STATES, ..held });
     search_pairs("claims", pairs::Scope { kinds: TROUBLE, ..PAIRS });
     let walks = pairs::Scope { kinds: TROUBLE, faults_max: 8, ..PAIRS };
     search_pairs("ways with claims", pairs::Scope { walks: Some(1), ..walks });
@@ -151,5 +154,9 @@ fn pairs_removed() {
     let confs: &[&[u64]] = &[&[1, 2, 4], &[2, 3], &[2, 3, 4]];
     let four = pairs::Scope { nodes: 4, kinds, confs, ..PAIRS };
     search_pairs("removed", four);
+    // A leader that is removed, unheard in the end, and whose node lives.
+    let kinds = &[Kind::Hold, Kind::Stall, Kind::Change];
+    let two = pairs::Scope { nodes: 2, voters: 2, kinds, confs: &[&[2]], ..PAIRS };
+    search_pairs("two", pairs::Scope { faults_max: 5, follow_every: 1, ..two });
     search_pairs("ways with removed", pairs::Scope { faults_max: 7, walks: Some(2), ..four });
 }

@@ -22,7 +22,7 @@ const CORES: u64 = 200;
 /// States searched for each rule, by each search.
 const STATES: usize = 20_000;
 /// The same over node pairs.
-const PAIR_STATES: usize = 1_500;
+const PAIR_STATES: usize = 3_000;
 
 /// The golden script whose output changes, if one does.
 fn script() -> Option<String> {
@@ -92,11 +92,20 @@ fn pair_search() -> Option<String> {
     };
     let kinds: &[Kind] = &[Kind::Hold, Kind::Kill, Kind::Vanish, Kind::Stall, Kind::Stick];
     let stuck = pairs::Scope { kinds, harmless: false, follow_every: 1, ..three };
+    let kinds: &[Kind] = &[Kind::Hold, Kind::Stall, Kind::Change];
+    let two = pairs::Scope { nodes: 2, voters: 2, kinds, confs: &[&[2]], ..stuck };
+    let two = pairs::Scope { faults_max: 5, states_max: 5 * PAIR_STATES, ..two };
     let ways = pairs::Scope { faults_max: 8, walks: Some(1), ..stuck };
     let kinds: &[Kind] = &[Kind::Hold, Kind::Kill, Kind::Change, Kind::Delete];
     let confs: &[&[u64]] = &[&[1, 2, 4], &[2, 3, 4]];
     let removed = pairs::Scope { nodes: 4, kinds, confs, walks: Some(2), ..ways };
-    let searches = [("harmless", three), ("claims", stuck), ("ways", ways), ("removed", removed)];
+    let searches = [
+        ("harmless", three),
+        ("claims", stuck),
+        ("ways", ways),
+        ("two", two),
+        ("removed", removed),
+    ];
     searches.into_iter().find_map(|(name, scope)| {
         let fault = pairs::explore(&scope).err()?;
         let steps = fault.steps.len();

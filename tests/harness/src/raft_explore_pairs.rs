@@ -15,9 +15,9 @@ use raft_core::types::{NodeId, Now, Term};
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// What may pass between two moves: nothing happens, a heartbeat, more than silence, more than silence
-/// and an election.
-const WAITS: [Now; 3] = [HEARTBEAT, 4 * HEARTBEAT, 12 * HEARTBEAT];
+/// What may pass between two moves: a heartbeat, more than silence, the patience of a leader without a
+/// majority on top of that, and more than all of it.
+const WAITS: [Now; 4] = [HEARTBEAT, 4 * HEARTBEAT, 8 * HEARTBEAT, 14 * HEARTBEAT];
 /// How long a group may take to elect once nothing new happens to it.
 const HEAL_MAX: Now = 6_000 * MS;
 /// How long it may take to come to rest after that, and is watched then.
