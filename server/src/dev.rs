@@ -4,7 +4,7 @@
 use crate::cluster_file::{self, Cluster, ClusterFile, GroupEntry, NodeEntry, Seats};
 use crate::config::DevArgs;
 use crate::data_dir;
-use crate::process::{NodeOptions, StatusWatch, Stop, run_node};
+use crate::process::{NodeOptions, StatusWatch, Stop, prepare_node, run_node};
 use crate::standalone::{self, RunError, bind, runtime};
 use shard_core::cluster_config::NodeConfig;
 use shard_core::{GroupId, NodeId};
@@ -23,8 +23,8 @@ use tokio::time::timeout;
 /// The file that describes the embedded cluster, and the secret beside it.
 const CLUSTER_FILE: &str = "cluster.toml";
 const SECRET_FILE: &str = "secret";
-/// Says that every node's directory was made, with its identity and log: from then on what is missing
-/// of them is lost, not new.
+/// Says that every node's directory was made, with its identity and log, which is before any node runs:
+/// from then on what is missing of them is lost, not new.
 const COMPLETE_FILE: &str = "complete";
 /// How long the banner waits for leaders. A log that is long takes a while to be replayed, and who
 /// started the program wants to know where it listens.
@@ -65,7 +65,6 @@ pub fn run(args: DevArgs) -> Result<(), RunError> {
                 Err(_) => return first_failure(&mut ended).await,
             }
         }
-        mark_complete(&args.dir)?;
         let announced = async {
             // Not before elections are through: it stays the last that is said.
             let _ = timeout(LEADERS_MAX, every_group_leads(&mut nodes, &cluster)).await;
@@ -157,6 +156,7 @@ fn open(args: &DevArgs) -> Result<(Cluster, Sockets, fs::File), RunError> {
             args.dir.display()
         )));
     }
+    make_nodes(&args.dir, &cluster)?;
     Ok((cluster, sockets, lock))
 }
 
@@ -303,11 +303,17 @@ fn node_directory(dir: &Path, id: NodeId) -> PathBuf {
     dir.join(format!("node-{id}"))
 }
 
-/// Every node runs, so every directory is made.
-fn mark_complete(dir: &Path) -> Result<(), RunError> {
+/// Makes every node's directory and then says so, before any node runs: a node can acknowledge a
+/// write, and from then on its directory must not be missed in silence. What a crash leaves before
+/// that is gone on with.
+fn make_nodes(dir: &Path, cluster: &Cluster) -> Result<(), RunError> {
     let path = dir.join(COMPLETE_FILE);
     if path.exists() {
         return Ok(());
+    }
+    for node in cluster.config.nodes.keys().copied() {
+        prepare_node(node, &node_directory(dir, node), cluster)
+            .map_err(|error| RunError::Node { node, error })?;
     }
     write_private(&path, b"")?;
     fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(wrote(dir))
@@ -401,4 +407,105 @@ fn banner(args: &DevArgs, cluster: &Cluster) -> String {
         masters = file.shardmaster.voters.len(),
         bind = args.bind,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Cli, Command};
+    use clap::Parser;
+
+    fn args(dir: &Path) -> DevArgs {
+        let words = [Path::new("flotilla"), Path::new("dev"), Path::new("--dir"), dir];
+        let Command::Dev(args) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+        args
+    }
+
+    /// What `open` does besides ports and lock.
+    fn begin(dir: &Path) -> Result<Cluster, RunError> {
+        let planned = find_or_describe(&args(dir))?;
+        data_dir::create_directory(dir)?;
+        if !dir.join(CLUSTER_FILE).exists() {
+            create(dir, &planned)?;
+        }
+        let cluster = cluster_file::load(&dir.join(CLUSTER_FILE))?;
+        make_nodes(dir, &cluster)?;
+        Ok(cluster)
+    }
+
+    fn files_of(dir: &Path) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => files.extend(files_of(&path)),
+                false => files.push(path),
+            }
+        }
+        files
+    }
+
+    #[test]
+    fn before_any_node_runs_a_lost_one_is_missed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path();
+        begin(dir).unwrap();
+        for node in 1..=3 {
+            let (kept, away) = (node_directory(dir, NodeId(node)), dir.join("away"));
+            fs::rename(&kept, &away).unwrap();
+            let sentence = begin(dir).unwrap_err().to_string();
+            assert!(sentence.starts_with(&format!("{} is missing", kept.display())), "{sentence}");
+            fs::rename(&away, &kept).unwrap();
+            begin(dir).unwrap();
+        }
+    }
+
+    /// A crash keeps what was made up to some moment. The mark is last; before it any node may be
+    /// there or not, or half made.
+    #[test]
+    fn a_first_start_that_was_cut_short_is_gone_on_with() {
+        type Cut = fn(&Path);
+        let without = |node: &Path, names: &[&str]| {
+            names.iter().for_each(|name| fs::remove_file(node.join(name)).unwrap());
+        };
+        let cuts: [Cut; 6] = [
+            |_| {},
+            |node| fs::remove_file(node.join("log.redb")).unwrap(),
+            |node| {
+                fs::rename(node.join("log.redb"), node.join("log.redb.unfinished")).unwrap();
+            },
+            |node| {
+                fs::rename(node.join("identity"), node.join("identity.unfinished")).unwrap();
+            },
+            |node| fs::remove_file(node.join("identity")).unwrap(),
+            |node| fs::remove_dir_all(node).unwrap(),
+        ];
+        for (number, cut) in cuts.into_iter().enumerate() {
+            let temporary = tempfile::tempdir().unwrap();
+            let dir = temporary.path();
+            let before = begin(dir).unwrap().config;
+            fs::remove_file(dir.join(COMPLETE_FILE)).unwrap();
+            let half = node_directory(dir, NodeId(2));
+            // Whether there has been a log is written once there is one.
+            let identity = fs::read_to_string(half.join("identity")).unwrap();
+            fs::write(half.join("identity"), identity.replace("log = true", "log = false"))
+                .unwrap();
+            match number {
+                3 | 4 => without(&half, &["log.redb", "cluster.toml", "secret"]),
+                _ => {}
+            }
+            cut(&half);
+            fs::remove_dir_all(node_directory(dir, NodeId(3))).unwrap();
+            let after = begin(dir).unwrap().config;
+            assert_eq!(after, before, "cut {number}");
+            for node in 1..=3 {
+                assert_eq!(data_dir::missing_of_node(&node_directory(dir, NodeId(node))), None);
+            }
+            assert!(dir.join(COMPLETE_FILE).exists());
+            let left = files_of(dir);
+            let unfinished =
+                left.iter().filter(|path| path.extension().is_some_and(|e| e == "unfinished"));
+            assert_eq!(unfinished.count(), 0, "cut {number}: {left:?}");
+        }
+    }
 }

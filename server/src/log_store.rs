@@ -165,6 +165,11 @@ pub struct LogStore {
 }
 
 impl LogStore {
+    /// Makes an empty log, unless there is one.
+    pub fn create(path: &Path, must_exist: bool) -> Result<(), LogStoreError> {
+        recovery::prepare_file(path, must_exist)
+    }
+
     /// Opens or creates the log and reads it once from its beginning. `events` is called from the
     /// log's threads and must not block for long.
     pub fn open(

@@ -22,7 +22,7 @@ use shard_core::{GroupId, NodeId};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener as StdListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,6 +102,17 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> NodeError {
 
 /// What a node says of itself, renewed every 100 ms or so.
 pub type StatusWatch = watch::Receiver<Arc<NodeStatus>>;
+
+/// Makes what a node's first start leaves on disk before the node says anything: its directory with
+/// identity and an empty log. Who makes several nodes can so tell, from their first write on, one that
+/// was lost from one that is new. Changes nothing where all that is there.
+pub fn prepare_node(id: NodeId, dir: &Path, cluster: &Cluster) -> Result<(), NodeError> {
+    let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
+    let mut data_dir = DataDir::open(dir, &identity)?;
+    keep_cluster(&mut data_dir, cluster)?;
+    LogStore::create(&data_dir.log_path(), data_dir.log_exists())?;
+    Ok(data_dir.set_log_exists()?)
+}
 
 /// Runs one node on this thread's `LocalSet` until it is told to stop or has to. `started` gets the
 /// node's status once clients can connect; `drained` hears when the last client was answered.
