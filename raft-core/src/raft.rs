@@ -347,8 +347,9 @@ impl Raft {
     /// Fills `effects` with all that is owed since the last call; whether that is anything.
     pub fn poll(&mut self, now: Now, effects: &mut Effects) -> bool {
         effects.clear();
-        self.drive_conf(now);
+        // A transfer that is over may be all that kept a removed leader (M5).
         self.drive_transfer(now);
+        self.drive_conf(now);
         self.drive_reads(now);
         self.take_reads(effects);
         self.take_conf(effects);
