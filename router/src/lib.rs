@@ -45,7 +45,7 @@ pub const TCP_KEEPALIVE: Duration = Duration::from_secs(300);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long connections have, after a shutdown began, to answer what they took: a little more than a
 /// request may take by default. Where it may take longer, its answer may be cut off.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(7);
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(7);
 
 /// The settings of a front end.
 #[derive(Clone, Debug, PartialEq, Eq)]

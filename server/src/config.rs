@@ -328,4 +328,29 @@ mod tests {
             assert!(error.contains(sentence), "{error}");
         }
     }
+
+    /// Help and pages name it as a number, which nothing else would keep true.
+    #[test]
+    fn what_is_said_of_a_stop_is_what_the_router_does() {
+        let grace = router::SHUTDOWN_GRACE.as_secs();
+        assert_eq!(router::SHUTDOWN_GRACE, std::time::Duration::from_secs(grace));
+        let mut texts = vec![
+            ("README.md", include_str!("../../README.md").to_owned()),
+            ("docs/operations.md", include_str!("../../docs/operations.md").to_owned()),
+        ];
+        for way in ["node", "router"] {
+            let mut cli = Cli::command();
+            let help = cli.find_subcommand_mut(way).unwrap().render_long_help().to_string();
+            texts.push((way, help));
+        }
+        for (name, text) in texts {
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let said = words.windows(2).filter(|pair| pair[1].starts_with("seconds"));
+            let said: Vec<&str> = said.map(|pair| pair[0]).collect();
+            assert!(said.contains(&grace.to_string().as_str()), "{name} says {said:?}");
+        }
+        // Above this a request may be cut off.
+        let above = format!("`--request-timeout` above {}", grace * 1000);
+        assert!(include_str!("../../docs/operations.md").contains(&above));
+    }
 }

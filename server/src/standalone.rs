@@ -250,6 +250,7 @@ pub async fn signal() -> Result<&'static str, RunError> {
 pub fn say_stopping(signal: &str) {
     info!(
         signal,
-        "stopping: no new commands; what was taken is answered within 7 seconds or cut off"
+        "stopping: no new commands; what was taken is answered within {} seconds or cut off",
+        router::SHUTDOWN_GRACE.as_secs()
     );
 }
