@@ -51,7 +51,7 @@ const CORE_FORBIDDEN: &[&str] = &[
 const CRATES: &[CrateRule] = &[
     CrateRule {
         folder: "raft-core",
-        dependencies: &["bytes", "crc32fast", "serde", "thiserror"],
+        dependencies: &["bytes", "crc32fast", "serde", "smallvec", "thiserror"],
         dev_workspace_crates: &[],
         forbidden: CORE_FORBIDDEN,
     },

@@ -5,10 +5,9 @@ use crate::conf::Conf;
 use crate::message::Message;
 use crate::snapshot::{SnapCmd, Snapshot};
 use crate::types::{
-    Entry, EntryId, FetchId, HardState, Index, Mark, NodeId, ReadId, Term, WriteToken,
+    Entries, Entry, EntryId, FetchId, HardState, Index, Mark, NodeId, ReadId, Term, WriteToken,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 
 /// Everything owed since the last `poll`. Reused between polls; empty fields owe nothing.
 #[derive(Debug, Default)]
@@ -20,7 +19,7 @@ pub struct Effects {
     /// Each may leave once `persisted(token)` was called: votes and append acks are promises.
     pub send_after: Vec<(WriteToken, Envelope)>,
     /// Peers for which `next_append` would yield something: their link pulls when it can take bytes.
-    pub appendable: BTreeSet<NodeId>,
+    pub appendable: Vec<NodeId>,
     /// To the state machine, in order; contiguous over polls; the host calls `applied` when done.
     pub commit: Vec<Entry>,
     /// Entries that are no longer cached, to be read off the worker thread and given to `fetched`.
@@ -106,9 +105,9 @@ pub struct Write {
     /// Put this snapshot, whose bytes are all here, in the place of the state and of the whole log,
     /// whose base is then its `id.at`. The host calls `persisted` once all of that is durable, and
     /// [`crate::Raft::snapshot`] with `Installed` once the state machine holds it too.
-    pub install: Option<Snapshot>,
+    pub install: Option<Box<Snapshot>>,
     /// To append, contiguous.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
     /// The log this write leaves behind, as a place in one leader's log.
     pub mark: Mark,
 }

@@ -71,12 +71,15 @@ impl Raft {
 
     /// Names the peers that have something to pull, and the entries that must be read for them.
     pub(crate) fn announce(&mut self, now: Now, effects: &mut Effects) {
-        self.settle_streams(now);
         let max = self.window_max();
         let again = now + self.config.heartbeat_ns;
         let mut wanting = Vec::new();
         let RoleState::Leader(leader) = &mut self.role else { return };
+        let (base, newest) = (self.log.base().index, self.snapshots.checkpoint.as_ref());
+        self.snapshots.streams = false;
         for (peer, progress) in &mut leader.peers {
+            let patience = self.config.snapshot_patience_ns;
+            self.snapshots.streams |= progress.settle_stream(now, base, newest, patience);
             if self.links.get(peer).is_some_and(|link| link.is_down()) {
                 continue;
             }
@@ -88,7 +91,7 @@ impl Raft {
             }
             if progress.announced_until <= now && progress.is_ready(now, &self.log, max) {
                 progress.announced_until = again;
-                effects.appendable.insert(*peer);
+                effects.appendable.push(*peer);
             }
         }
         for peer in wanting {

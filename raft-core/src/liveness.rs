@@ -85,6 +85,7 @@ impl Raft {
     /// Takes an edge of the host's liveness of a peer's node (R11). Of the own node `DiskStalled` keeps
     /// this replica from campaigning, and any other edge lets it again.
     pub fn liveness(&mut self, now: Now, peer: NodeId, edge: NodeLiveness) {
+        self.polled = None;
         if peer == self.config.id {
             // Of itself a node says only whether it may lead (R15).
             self.own_stalled = matches!(edge, NodeLiveness::DiskStalled);

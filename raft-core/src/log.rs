@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::effects::Write;
 use crate::mutant::Mutant;
 use crate::snapshot::Snapshot;
-use crate::types::{Entry, EntryId, HardState, Index, Mark, Term, WriteToken};
+use crate::types::{Entries, Entry, EntryId, HardState, Index, Mark, Term, WriteToken};
 use std::collections::VecDeque;
 
 /// A replica's log and what of it is durable.
@@ -82,7 +82,7 @@ struct Writes {
     log_owed: bool,
     truncate_from: Option<Index>,
     /// Takes the place of the whole log before it.
-    install: Option<Snapshot>,
+    install: Option<Box<Snapshot>>,
     /// The part of the log, as it stands now, that was handed over; and that is on disk.
     written: Index,
     durable: Index,
@@ -339,7 +339,7 @@ impl Log {
         let writes = &mut self.writes;
         writes.unsynced_bytes -= std::mem::take(&mut writes.unwritten_bytes);
         writes.truncate_from = None;
-        writes.install = Some(snapshot);
+        writes.install = Some(Box::new(snapshot));
         writes.log_owed = true;
         (writes.written, writes.durable) = (at.index, Index(0));
         writes.pending.iter_mut().for_each(|pending| pending.covers = Index(0));
@@ -437,9 +437,9 @@ impl Log {
     }
 
     /// The cached entries from `from` on that fit `bytes`: the first one always fits if `alone`.
-    pub(crate) fn slice(&self, from: Index, bytes: u64, alone: bool) -> Vec<Entry> {
+    pub(crate) fn slice(&self, from: Index, bytes: u64, alone: bool) -> Entries {
         let Some(offset) = from.0.checked_sub(self.cache_first().0) else {
-            return Vec::new();
+            return Entries::new();
         };
         let start = (offset as usize).min(self.cache.len());
         take_fitting(self.cache.range(start..), bytes, alone)
@@ -460,19 +460,20 @@ pub(crate) fn compact_runs(runs: &mut Vec<EntryId>, upto: Index, last: Index) {
 
 /// The prefix of `entries` whose frames fit `bytes` together; with `alone`, at least one.
 pub(crate) fn take_fitting<'a>(
-    entries: impl Iterator<Item = &'a Entry>,
+    entries: impl ExactSizeIterator<Item = &'a Entry> + Clone,
     bytes: u64,
     alone: bool,
-) -> Vec<Entry> {
+) -> Entries {
     let mut left = bytes;
-    let mut taken = Vec::new();
-    for entry in entries {
+    let mut fit = 0;
+    for entry in entries.clone() {
         let size = entry.frame.len() as u64;
-        if size > left && !(alone && taken.is_empty()) {
+        if size > left && !(alone && fit == 0) {
             break;
         }
         left = left.saturating_sub(size);
-        taken.push(entry.clone());
+        fit += 1;
     }
-    taken
+    // Counted first, so that there is one allocation, and none for one entry.
+    entries.take(fit).cloned().collect()
 }

@@ -7,7 +7,7 @@ use crate::message::{AppendEntries, Message, TimeoutNow};
 use crate::mutant::Mutant;
 use crate::progress::Progress;
 use crate::raft::{Raft, RoleState};
-use crate::types::{EntryId, EntryKind, Index, NodeId, Now};
+use crate::types::{Entries, EntryId, EntryKind, Index, NodeId, Now};
 
 impl Raft {
     /// Changes the group to what `change` names; how far it is, the effects tell. Voters that come
@@ -18,6 +18,7 @@ impl Raft {
     /// If this replica does not lead, or has not committed in its term, or a change is under way, or
     /// there is nothing to do, or the change could not be committed now (R22).
     pub fn change_conf(&mut self, now: Now, change: &ConfChange) -> Result<Index, Refused> {
+        self.polled = None;
         let hint = self.leader().filter(|leader| *leader != self.config.id);
         let RoleState::Leader(leader) = &self.role else {
             return Err(Refused::NotLeader { hint });
@@ -130,7 +131,7 @@ impl Raft {
             commit: self.commit,
             stamp: now,
             lease_ns: 0,
-            entries: Vec::new(),
+            entries: Entries::new(),
         });
         self.send(peer, message, Index(0));
     }

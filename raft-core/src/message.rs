@@ -6,7 +6,7 @@ use crate::conf::Conf;
 use crate::effects::Reject;
 use crate::frame::HEADER_BYTES;
 use crate::snapshot::{Snapshot, SnapshotId};
-use crate::types::{Entry, EntryId, EntryKind, Index, Now, Term};
+use crate::types::{Entries, EntryId, EntryKind, Index, Now, Term};
 use serde::{Deserialize, Serialize};
 
 /// A message between two replicas of one group.
@@ -104,7 +104,7 @@ pub struct AppendEntries {
     /// Contiguous from `prev.index + 1`. On the wire their frames follow the encoded header as
     /// they are, so they are not part of what serde sees.
     #[serde(skip)]
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
 }
 
 /// See [`Message::AppendEntriesReply`].
@@ -205,8 +205,8 @@ pub struct InstallSnapshot {
     pub stamp: Now,
     /// As in `AppendEntries`.
     pub lease_ns: Now,
-    /// What is offered.
-    pub snapshot: Snapshot,
+    /// What is offered. In a box, since every other message is small and moved often.
+    pub snapshot: Box<Snapshot>,
 }
 
 /// See [`Message::InstallSnapshotReply`].

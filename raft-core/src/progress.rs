@@ -3,7 +3,7 @@
 use crate::log::{Log, take_fitting};
 use crate::reads::Confirmed;
 use crate::snapshot::{Snapshot, SnapshotId, Stream};
-use crate::types::{Entry, EntryId, FetchId, Index, Now};
+use crate::types::{Entries, Entry, EntryId, FetchId, Index, Now};
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
@@ -114,9 +114,9 @@ impl Window {
 #[derive(Debug)]
 pub(crate) enum Next {
     /// These entries, after `next_index` - 1. None: a probe or a heartbeat.
-    Send(Vec<Entry>),
+    Send(Entries),
     /// A snapshot.
-    Offer(Snapshot),
+    Offer(Box<Snapshot>),
     /// The next entry, of so many bytes, does not fit the room given.
     NeedsRoom(u64),
     /// Nothing.
@@ -216,8 +216,27 @@ impl Progress {
         self.fetch = PeerFetch::Idle;
     }
 
+    /// Starts a stream of the newest snapshot if its next entry is gone, and gives up one without
+    /// progress for so long. Whether it is sent one.
+    pub(crate) fn settle_stream(
+        &mut self,
+        now: Now,
+        base: Index,
+        newest: Option<&Snapshot>,
+        patience: Now,
+    ) -> bool {
+        if let ProgressState::Snapshot(stream) = &mut self.state {
+            return stream.goes_on(now, patience);
+        }
+        let Some(newest) = newest.filter(|_| self.next_index <= base) else { return false };
+        let retries = self.overtaken;
+        self.overtaken += 1;
+        self.stream(now, Stream::new(newest.clone(), now, retries));
+        true
+    }
+
     /// It gets a snapshot from now on, which is offered at once.
-    pub(crate) fn stream(&mut self, now: Now, stream: Stream) {
+    fn stream(&mut self, now: Now, stream: Stream) {
         self.state = ProgressState::Snapshot(Box::new(stream));
         self.fetch = PeerFetch::Idle;
         self.probe_at = Some(now);
@@ -246,11 +265,13 @@ impl Progress {
                     Next::Send(self.entries(log, room))
                 }
                 // A heartbeat does not wait for room.
-                _ if due => Next::Send(Vec::new()),
+                _ if due => Next::Send(Entries::new()),
                 Some(bytes) => Next::NeedsRoom(bytes),
                 None => Next::Wait,
             },
-            ProgressState::Snapshot(stream) if due => Next::Offer(stream.snapshot.clone()),
+            ProgressState::Snapshot(stream) if due => {
+                Next::Offer(Box::new(stream.snapshot.clone()))
+            }
             ProgressState::Snapshot(_) => Next::Wait,
         }
     }
@@ -285,7 +306,7 @@ impl Progress {
         (window.bytes + bytes <= max.bytes || window.bytes == 0).then_some(bytes)
     }
 
-    fn entries(&self, log: &Log, bytes: u64) -> Vec<Entry> {
+    fn entries(&self, log: &Log, bytes: u64) -> Entries {
         match &self.fetch {
             PeerFetch::Here(entries) => take_fitting(entries.iter(), bytes, true),
             PeerFetch::Idle | PeerFetch::Open(_) | PeerFetch::Paused(_) => {

@@ -58,6 +58,8 @@ pub struct Raft {
     /// Messages since the last poll, each with the write that must be durable first.
     out: Vec<(WriteToken, Envelope)>,
     reported: RoleChange,
+    /// When `poll` last took everything, if nothing happened since.
+    pub(crate) polled: Option<Now>,
     /// A `Busy`, or `Transferring`, was given out.
     pub(crate) busy: bool,
 }
@@ -147,6 +149,7 @@ impl Raft {
             pre_vote_round: config.epoch << 32,
             out: Vec::new(),
             reported: RoleChange { role: Role::Follower, term: hard.term, leader: None },
+            polled: None,
             busy: false,
             hard,
             config,
@@ -158,6 +161,7 @@ impl Raft {
     /// # Errors
     /// If it cannot come from a correct peer; it has then changed nothing that matters.
     pub fn step(&mut self, now: Now, from: NodeId, message: Message) -> Result<(), Reject> {
+        self.polled = None;
         message.check()?;
         // Whether its configuration names the sender does not matter: it may be behind (R20, R29).
         if from == self.config.id || from == NodeId(0) {
@@ -222,6 +226,7 @@ impl Raft {
     /// Appends a prefix of the batch if this replica leads. What the outcome refuses was not
     /// appended and never will be.
     pub fn propose(&mut self, _now: Now, batch: &mut dyn Iterator<Item = Bytes>) -> Proposed {
+        self.polled = None;
         let first = EntryId { index: self.log.last().index.next(), term: self.hard.term };
         let mut proposed = Proposed { first, count: 0, refused: None };
         let lost = self.quorum_lost() && !self.config.breaks(Mutant::ProposeWithoutQuorum);
@@ -264,6 +269,7 @@ impl Raft {
     /// Does what is due. To be called when `now` has reached `deadline`; at any other time it
     /// changes nothing.
     pub fn tick(&mut self, now: Now) {
+        self.polled = None;
         match &self.role {
             RoleState::Follower(follower) if self.is_vouched_for(follower) => {}
             RoleState::Follower(Follower { election_at, .. })
@@ -299,6 +305,7 @@ impl Raft {
 
     /// Everything up to this token is on disk. Tokens that were covered already change nothing.
     pub fn persisted(&mut self, now: Now, token: WriteToken) {
+        self.polled = None;
         self.log.persisted(token);
         match &self.role {
             RoleState::Candidate(_) => self.count_own_vote(now),
@@ -311,6 +318,7 @@ impl Raft {
     /// The state machine is done with all entries up to `index`; `bytes` are their frames' since
     /// the last call.
     pub fn applied(&mut self, _now: Now, index: Index, bytes: u64) {
+        self.polled = None;
         self.apply.applied = self.apply.applied.max(index.min(self.apply.handed));
         self.apply.queue_bytes = self.apply.queue_bytes.saturating_sub(bytes);
     }
@@ -318,6 +326,7 @@ impl Raft {
     /// Takes the answer to a `Fetch`. One that nobody waits for any more, or that does not fit the
     /// log as it is now, changes nothing (R25).
     pub fn fetched(&mut self, now: Now, id: FetchId, result: FetchResult) {
+        self.polled = None;
         if self.apply.open == Some(id) {
             self.apply.open = None;
             match self.usable(self.apply.handed.next(), result) {
@@ -347,6 +356,11 @@ impl Raft {
     /// Fills `effects` with all that is owed since the last call; whether that is anything.
     pub fn poll(&mut self, now: Now, effects: &mut Effects) -> bool {
         effects.clear();
+        // One call takes everything: hosts that ask until there is nothing ask for nothing.
+        if self.polled == Some(now) {
+            return false;
+        }
+        self.polled = Some(now);
         // A transfer that is over may be all that kept a removed leader (M5).
         self.drive_transfer(now);
         self.drive_conf(now);
@@ -419,6 +433,7 @@ impl Raft {
     /// of `AppendEntries`, heartbeats and probes included: what is pulled when the socket can take
     /// it is batched without a timer, stamped when it leaves, and queues nowhere.
     pub fn next_append(&mut self, now: Now, peer: NodeId, room: u64) -> Pull {
+        self.polled = None;
         if !self.is_up(peer) {
             return Pull::Nothing;
         }
@@ -505,7 +520,8 @@ impl Raft {
     pub(crate) fn election_timeout(&mut self) -> Now {
         let Config { election_timeout_ns_min: min, election_timeout_ns_max: max, .. } = self.config;
         let own = self.config.priority_of(self.config.id);
-        let preferred = self.voters().into_iter().any(|id| self.config.priority_of(id) > own);
+        let mut named = self.config.priorities.iter();
+        let preferred = named.any(|(id, priority)| *priority > own && self.is_voter(*id));
         let min = if preferred { min + (max - min) / 2 } else { min };
         self.random.between(min, max)
     }

@@ -104,6 +104,7 @@ impl Raft {
     /// # Errors
     /// If this replica neither leads nor knows who does, or too many reads wait.
     pub fn read_index(&mut self, now: Now, id: ReadId, mode: ReadMode) -> Result<(), Refused> {
+        self.polled = None;
         let leads = matches!(self.role, RoleState::Leader(_));
         let known = self.leader().is_some() && !(leads && self.quorum_lost());
         if !known {

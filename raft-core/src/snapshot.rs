@@ -116,6 +116,8 @@ pub(crate) struct Snapshots {
     commands: Vec<SnapCmd>,
     /// The streams that the host was told of.
     told: BTreeMap<NodeId, SnapshotId>,
+    /// Whether somebody is sent one, as of the last look at all peers.
+    pub(crate) streams: bool,
     /// A stream holds as much of the log as there may be.
     pub(crate) log_full: bool,
 }
@@ -153,7 +155,7 @@ impl Incoming {
 }
 
 impl Stream {
-    fn new(snapshot: Snapshot, now: Now, retries: u32) -> Stream {
+    pub(crate) fn new(snapshot: Snapshot, now: Now, retries: u32) -> Stream {
         let (acknowledged, sent) = (0, 0);
         Stream { snapshot, acknowledged, sent, moved_at: now, sent_at: now, idle: false, retries }
     }
@@ -161,6 +163,12 @@ impl Stream {
     /// What left may be lost.
     pub(crate) fn rewind(&mut self) {
         self.sent = self.acknowledged;
+    }
+
+    /// Whether it is sent, or given up since it made no progress for so long.
+    pub(crate) fn goes_on(&mut self, now: Now, patience: Now) -> bool {
+        self.idle |= now >= self.moved_at.saturating_add(patience);
+        !self.idle
     }
 
     /// What is sent, unless it is given up.
@@ -251,7 +259,7 @@ impl Snapshots {
             let others = others.filter(|other| *other != id).map(|id| SnapCmd::Discard { id });
             self.commands.extend(others);
             let offset = here.map_or(0, |(_, offset)| offset.min(m.snapshot.bytes));
-            self.incoming = Some(Incoming { snapshot: m.snapshot, offset, term: m.term });
+            self.incoming = Some(Incoming { snapshot: *m.snapshot, offset, term: m.term });
         }
         let incoming = self.incoming.as_mut().expect("there is one by now");
         incoming.term = incoming.term.max(m.term);
@@ -275,6 +283,7 @@ impl Raft {
     /// # Panics
     /// If it is not one of this log's applied entries, which no host of a correct state machine can say.
     pub fn checkpointed(&mut self, _now: Now, snapshot: Snapshot) {
+        self.polled = None;
         let at = snapshot.id.at;
         if at.index <= self.snapshots.covered() || at.index < self.log.base().index {
             return;
@@ -291,6 +300,7 @@ impl Raft {
 
     /// Takes what the host tells of snapshots. What fits nothing that is under way changes nothing.
     pub fn snapshot(&mut self, _now: Now, event: SnapEvent) {
+        self.polled = None;
         match event {
             SnapEvent::Failed { peer } => {
                 if let Some(stream) = self.stream_mut(peer) {
@@ -445,29 +455,6 @@ impl Raft {
         }
     }
 
-    /// Starts a stream to each peer whose next entry is gone, and gives up those without progress.
-    pub(crate) fn settle_streams(&mut self, now: Now) {
-        let base = self.log.base().index;
-        let patience = self.config.snapshot_patience_ns;
-        let RoleState::Leader(leader) = &mut self.role else { return };
-        for progress in leader.peers.values_mut() {
-            match &mut progress.state {
-                ProgressState::Snapshot(stream) => {
-                    stream.idle |= now >= stream.moved_at.saturating_add(patience);
-                }
-                ProgressState::Probe { .. } | ProgressState::Replicate(_)
-                    if progress.next_index <= base =>
-                {
-                    let Some(newest) = &self.snapshots.checkpoint else { continue };
-                    let retries = progress.overtaken;
-                    progress.overtaken += 1;
-                    progress.stream(now, Stream::new(newest.clone(), now, retries));
-                }
-                ProgressState::Probe { .. } | ProgressState::Replicate(_) => {}
-            }
-        }
-    }
-
     /// What comes in is of no use any more once the log has what is in it (S23).
     fn discard_what_passed(&mut self) {
         let snapshots = &mut self.snapshots;
@@ -485,10 +472,14 @@ impl Raft {
     /// Says what to send and to discard, and to stop sending what is not to go on.
     pub(crate) fn take_snaps(&mut self, effects: &mut Effects) {
         self.discard_what_passed();
+        let Snapshots { streams, told, commands, .. } = &self.snapshots;
+        if !streams && told.is_empty() && commands.is_empty() {
+            return;
+        }
         let mut now = BTreeMap::new();
         if let RoleState::Leader(leader) = &self.role {
-            now =
-                leader.peers.iter().filter_map(|(peer, p)| Some((*peer, p.streaming()?))).collect();
+            let streams = leader.peers.iter().filter_map(|(peer, p)| Some((*peer, p.streaming()?)));
+            now.extend(streams);
         }
         // One that is over must not be sent to any more, whatever was let go in the same call.
         self.snapshots.commands.retain(|command| match command {

@@ -24,6 +24,7 @@ impl Raft {
     /// # Errors
     /// If this replica does not lead, or `to` is not another voter (E23).
     pub fn transfer(&mut self, now: Now, to: NodeId) -> Result<(), Refused> {
+        self.polled = None;
         let hint = self.leader().filter(|leader| *leader != self.config.id);
         let is_target = to != self.config.id && self.confs.newest().voters.contains(&to);
         let until = now + self.config.election_timeout_ns_max;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use std::fmt;
 
 /// Defines a newtype over an unsigned integer. The one macro of the house, used by every crate for
@@ -117,6 +118,10 @@ pub struct Entry {
     /// Header and payload, checksummed.
     pub frame: Bytes,
 }
+
+/// Entries on their way to a disk or a peer. A single one, the usual case of an idle group, needs no
+/// allocation beyond its frame.
+pub type Entries = SmallVec<[Entry; 1]>;
 
 /// What must survive a restart besides the log (Raft figure 2, "persistent state").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -62,7 +62,7 @@ fn append(group: u32, index: u64, bytes: usize) -> RaftEnvelope {
             commit,
             stamp,
             lease_ns,
-            entries,
+            entries: entries.into(),
         }),
     }
 }

@@ -82,7 +82,14 @@ fn write(
     }
     let mark = Mark { accept_term: hard.term, index: Index(entries.len() as u64) };
     let hard = new_term.then_some(*hard);
-    Write { token: WriteToken(token), hard, truncate_from, install: None, entries: appended, mark }
+    Write {
+        token: WriteToken(token),
+        hard,
+        truncate_from,
+        install: None,
+        entries: appended.into(),
+        mark,
+    }
 }
 
 struct Log {

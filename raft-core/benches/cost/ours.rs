@@ -4,7 +4,7 @@ use super::{Counts, Group, LOG_ENTRIES_KEPT, LOG_ENTRIES_MAX, PAYLOAD_BYTES, REP
 use bytes::Bytes;
 use raft_core::effects::{Effects, Pull, Role};
 use raft_core::message::Message;
-use raft_core::types::{Entry, EntryKind, GroupId, NodeId, Now};
+use raft_core::types::{Entries, Entry, EntryKind, GroupId, NodeId, Now};
 use raft_core::{Config, Raft, Restored};
 use std::collections::VecDeque;
 
@@ -36,7 +36,7 @@ impl Replica {
         Replica { id, raft, log: Vec::new(), inbox: VecDeque::new() }
     }
 
-    fn store(&mut self, entries: Vec<Entry>) {
+    fn store(&mut self, entries: Entries) {
         self.log.extend(entries);
         if self.log.len() > LOG_ENTRIES_MAX {
             self.log.drain(..self.log.len() - LOG_ENTRIES_KEPT);
@@ -57,7 +57,7 @@ impl Replica {
         let id = self.id;
         while self.raft.poll(now, effects) {
             out.extend(effects.send.drain(..).map(|e| (id, e.to, e.message)));
-            for peer in std::mem::take(&mut effects.appendable) {
+            for peer in effects.appendable.drain(..) {
                 while let Pull::Ready(message) = self.raft.next_append(now, peer, LINK_ROOM) {
                     out.push((id, peer, message));
                 }

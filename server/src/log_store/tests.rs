@@ -22,7 +22,7 @@ fn write(token: u64, entries: Vec<Entry>) -> Write {
         hard: None,
         truncate_from: None,
         install: None,
-        entries,
+        entries: entries.into(),
         mark,
     }
 }

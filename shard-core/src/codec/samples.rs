@@ -354,7 +354,7 @@ impl Samples {
                 term,
                 stamp: self.number(),
                 lease_ns: self.number(),
-                snapshot: self.snapshot(last),
+                snapshot: Box::new(self.snapshot(last)),
             }),
             11 => Message::InstallSnapshotReply(InstallSnapshotReply {
                 term,

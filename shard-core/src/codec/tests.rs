@@ -48,7 +48,8 @@ fn entry(group: u32, index: u64, term: u64) -> Entry {
 
 fn append_entries(prev: EntryId, term: u64, entries: Vec<Entry>) -> WireFrame {
     let (term, commit) = (Term(term), Index(1));
-    let message = AppendEntries { term, prev, commit, stamp: 5, lease_ns: 0, entries };
+    let message =
+        AppendEntries { term, prev, commit, stamp: 5, lease_ns: 0, entries: entries.into() };
     WireFrame::Raft(RaftEnvelope { group: GroupId(7), message: Message::AppendEntries(message) })
 }
 

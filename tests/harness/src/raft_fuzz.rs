@@ -162,7 +162,8 @@ impl Fuzz {
             4 => {
                 let (prev, commit) = (self.id(), self.index());
                 let entries = self.entries(prev);
-                let m = AppendEntries { term, prev, commit, stamp, lease_ns, entries };
+                let m =
+                    AppendEntries { term, prev, commit, stamp, lease_ns, entries: entries.into() };
                 Message::AppendEntries(m)
             }
             5 => {
@@ -194,7 +195,8 @@ impl Fuzz {
                 let (id, at) = (self.snapshot_id(), self.index());
                 let voters = if yes { vec![NodeId(1), NodeId(2)] } else { vec![NodeId(3); 2] };
                 let conf = Conf { voters, ..Conf::default() };
-                let snapshot = Snapshot { id, bytes: self.number(1000), conf: (at, conf) };
+                let snapshot =
+                    Box::new(Snapshot { id, bytes: self.number(1000), conf: (at, conf) });
                 Message::InstallSnapshot(InstallSnapshot { term, stamp, lease_ns, snapshot })
             }
             _ => Message::TimeoutNow(TimeoutNow { term }),

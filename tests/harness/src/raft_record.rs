@@ -238,7 +238,7 @@ impl Recorded {
         match call {
             Call::Step(from, mut message, frames) => {
                 if let Message::AppendEntries(m) = &mut message {
-                    m.entries = entries(frames)?;
+                    m.entries = entries(frames)?.into();
                 }
                 let _on_tape = self.step(now, from, message);
             }

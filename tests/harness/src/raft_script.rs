@@ -499,14 +499,14 @@ impl RaftScript {
                     commit,
                     stamp: 0,
                     lease_ns: 0,
-                    entries,
+                    entries: entries.into(),
                 })
             }
             "InstallSnapshot" => {
                 let at = entry_id(args.take_key("at").ok_or("at which entry?")?)?;
                 let id = SnapshotId { at, hash: number(args, "hash", 0)? };
                 let conf = (Index(0), Conf::of_voters(self.world()?.ids()));
-                let snapshot = Snapshot { id, bytes: number(args, "bytes", 1)?, conf };
+                let snapshot = Box::new(Snapshot { id, bytes: number(args, "bytes", 1)?, conf });
                 Message::InstallSnapshot(InstallSnapshot { term, stamp: 0, lease_ns: 0, snapshot })
             }
             "AppendEntriesReply" => {
