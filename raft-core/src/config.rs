@@ -372,4 +372,10 @@ pub struct MemUse {
     pub fetched_bytes: u64,
     /// Handed to the state machine and not applied.
     pub apply_queue_bytes: u64,
+    /// Entries on their way to peers, at the peer that has most.
+    pub inflight_bytes: u64,
+    /// Messages with them, at the peer that has most.
+    pub inflight_messages: usize,
+    /// Reads that wait for their index; a count, not bytes.
+    pub waiting_reads: usize,
 }

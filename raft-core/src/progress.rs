@@ -408,6 +408,14 @@ impl Progress {
         }
     }
 
+    /// Messages with entries on their way, and their bytes.
+    pub(crate) fn inflight(&self) -> (usize, u64) {
+        match &self.state {
+            ProgressState::Replicate(window) => (window.messages.len(), window.bytes),
+            ProgressState::Probe { .. } | ProgressState::Snapshot(_) => (0, 0),
+        }
+    }
+
     /// Bytes held for this follower alone.
     pub(crate) fn fetched_bytes(&self) -> u64 {
         match &self.fetch {

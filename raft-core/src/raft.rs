@@ -13,7 +13,7 @@ use crate::liveness::{Early, Link};
 use crate::log::Log;
 use crate::message::Message;
 use crate::mutant::Mutant;
-use crate::progress::WindowMax;
+use crate::progress::{Progress, WindowMax};
 use crate::random::Random;
 use crate::reads::Reads;
 use crate::snapshot::Snapshots;
@@ -474,12 +474,21 @@ impl Raft {
             RoleState::Leader(leader) => leader.peers.values().map(|p| p.fetched_bytes()).sum(),
             RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => 0,
         };
+        let inflight: Vec<(usize, u64)> = match &self.role {
+            RoleState::Leader(leader) => leader.peers.values().map(Progress::inflight).collect(),
+            RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => {
+                Vec::new()
+            }
+        };
         MemUse {
             cache_bytes: self.log.cache_bytes(),
             unsettled_bytes: self.log.unsettled_bytes(),
             unsynced_bytes: self.log.unsynced_bytes(),
             fetched_bytes: for_peers + self.apply.here.iter().map(bytes).sum::<u64>(),
             apply_queue_bytes: self.apply.queue_bytes,
+            inflight_bytes: inflight.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0),
+            inflight_messages: inflight.iter().map(|(count, _)| *count).max().unwrap_or(0),
+            waiting_reads: self.reads.waiting(),
         }
     }
 

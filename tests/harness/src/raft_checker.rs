@@ -62,9 +62,17 @@ pub fn memory_within(id: NodeId, used: &MemUse, config: &Config) {
         ("fetched", used.fetched_bytes, fetched),
         ("unsettled", used.unsettled_bytes, unsettled),
         ("cached", used.cache_bytes, config.entry_cache_bytes_max + unsettled),
+        ("on their way", used.inflight_bytes, message),
     ];
     for (name, bytes, bound) in bounds {
         assert!(bytes <= bound, "n{id} holds {bytes} bytes {name}, over {bound}");
+    }
+    let counts = [
+        ("messages on their way", used.inflight_messages, config.inflight_messages_max),
+        ("waiting reads", used.waiting_reads, config.waiting_reads_max),
+    ];
+    for (name, count, bound) in counts {
+        assert!(count <= bound, "n{id} has {count} {name}, over {bound}");
     }
 }
 
