@@ -18,6 +18,7 @@ const SCOPE: Scope = Scope {
     crashes_of_all_max: 3,
     reads_max: 0,
     transfers_max: 0,
+    checkpoints_max: 0,
     step_down: false,
     states_max: STATES,
     depth_first: false,
@@ -105,6 +106,15 @@ fn reads_and_transfers() {
 fn two_nodes_and_one_power_loss() {
     let two = Scope { nodes: 2, led: false, term_max: Term(1), proposals_max: 1, ..SCOPE };
     search("two nodes", Scope { crashes_of_all_max: 1, ..two });
+}
+
+/// A snapshot for a follower that was left behind, while leaders change, more is compacted and power is
+/// lost at any moment of it (S1 to S9, R6, R26).
+#[test]
+fn snapshots() {
+    let behind = Scope { proposals_max: 1, checkpoints_max: 1, crashes_of_all_max: 2, ..SCOPE };
+    search("snapshots", behind);
+    search("ways with snapshots", Scope { walks: Some(4), step_down: true, ..behind });
 }
 
 /// Deep rather than wide: what a search reaches only in hours.

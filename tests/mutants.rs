@@ -60,6 +60,7 @@ fn search() -> Option<String> {
         crashes_of_all_max: 3,
         reads_max: 0,
         transfers_max: 0,
+        checkpoints_max: 0,
         step_down: true,
         states_max: STATES,
         depth_first: false,
@@ -68,7 +69,14 @@ fn search() -> Option<String> {
     let empty = Scope { led: false, term_max: Term(2), ..wide };
     let walks = Scope { walks: Some(1), states_max: 3 * STATES, ..wide };
     let reads = Scope { reads_max: 2, transfers_max: 1, walks: Some(2), ..walks };
-    let searches = [("wide", wide), ("empty", empty), ("walks", walks), ("reads", reads)];
+    let behind = Scope { checkpoints_max: 1, walks: Some(4), proposals_max: 1, ..walks };
+    let searches = [
+        ("wide", wide),
+        ("empty", empty),
+        ("walks", walks),
+        ("reads", reads),
+        ("snapshots", behind),
+    ];
     searches.into_iter().find_map(|(name, scope)| {
         let fault = explore(&scope).err()?;
         let steps = fault.steps.len();

@@ -5,6 +5,7 @@
 //! entered again. Time is not counted but fires: any timer may run out at any moment, and whoever is
 //! asked for a vote has not heard its leader for long. That allows more than clocks would.
 
+use crate::raft_disk::Chunk;
 use crate::raft_faults::Random;
 use crate::raft_shrink::caught;
 use crate::raft_world::{Event, World, hash_of_message};
@@ -41,6 +42,9 @@ pub struct Scope {
     pub reads_max: u8,
     /// Transfers of leadership begun.
     pub transfers_max: u8,
+    /// Checkpoints taken, at any node; the log goes behind each at once. If there are to be some, the
+    /// search begins where the last node lacks what the first one has compacted.
+    pub checkpoints_max: u8,
     /// Whether a leader may step down for want of answers.
     pub step_down: bool,
     /// The search ends here, complete or not.
@@ -71,6 +75,12 @@ pub enum Action {
     Read(NodeId),
     /// A leader is told to hand over to the other one.
     Transfer(NodeId, NodeId),
+    /// A durable checkpoint of what is applied.
+    Checkpoint(NodeId),
+    /// A piece of a snapshot arrives; it may arrive again.
+    Chunk(u64),
+    /// The state machine takes over a snapshot that is durable.
+    Installed(NodeId),
     /// Power is lost and comes back; so many unsynced writes stay.
     PowerLoss(NodeId, usize),
 }
@@ -100,15 +110,19 @@ pub struct Fault {
 }
 
 type Wire = BTreeMap<u64, (NodeId, NodeId, Rc<Message>)>;
+/// Pieces of snapshots that were ever sent.
+type Chunks = BTreeMap<u64, Chunk>;
 
 #[derive(Clone)]
 struct State {
     world: World,
     wire: Rc<Wire>,
+    chunks: Rc<Chunks>,
     crashes: Rc<BTreeMap<NodeId, u8>>,
     proposals: u8,
     reads: u8,
     transfers: u8,
+    checkpoints: u8,
     /// Its place in the list of steps.
     step: usize,
     depth: usize,
@@ -120,6 +134,9 @@ fn config(id: NodeId, ids: &[NodeId]) -> Config {
     config.heartbeat_ns = 1;
     config.election_timeout_ns_min = 2;
     config.election_timeout_ns_max = EVER;
+    // Nobody holds a log that a checkpoint covers.
+    config.log_trailing_bytes = 0;
+    config.log_bytes_max = 1;
     config
 }
 
@@ -190,7 +207,8 @@ impl Search {
                     break;
                 }
                 // Half of the steps are local, however much is on the wire.
-                let local = actions.partition_point(|a| matches!(a, Action::Deliver(_)));
+                let arrives = |a: &Action| matches!(a, Action::Deliver(_) | Action::Chunk(_));
+                let local = actions.partition_point(arrives);
                 let among = match random.chance(50) && local < actions.len() {
                     true => &actions[local..],
                     false => &actions[..],
@@ -234,13 +252,16 @@ impl State {
         let ids: Vec<NodeId> = (1..=scope.nodes).map(NodeId).collect();
         let mut world = World::new(ids.iter().map(|id| config(*id, &ids)).collect());
         ids.iter().for_each(|id| world.start(*id, id.0));
+        world.snapshot_bytes_max = 1;
         let mut state = State {
             world,
             wire: Rc::default(),
+            chunks: Rc::default(),
             crashes: Rc::default(),
             proposals: 0,
             reads: 0,
             transfers: 0,
+            checkpoints: 0,
             step: 0,
             depth: 0,
         };
@@ -259,14 +280,38 @@ impl State {
             assert!(followers && state.world.leader() == Some(NodeId(1)), "n1 leads at the start");
             state.wire = Rc::default();
         }
+        if scope.checkpoints_max > 0 {
+            state.leave_behind(&ids);
+        }
         state
+    }
+
+    /// n1 and n2 commit an entry without the others, and n1 drops its log up to it.
+    fn leave_behind(&mut self, ids: &[NodeId]) {
+        let [one, two, ..] = ids else { panic!("two nodes at least") };
+        self.perform(Action::Propose(*one));
+        for _ in 0..3 {
+            self.perform(Action::Pull(*one, *two));
+            self.perform(Action::Sync(*one));
+            for action in self.wire.keys().map(|hash| Action::Deliver(*hash)).collect::<Vec<_>>() {
+                self.perform(action);
+            }
+            self.perform(Action::Sync(*two));
+        }
+        self.perform(Action::Checkpoint(*one));
+        let status = self.world.host(*one).raft.as_ref().map(|raft| raft.status());
+        assert!(status.is_some_and(|status| status.base.index.0 == 2), "n1 has compacted");
+        self.wire = Rc::default();
+        (self.proposals, self.checkpoints) = (0, 0);
     }
 
     fn key(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.world.hash_into(&mut hasher);
         self.wire.keys().for_each(|hash| hash.hash(&mut hasher));
+        self.chunks.keys().for_each(|hash| hash.hash(&mut hasher));
         (&self.crashes, self.proposals, self.reads, self.transfers).hash(&mut hasher);
+        self.checkpoints.hash(&mut hasher);
         hasher.finish()
     }
 
@@ -280,11 +325,20 @@ impl State {
         let ids = self.world.ids();
         let mut actions: Vec<Action> =
             self.wire.keys().map(|hash| Action::Deliver(*hash)).collect();
+        let wanted = |chunk: &Chunk| self.world.wants(chunk);
+        let wanted = self.chunks.iter().filter(|(_, chunk)| wanted(chunk));
+        actions.extend(wanted.map(|(hash, _)| Action::Chunk(*hash)));
         let crashes: u8 = self.crashes.values().sum();
         for id in &ids {
             let Some((role, term)) = self.role(*id) else { continue };
             if self.reads < scope.reads_max {
                 actions.push(Action::Read(*id));
+            }
+            if self.world.host(*id).installing.is_some() {
+                actions.push(Action::Installed(*id));
+            }
+            if self.checkpoints < scope.checkpoints_max {
+                actions.push(Action::Checkpoint(*id));
             }
             let others = ids.iter().copied().filter(|other| other != id);
             let unsynced = self.world.host(*id).disk.unsynced();
@@ -350,6 +404,19 @@ impl State {
                 self.transfers += 1;
                 matches!(self.world.call(id, |raft, now| raft.transfer(now, to)), Some(Ok(())))
             }
+            Action::Checkpoint(id) => {
+                self.pass(id, 2);
+                self.checkpoints += 1;
+                self.world.checkpoint(id)
+            }
+            Action::Chunk(hash) => {
+                let chunk = self.chunks.get(&hash).cloned();
+                chunk.map(|chunk| self.world.chunk(chunk, false)).is_some()
+            }
+            Action::Installed(id) => {
+                self.world.installed(id);
+                true
+            }
             Action::StepDown(id) => {
                 self.pass(id, 2 * EVER);
                 self.world.call(id, |raft, now| raft.tick(now));
@@ -410,12 +477,18 @@ impl State {
             }
         }
         for (from, event) in std::mem::take(&mut self.world.events) {
+            if let Event::Chunk(chunk) = &event {
+                let mut hasher = DefaultHasher::new();
+                (chunk.to, chunk.bytes, chunk.image.snapshot.id).hash(&mut hasher);
+                Rc::make_mut(&mut self.chunks).entry(hasher.finish()).or_insert(chunk.clone());
+            }
             let Event::Sent(envelope) = event else { continue };
             let mut message = envelope.message;
             match &mut message {
                 // A stamp is a time, and there is none here.
                 Message::AppendEntries(m) => m.stamp = 0,
                 Message::Confirm(m) => m.stamp = 0,
+                Message::InstallSnapshot(m) => m.stamp = 0,
                 Message::PreVote(_) | Message::PreVoteReply(_) => continue,
                 _ => {}
             }

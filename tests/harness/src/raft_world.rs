@@ -102,6 +102,8 @@ pub struct World {
     tapes: Vec<String>,
     /// Reads that wait, each with what was committed anywhere when it came.
     reads: BTreeMap<(NodeId, ReadId), Index>,
+    /// Snapshots have up to so many bytes.
+    pub snapshot_bytes_max: u64,
 }
 
 impl Host {
@@ -166,6 +168,7 @@ impl World {
             recorded: None,
             tapes: Vec::new(),
             reads: BTreeMap::new(),
+            snapshot_bytes_max: 5 * CHUNK_BYTES,
         }
     }
 
@@ -438,6 +441,7 @@ impl World {
     /// Makes the state that the node has a durable checkpoint, if its log's disk is as far. Whether it
     /// did.
     pub fn checkpoint(&mut self, id: NodeId) -> bool {
+        let bytes_max = self.snapshot_bytes_max;
         let host = self.host_mut(id);
         let Some(raft) = &host.raft else { return false };
         let (at, conf) = host.state_at.clone();
@@ -447,7 +451,7 @@ impl World {
         }
         let snapshot = Snapshot {
             id: SnapshotId { at, hash: host.state },
-            bytes: 1 + host.state % (5 * CHUNK_BYTES),
+            bytes: 1 + host.state % bytes_max,
             conf,
         };
         let log = Rc::new(host.log[..at.index.0 as usize].to_vec());
@@ -457,14 +461,21 @@ impl World {
         true
     }
 
+    /// Whether that piece is the next one that its receiver waits for.
+    pub fn wants(&self, chunk: &Chunk) -> bool {
+        let next = (chunk.image.snapshot.id, chunk.bytes.0);
+        let raft = self.hosts[&chunk.to].raft.as_ref();
+        raft.is_some_and(|raft| raft.incoming() == Some(next))
+    }
+
     /// A piece of a snapshot arrives; with `corrupt` the whole is found to be something else.
     pub fn chunk(&mut self, chunk: Chunk, corrupt: bool) {
-        let Chunk { to: id, bytes: (from, to), image } = chunk;
-        let name = image.snapshot.id;
-        let host = self.host_mut(id);
-        if host.raft.as_ref().and_then(|raft| raft.incoming()) != Some((name, from)) {
+        if !self.wants(&chunk) {
             return;
         }
+        let Chunk { to: id, bytes: (_, to), image } = chunk;
+        let name = image.snapshot.id;
+        let host = self.host_mut(id);
         let whole = to == image.snapshot.bytes;
         if whole && corrupt {
             host.disk.discard(name);
