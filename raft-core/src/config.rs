@@ -328,6 +328,28 @@ pub enum OpenError {
     },
 }
 
+/// How a leader sends to a follower (thesis 10.2; the states of etcd's progress).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// It looks for where the logs agree, a message at a time.
+    Probe,
+    /// The logs agree: entries are pipelined.
+    Replicate,
+    /// What it needs is gone from the log: it gets a snapshot.
+    Snapshot,
+}
+
+impl Sending {
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sending::Probe => "probe",
+            Sending::Replicate => "replicate",
+            Sending::Snapshot => "snapshot",
+        }
+    }
+}
+
 /// A replica at a glance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -349,8 +371,10 @@ pub struct Status {
     pub base: EntryId,
     /// The index that the newest durable checkpoint covers; 0 if there is none.
     pub checkpoint: Index,
-    /// A leader's view of each other voter's match index; empty for other roles.
+    /// A leader's view of each other member's match index; empty for other roles.
     pub matched: Vec<(NodeId, Index)>,
+    /// How it sends to each of them.
+    pub sending: Vec<(NodeId, Sending)>,
     /// Reads that wait for their index.
     pub waiting_reads: usize,
     /// Who is in the group.

@@ -100,7 +100,7 @@ pub mod invariants;
 
 pub mod mutant;
 
-pub use config::{Config, MemUse, OpenError, Restored, Status};
+pub use config::{Config, MemUse, OpenError, Restored, Sending, Status};
 pub use raft::Raft;
 
 /// Runs the host loop of the README.

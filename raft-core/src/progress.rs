@@ -1,5 +1,6 @@
 //! What a leader knows of one follower, and what it may send it next.
 
+use crate::config::Sending;
 use crate::log::{Log, take_fitting};
 use crate::reads::Confirmed;
 use crate::snapshot::{Snapshot, SnapshotId, Stream};
@@ -405,6 +406,15 @@ impl Progress {
             ProgressState::Probe { sent } => (0, *sent).hash(hasher),
             ProgressState::Replicate(window) => (1, window.messages.len()).hash(hasher),
             ProgressState::Snapshot(stream) => stream.standing().hash(hasher),
+        }
+    }
+
+    /// How it is sent to, for people.
+    pub(crate) fn sending(&self) -> Sending {
+        match &self.state {
+            ProgressState::Probe { .. } => Sending::Probe,
+            ProgressState::Replicate(_) => Sending::Replicate,
+            ProgressState::Snapshot(_) => Sending::Snapshot,
         }
     }
 

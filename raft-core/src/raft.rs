@@ -442,14 +442,11 @@ impl Raft {
 
     /// The replica at a glance.
     pub fn status(&self) -> Status {
-        let matched = match &self.role {
-            RoleState::Leader(leader) => {
-                leader.peers.iter().map(|(id, progress)| (*id, progress.match_index)).collect()
-            }
-            RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => {
-                Vec::new()
-            }
-        };
+        let (mut matched, mut sending) = (Vec::new(), Vec::new());
+        if let RoleState::Leader(leader) = &self.role {
+            matched.extend(leader.peers.iter().map(|(id, progress)| (*id, progress.match_index)));
+            sending.extend(leader.peers.iter().map(|(id, progress)| (*id, progress.sending())));
+        }
         Status {
             role: self.role(),
             hard: self.hard,
@@ -461,6 +458,7 @@ impl Raft {
             applied: self.apply.applied,
             durable: self.log.durable(),
             matched,
+            sending,
             waiting_reads: self.reads.waiting(),
             conf: self.confs.newest().clone(),
             transferring: self.transferring(),

@@ -389,7 +389,8 @@ fn raft(section: &mut Section) {
         section.put(&format!("raft_group_{group}"), value);
         for (peer, matched) in &replica.matched {
             let state = status.peers.get(peer).map_or("down", |peer| peer.state);
-            let value = format!("match={matched},state={state}");
+            let sending = replica.sending.get(peer).copied().unwrap_or("probe");
+            let value = format!("match={matched},sending={sending},state={state}");
             section.put(&format!("raft_follower_{group}_{peer}"), value);
         }
     }

@@ -534,6 +534,7 @@ impl Replica {
             lease: self.leads() && self.raft.lease_holds(now),
             transferring: raft.transferring,
             matched: raft.matched.into_iter().collect(),
+            sending: raft.sending.into_iter().map(|(node, how)| (node, how.name())).collect(),
             ..ReplicaStatus::default()
         };
         if let Machine::Shard(store) = &self.machine {

@@ -369,6 +369,8 @@ pub struct ReplicaStatus {
     pub transferring: Option<NodeId>,
     /// Per follower, if it leads: the index known to be on its disk.
     pub matched: BTreeMap<NodeId, Index>,
+    /// How it sends to each: `probe`, `replicate` or `snapshot`.
+    pub sending: BTreeMap<NodeId, &'static str>,
     /// Keys it holds (0 for the shardmaster).
     pub keys: u64,
     /// Of those, how many have an expiry.
