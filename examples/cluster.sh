@@ -20,7 +20,7 @@ failed=
 start() { # name, then the program's arguments
   "$flotilla" "${@:2}" 2>>"$data/$1.log" &
   names[$!]=$1
-  commands[$!]="$flotilla ${*:2}"
+  printf -v commands[$!] "%q " "$flotilla" "${@:2}"
   started+="$1 $!  "
 }
 
