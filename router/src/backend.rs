@@ -31,6 +31,10 @@ pub enum Target {
     Group(GroupId),
 }
 
+/// INFO is asked for when something is wrong: it does not wait out a request's deadline for a group
+/// whose leader hangs.
+pub const GLANCE_MAX: Duration = Duration::from_secs(1);
+
 /// What is asked. An op goes to a slot, a query to a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -38,6 +42,8 @@ pub enum Work {
     Op(Op),
     /// A read of a whole group.
     Query(GroupQuery),
+    /// The same, for what is shown beside other things: given up after [`GLANCE_MAX`].
+    Glance(GroupQuery),
     /// A group is to be led by this node.
     Transfer(NodeId),
 }

@@ -91,7 +91,7 @@ impl BarrierRun {
     }
 
     fn info(ask: Box<KeysElsewhere>) -> (BarrierRun, Asks) {
-        let query = |group: &GroupId| (Target::Group(*group), Work::Query(GroupQuery::KeyCount));
+        let query = |group: &GroupId| (Target::Group(*group), Work::Glance(GroupQuery::KeyCount));
         let asks: Asks = ask.groups.iter().map(query).collect();
         let unanswered = ask.unled;
         let step = Step::Info { ask, keys: 0, expires: 0, unanswered };
@@ -347,6 +347,8 @@ mod tests {
             let (mut run, asks) =
                 BarrierRun::start(Barrier::Info(info), &ClusterView::default(), None);
             assert_eq!(asks.len(), 2);
+            let glance = |(_, work): &(Target, Work)| matches!(work, Work::Glance(_));
+            assert!(asks.iter().all(glance), "INFO does not wait for a leader that hangs");
             run.answer(count(2));
             assert!(!run.is_answered());
             run.answer(second);

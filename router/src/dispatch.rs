@@ -181,14 +181,14 @@ impl Dispatch {
         let ticket = from.1;
         let refused = match (target, work) {
             (Target::Slot(slot), Work::Op(op)) => self.submit_op(now, from, slot, op, deadline),
-            (Target::Group(group), Work::Query(query)) => {
+            (Target::Group(group), Work::Query(query) | Work::Glance(query)) => {
                 self.submit_query(ticket, group, RequestBody::Group(query), deadline)
             }
             (Target::Group(group), Work::Transfer(to)) => {
                 self.submit_query(ticket, group, RequestBody::Transfer { to }, deadline)
             }
             // Nobody can answer these; the types allow them.
-            (Target::Slot(_), Work::Query(_) | Work::Transfer(_))
+            (Target::Slot(_), Work::Query(_) | Work::Glance(_) | Work::Transfer(_))
             | (Target::Group(_), Work::Op(_)) => Err(Refusal::ClusterDown),
         };
         if let Err(refusal) = refused {

@@ -2,7 +2,7 @@
 //! process.
 
 use super::sink::ReplySink;
-use super::{Answered, BackendConfig, DispatchStats, LocalNode, Refusal, Target, Work};
+use super::{Answered, BackendConfig, DispatchStats, GLANCE_MAX, LocalNode, Refusal, Target, Work};
 use crate::dial::{DialError, dial};
 use crate::dispatch::{Connection, Dispatch, LinkEvent, Now, Output, Ticket};
 use crate::link::{self, LinkQueue};
@@ -174,7 +174,11 @@ impl Inner {
         });
         let ticket = self.waiting.borrow_mut().add(sink, tag);
         let now = self.now();
-        let timeout = u64::try_from(self.request_timeout.as_nanos()).unwrap_or(u64::MAX);
+        let timeout = match &work {
+            Work::Glance(_) => self.request_timeout.min(GLANCE_MAX),
+            Work::Op(_) | Work::Query(_) | Work::Transfer(_) => self.request_timeout,
+        };
+        let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let deadline = now.saturating_add(timeout);
         self.dispatch.borrow_mut().submit(now, (connection, ticket), target, work, deadline);
         self.wake.notify_one();
