@@ -15,6 +15,9 @@ pub const SECRET_BYTES_MIN: usize = 16;
 const SECRET_BYTES_MAX: u64 = 4096;
 /// Bytes of a cluster file, at most: 500 nodes and 1,000 groups need a tenth of it.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Groups besides the shardmaster. What a node keeps of all of them grows faster than their number:
+/// 131 MB with so many.
+const GROUPS_MAX: usize = 1000;
 
 /// The file as it is written (TOML).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +164,9 @@ impl ClusterFile {
                     .into(),
             );
         }
+        if self.groups.len() > GROUPS_MAX {
+            return Err(format!("it names {} groups, {GROUPS_MAX} at most", self.groups.len()));
+        }
         for node in &self.nodes {
             let addresses = NodeConfig { peer: node.peer.clone(), resp: node.resp.clone() };
             if config.nodes.insert(NodeId(node.id), addresses).is_some() {
@@ -269,6 +275,15 @@ mod tests {
             (
                 GOOD.lines().filter(|line| !line.contains("groups")).collect::<Vec<_>>().join("\n"),
                 "it names no group to keep data; at least one [[groups]]",
+            ),
+            (
+                (3..1010).fold(GOOD.to_string(), |file, id| {
+                    file.replace(
+                        "groups = [",
+                        &format!("groups = [{{ id = {id}, voters = [1] }}, "),
+                    )
+                }),
+                "it names 1009 groups, 1000 at most",
             ),
             (GOOD.replace("[2, 1]", "[]"), "the shardmaster has no voters"),
             (GOOD.replace("[2, 1]", "[2, 3]"), "voter 3 of group 0 is not a node of the cluster"),
