@@ -31,11 +31,14 @@ pub enum Command {
     Router(RouterArgs),
 }
 
+/// Nodes of an embedded cluster: more than a desk needs.
+pub const DEV_NODES_MAX: u64 = 9;
+
 /// `flotilla dev`.
 #[derive(Clone, Debug, Args)]
 pub struct DevArgs {
     /// Nodes of the cluster, 1 to 9 [default: 3, or what the directory holds].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=9))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=DEV_NODES_MAX))]
     pub nodes: Option<u64>,
     /// Groups that keep data, 1 to 64 [default: 2, or what the directory holds].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]

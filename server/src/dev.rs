@@ -11,7 +11,7 @@ use shard_core::{GroupId, NodeId};
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -286,8 +286,9 @@ fn refuse_lost_nodes(dir: &Path, file: &ClusterFile) -> Result<(), RunError> {
 
 /// The cluster file is there before any node's directory is.
 fn refuse_lost_cluster_file(dir: &Path) -> Result<(), RunError> {
-    let first = node_directory(dir, NodeId(1));
-    let left = [dir.join(COMPLETE_FILE), first].into_iter().find(|path| path.exists());
+    // Any of them is from before: to begin anew would take their secret from under them.
+    let nodes = (1..=crate::config::DEV_NODES_MAX).map(|id| node_directory(dir, NodeId(id)));
+    let left = [dir.join(COMPLETE_FILE)].into_iter().chain(nodes).find(|path| path.exists());
     match left {
         None => Ok(()),
         Some(left) => Err(RunError::Sentence(format!(
@@ -393,19 +394,20 @@ fn banner(args: &DevArgs, cluster: &Cluster) -> String {
     let replicas = file.groups.first().map_or(0, |group| group.voters.len());
     let dir = args.dir.display();
     let ports = (1..=nodes as u16).map(|i| (port + i).to_string()).collect::<Vec<_>>().join(" ");
-    let everywhere = args.bind.is_loopback() || args.bind.is_unspecified();
-    let host = if everywhere { String::new() } else { format!(" -h {}", args.bind) };
+    // Where redis-cli looks by itself.
+    let usual = args.bind == IpAddr::from(Ipv4Addr::LOCALHOST) || args.bind.is_unspecified();
+    let host = if usual { String::new() } else { format!(" -h {}", args.bind) };
     format!(
         "Flotilla {version}: {nodes} nodes, {groups} groups x {replicas} replicas, shardmaster x \
          {masters}\n\
-         clients   {bind}:{port} (node 1), or the nodes' own ports: {ports}; any serves any key\n\
+         clients   {clients} (node 1), or the nodes' own ports: {ports}; any serves any key\n\
          data      {dir}\n\
          try       redis-cli{host} -p {port} SET greeting hello\n\
          \x20         redis-cli{host} -p {port} CLUSTER SHARDS\n\
          stop      Ctrl-C; the same command resumes the cluster",
         version = env!("CARGO_PKG_VERSION"),
         masters = file.shardmaster.voters.len(),
-        bind = args.bind,
+        clients = SocketAddr::new(args.bind, port),
     )
 }
 
@@ -457,6 +459,40 @@ mod tests {
             assert!(sentence.starts_with(&format!("{} is missing", kept.display())), "{sentence}");
             fs::rename(&away, &kept).unwrap();
             begin(dir).unwrap();
+        }
+    }
+
+    #[test]
+    fn any_node_that_is_left_says_that_the_cluster_file_is_lost() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path();
+        begin(dir).unwrap();
+        for lost in [CLUSTER_FILE, COMPLETE_FILE] {
+            fs::remove_file(dir.join(lost)).unwrap();
+        }
+        for node in [1, 2] {
+            fs::remove_dir_all(node_directory(dir, NodeId(node))).unwrap();
+        }
+        let before = files_of(dir);
+        let sentence = begin(dir).unwrap_err().to_string();
+        let left = format!("cluster.toml is missing, but {}/node-3 is there", dir.display());
+        assert!(sentence.contains(&left), "{sentence}");
+        assert_eq!(files_of(dir), before, "what is refused changes nothing");
+    }
+
+    #[test]
+    fn the_banner_names_an_address_that_answers() {
+        let temporary = tempfile::tempdir().unwrap();
+        let cluster = begin(temporary.path()).unwrap();
+        for (bind, clients, host) in [
+            ("127.0.0.1", "127.0.0.1:6379 (", "redis-cli -p 6379 SET"),
+            ("0.0.0.0", "0.0.0.0:6379 (", "redis-cli -p 6379 SET"),
+            ("127.0.0.5", "127.0.0.5:6379 (", "redis-cli -h 127.0.0.5 -p 6379 SET"),
+            ("::1", "[::1]:6379 (", "redis-cli -h ::1 -p 6379 SET"),
+        ] {
+            let args = DevArgs { bind: bind.parse().unwrap(), ..args(temporary.path()) };
+            let banner = banner(&args, &cluster);
+            assert!(banner.contains(clients) && banner.contains(host), "{banner}");
         }
     }
 
