@@ -195,6 +195,12 @@ impl Progress {
         }
     }
 
+    /// A stream to it moves: if it stops, it is asked without the patience that silence has earned.
+    pub(crate) fn ask_soon(&mut self, now: Now, patience: Now) {
+        self.backoff = 0;
+        self.probe_at = self.probe_at.map(|at| at.min(now + patience));
+    }
+
     /// Whether it has said, on this link and in this term, that it has all entries and knows them
     /// committed: only then nothing need be sent (R12).
     pub(crate) fn is_quiet(&self, last: Index, commit: Index) -> bool {

@@ -430,8 +430,9 @@ impl Raft {
     ) {
         let limits = Limits {
             window_bytes: self.config.snapshot_window_bytes,
-            resend_ns: self.config.election_timeout_ns_max,
+            resend_ns: self.config.election_timeout_ns_min,
         };
+        let patience = 2 * self.config.heartbeat_ns;
         let lease_ns = self.config.lease_ns;
         let newest = self.snapshots.checkpoint.clone();
         let RoleState::Leader(leader) = &mut self.role else { return };
@@ -448,7 +449,12 @@ impl Raft {
         if m.id != stream.snapshot.id {
             return;
         }
-        if let Some((from_byte, to)) = stream.wants(now, m.offset, m.stamp.min(now), limits) {
+        let before = stream.acknowledged;
+        let granted = stream.wants(now, m.offset, m.stamp.min(now), limits);
+        if stream.acknowledged > before {
+            progress.ask_soon(now, patience);
+        }
+        if let Some((from_byte, to)) = granted {
             let id = m.id;
             let send = SnapCmd::Send { peer: from, id, from: from_byte, to };
             self.snapshots.commands.push(send);
