@@ -15,8 +15,7 @@ pub const SECRET_BYTES_MIN: usize = 16;
 const SECRET_BYTES_MAX: u64 = 4096;
 /// Bytes of a cluster file, at most: 500 nodes and 1,000 groups need a tenth of it.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Groups besides the shardmaster. What a node keeps of all of them grows faster than their number:
-/// 131 MB with so many.
+/// Groups besides the shardmaster: as many as the idle cluster of the tests has.
 const GROUPS_MAX: usize = 1000;
 
 /// The file as it is written (TOML).

@@ -16,6 +16,7 @@ use raft_core::node_pair::{Heartbeat, PairEdge, PairEffects};
 use raft_core::types::{FetchId, GroupId, NodeId, Now, WriteToken};
 use raft_core::{Config, OpenError, Restored};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Everything that can happen to a node.
 #[derive(Debug)]
@@ -117,7 +118,8 @@ pub struct NodeSetup {
 #[derive(Debug)]
 pub struct Node {
     id: NodeId,
-    bootstrap: ClusterConfig,
+    /// Shared with the replicas: one copy for each would be the square of the groups.
+    bootstrap: Arc<ClusterConfig>,
     addresses: BTreeMap<NodeId, NodeConfig>,
     replicas: BTreeMap<GroupId, Replica>,
     health: Health,
@@ -145,6 +147,7 @@ impl Node {
         now: Now,
     ) -> Result<Node, OpenError> {
         let NodeSetup { id, bootstrap, addresses, epoch, seed } = setup;
+        let bootstrap = Arc::new(bootstrap);
         let mut replicas = BTreeMap::new();
         for (group, seats) in &bootstrap.groups {
             if !seats.voters.contains(&id) {
@@ -154,7 +157,7 @@ impl Node {
             let restored = restored.remove(group).unwrap_or_default();
             // Replicas of one node must not time out together, nor one group's on several nodes.
             let seed = seed ^ (u64::from(group.0) << 32) ^ id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let replica = Replica::open(config, restored, bootstrap.clone(), seed, now)?;
+            let replica = Replica::open(config, restored, Arc::clone(&bootstrap), seed, now)?;
             replicas.insert(*group, replica);
         }
         let touched = replicas.keys().copied().collect();
@@ -387,7 +390,7 @@ impl Node {
     /// What this node knows of the cluster.
     pub fn view(&self) -> ClusterView {
         let known = self.replicas.get(&SHARDMASTER).and_then(Replica::config);
-        let mut config = known.unwrap_or(&self.bootstrap).clone();
+        let mut config = ClusterConfig::clone(known.unwrap_or(&self.bootstrap));
         for (node, addresses) in &self.addresses {
             config.nodes.insert(*node, addresses.clone());
         }

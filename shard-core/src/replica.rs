@@ -24,6 +24,7 @@ use raft_core::message::Message;
 use raft_core::types::{Entry, EntryKind, FetchId, GroupId, Index, NodeId, Now, Term, WriteToken};
 use raft_core::{Config, OpenError, Raft, Restored};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Where a request came from; names one router's link, or the router in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,7 +111,7 @@ pub struct Replica {
     others: Vec<NodeId>,
     machine: Machine,
     /// What the first leader of the group proposes; see [`EntryItem::Assign`].
-    bootstrap: ClusterConfig,
+    bootstrap: Arc<ClusterConfig>,
     bootstrap_proposed: bool,
     role: RoleChange,
     /// This replica leads and has applied an entry of its own term: its state is current enough for
@@ -142,7 +143,7 @@ impl Replica {
     pub fn open(
         config: Config,
         restored: Restored,
-        bootstrap: ClusterConfig,
+        bootstrap: Arc<ClusterConfig>,
         seed: u64,
         now: Now,
     ) -> Result<Replica, OpenError> {
@@ -411,7 +412,7 @@ impl Replica {
         }
         let item = match &self.machine {
             Machine::Master(master) => (master.config(None).num == ConfigNum(0))
-                .then(|| EntryItem::Bootstrap(self.bootstrap.clone())),
+                .then(|| EntryItem::Bootstrap(ClusterConfig::clone(&self.bootstrap))),
             Machine::Shard(store) => {
                 let ranges: Vec<_> =
                     self.bootstrap.ranges_of(self.group).map(|r| (r.first, r.last)).collect();
