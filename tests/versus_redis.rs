@@ -94,9 +94,18 @@ fn is_comparable() -> bool {
     };
     let fits = found.contains(&format!("v={VERSION}"));
     if !fits {
+        let needed = std::env::var("FLOTILLA_COMPARE").is_ok_and(|value| value == "required");
+        assert!(!needed, "a redis-server {VERSION}x is required, found: {found}");
         eprintln!("not compared: needs a redis-server {VERSION}x, found: {found}");
     }
     fits
+}
+
+/// A Redis in cluster mode, and ours.
+fn both() -> (Ports, Redis, DevCluster) {
+    let ports = Ports::take();
+    let redis = Redis::start(&ports, 0, true);
+    (ports, redis, DevCluster::start(&[]))
 }
 
 /// A connection that keeps replies as bytes.
@@ -240,9 +249,7 @@ fn commands_are_described_as_redis_describes_them() {
     if !is_comparable() {
         return;
     }
-    let ports = Ports::take();
-    let redis = Redis::start(&ports, 0, true);
-    let cluster = DevCluster::start(&[]);
+    let (_ports, redis, cluster) = both();
     let (mut theirs, mut ours) = (redis.client(), cluster.client());
     for spec in rows() {
         let name = spec.name;
@@ -374,9 +381,7 @@ fn info_has_the_sections_and_fields_of_redis() {
     if !is_comparable() {
         return;
     }
-    let ports = Ports::take();
-    let redis = Redis::start(&ports, 0, true);
-    let cluster = DevCluster::start(&[]);
+    let (_ports, redis, cluster) = both();
     let (mut theirs, mut ours) = (redis.client(), cluster.client());
     let both = |theirs: &mut Client, ours: &mut Client, words: &[&str]| {
         let command = [&["INFO"], words].concat();
@@ -426,9 +431,7 @@ fn redis_knows_every_setting_that_is_told() {
     if !is_comparable() {
         return;
     }
-    let ports = Ports::take();
-    let redis = Redis::start(&ports, 0, true);
-    let cluster = DevCluster::start(&[]);
+    let (_ports, redis, cluster) = both();
     let all = ["CONFIG", "GET", "*"];
     let names = |client: &mut Client| -> Vec<String> {
         let reply = client.call(&all).expect("a reply");

@@ -3,8 +3,8 @@
 use crate::conf::Conf;
 use crate::effects::Reject;
 use crate::message::{
-    AppendEntries, AppendEntriesReply, AppendOutcome, Confirm, ConfirmReply, InstallSnapshotReply,
-    Message, PreVote, PreVoteReply, RequestVote, RequestVoteReply,
+    AppendEntries, AppendEntriesReply, AppendOutcome, Confirm, ConfirmReply, Message, PreVote,
+    PreVoteReply, RequestVote, RequestVoteReply,
 };
 use crate::mutant::Mutant;
 use crate::raft::{Raft, RoleState};
@@ -182,9 +182,7 @@ impl Raft {
             }
             Message::ReadIndex(m) => self.answer_read_index(from, m.seq, None),
             Message::InstallSnapshot(m) => {
-                let (term, stamp, id) = (self.hard.term, m.stamp, m.snapshot.id);
-                let reply = InstallSnapshotReply { term, stamp, promised_ns: 0, id, offset: 0 };
-                self.send(from, Message::InstallSnapshotReply(reply), Index(0));
+                self.want_snapshot(from, (m.stamp, 0), m.snapshot.id, 0);
             }
             Message::PreVote(_)
             | Message::PreVoteReply(_)

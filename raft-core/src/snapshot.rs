@@ -339,14 +339,25 @@ impl Raft {
             }
             _ => self.snapshots.offered(m),
         };
-        let term = self.hard.term;
-        let reply = InstallSnapshotReply { term, stamp, promised_ns, id, offset };
-        self.send(from, Message::InstallSnapshotReply(reply), Index(0));
+        self.want_snapshot(from, (stamp, promised_ns), id, offset);
         // One that was whole when the process ended.
         if self.snapshots.incoming.as_ref().is_some_and(Incoming::is_whole) {
             self.whole();
         }
         Ok(())
+    }
+
+    /// Says from which byte on a snapshot is wanted; stamp and promise as in other answers to a leader.
+    pub(crate) fn want_snapshot(
+        &mut self,
+        to: NodeId,
+        (stamp, promised_ns): (Now, Now),
+        id: SnapshotId,
+        offset: u64,
+    ) {
+        let term = self.hard.term;
+        let reply = InstallSnapshotReply { term, stamp, promised_ns, id, offset };
+        self.send(to, Message::InstallSnapshotReply(reply), Index(0));
     }
 
     /// Says to a leader that its log is here up to what is committed, which it must be, durably.
@@ -372,9 +383,7 @@ impl Raft {
             return self.whole();
         }
         if let Some(leader) = self.leader().filter(|leader| *leader != self.config.id) {
-            let term = self.hard.term;
-            let reply = InstallSnapshotReply { term, stamp: 0, promised_ns: 0, id, offset };
-            self.send(leader, Message::InstallSnapshotReply(reply), Index(0));
+            self.want_snapshot(leader, (0, 0), id, offset);
         }
     }
 

@@ -41,7 +41,7 @@ impl Raft {
     }
 
     /// Who is to lead, while a transfer is under way.
-    pub(crate) fn transferring(&self) -> Option<NodeId> {
+    pub fn transferring(&self) -> Option<NodeId> {
         match &self.role {
             RoleState::Leader(leader) => leader.transfer.map(|transfer| transfer.to),
             RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => None,

@@ -1,4 +1,5 @@
-//! Commands on whole groups: DBSIZE, FLUSHALL, INFO of a process without keys, and those that move leaderships. Pure: work in,
+//! Commands on whole groups: DBSIZE, FLUSHALL, INFO of a process without keys, and those that move
+//! leaderships. Pure: work in,
 //! answers in, work out.
 //!
 //! They are not atomic over slots: a write of another client may land in a slot that was already

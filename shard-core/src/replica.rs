@@ -486,7 +486,7 @@ impl Replica {
 
     /// Whom it hands leadership to, while it does.
     pub fn transferring(&self) -> Option<NodeId> {
-        self.raft.status().transferring
+        self.raft.transferring()
     }
 
     /// Whether it leads, and has not begun to hand that over.

@@ -151,6 +151,18 @@ pub fn explore(scope: &Scope) -> Result<Explored, Fault> {
     search.run()
 }
 
+/// The actions from the start to step `at`, and one more. Each step names the one before it.
+pub(crate) fn way<A: Copy>(steps: &[(usize, A)], mut at: usize, last: A) -> Vec<A> {
+    let mut actions = vec![last];
+    while at > 0 {
+        let (before, action) = steps[at - 1];
+        actions.push(action);
+        at = before;
+    }
+    actions.reverse();
+    actions
+}
+
 struct Search {
     scope: Scope,
     start: State,
@@ -229,16 +241,10 @@ impl Search {
     }
 
     /// Tells the way to a fault by going it once more.
-    fn fault(&self, said: String, mut at: usize, last: Action) -> Fault {
-        let mut actions = vec![last];
-        while at > 0 {
-            let (before, action) = self.steps[at - 1];
-            actions.push(action);
-            at = before;
-        }
+    fn fault(&self, said: String, at: usize, last: Action) -> Fault {
         let mut state = self.start.clone();
         let mut steps = Vec::new();
-        for action in actions.into_iter().rev() {
+        for action in way(&self.steps, at, last) {
             steps.push(state.tell(action));
             // The last one fails again, and was told.
             caught(|| state.perform(action)).ok();

@@ -6,7 +6,7 @@
 //! from the states reached, time then goes on, and the group must have a leader where it can, and be
 //! whole and quiet once all is mended.
 
-use crate::raft_explore::{Explored, Fault};
+use crate::raft_explore::{Explored, Fault, way};
 use crate::raft_faults::Random;
 use crate::raft_pairs::{HEARTBEAT, MS, Pairs};
 use crate::raft_shrink::caught;
@@ -222,14 +222,9 @@ impl Search {
         Ok(Explored { states: self.seen.len(), steps: taken, depth, complete: false })
     }
 
-    fn fault(&self, said: String, mut at: usize, last: Move) -> Fault {
-        let mut moves = vec![last];
-        while at > 0 {
-            let (before, action) = self.steps[at - 1];
-            moves.push(action);
-            at = before;
-        }
-        let steps = moves.into_iter().rev().map(|action| format!("{action:?}")).collect();
+    fn fault(&self, said: String, at: usize, last: Move) -> Fault {
+        let moves = way(&self.steps, at, last).into_iter();
+        let steps = moves.map(|action| format!("{action:?}")).collect();
         Fault { said, steps, states: self.seen.len() }
     }
 }
