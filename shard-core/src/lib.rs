@@ -14,6 +14,7 @@
 //!   times a constant.
 //! - Absent on purpose: reads outside the log, slots that move, snapshots.
 
+pub mod checkpoint;
 pub mod cluster_config;
 pub mod codec;
 mod data;

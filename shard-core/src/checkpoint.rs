@@ -1,0 +1,119 @@
+//! How applied state gets to the disk and comes back: rows, and what the host does with them.
+//!
+//! A group's state is a set of rows, key to value, that says everything two replicas must agree on
+//! and nothing else: equal states have equal rows. A checkpoint hands over the rows that changed
+//! since the one before it; the host puts them into one durable step with the place in the log that
+//! they stand for. A snapshot is all rows of one checkpoint, in the order of their keys. The host
+//! knows nothing of what is in them.
+
+use bytes::Bytes;
+use raft_core::conf::Conf;
+use raft_core::effects::Write;
+use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
+use raft_core::types::{EntryId, GroupId, Index, NodeId};
+use smallvec::SmallVec;
+
+/// What precedes the bytes of a value in its row: small, and not worth an allocation.
+pub type RowHead = SmallVec<[u8; 24]>;
+
+/// One change of the rows. Later ones of the same key win.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowChange {
+    /// The row is this now: its value is `head` and behind it `body`, which may be shared with
+    /// memory and replies and so is copied once, into the disk's page.
+    Put {
+        /// The row.
+        key: Bytes,
+        /// The value's first bytes.
+        head: RowHead,
+        /// The rest of the value.
+        body: Bytes,
+    },
+    /// The row is not there any more, if it was.
+    Delete {
+        /// The row.
+        key: Bytes,
+    },
+    /// No row whose key begins so is there any more.
+    DeletePrefix {
+        /// The beginning.
+        prefix: Bytes,
+    },
+}
+
+/// What a checkpoint stands for; with the size and the hash that the host has computed over its rows
+/// it is a [`Snapshot`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointMark {
+    /// The last entry that is in it.
+    pub at: EntryId,
+    /// The newest configuration at or before it, and the entry that said so; 0 for the first one.
+    pub conf: (Index, Conf),
+}
+
+/// What the host does with a group's state, in the order given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateCommand {
+    /// Changes of the checkpoint under way; the first of them begins it. One node has one checkpoint
+    /// under way at a time. Answered by [`StateEvent::Taken`], before which no further one is sent.
+    Changes(Vec<RowChange>),
+    /// That was all: make it durable, as one step with everything it consists of. Answered by
+    /// [`StateEvent::Checkpointed`].
+    Commit(CheckpointMark),
+    /// What the core owes of snapshots.
+    Snapshot(SnapCmd),
+    /// A piece of a snapshot that comes in, to be staged. The offsets of one snapshot's pieces follow
+    /// each other. Answered, once durable, by [`SnapEvent::Received`], or by [`SnapEvent::Corrupt`].
+    Stage {
+        /// Which snapshot, with its size.
+        snapshot: Snapshot,
+        /// The piece's first byte.
+        offset: u64,
+        /// The piece.
+        bytes: Bytes,
+    },
+    /// The write that puts a snapshot, which is all staged, in the place of state and log. Answered by
+    /// `Persisted` for its token and then by [`StateEvent::Installed`]. Later writes of the group wait
+    /// for it.
+    Install(Box<Write>),
+}
+
+/// What the host tells of a group's state.
+#[derive(Debug)]
+pub enum StateEvent<M> {
+    /// The last [`StateCommand::Changes`] was taken in: the next may come.
+    Taken,
+    /// The checkpoint is durable.
+    Checkpointed(Snapshot),
+    /// What the core is told of snapshots.
+    Snapshot(SnapEvent),
+    /// A snapshot is installed, and this is its state.
+    Installed {
+        /// Which.
+        id: SnapshotId,
+        /// The state machine that was loaded from its rows.
+        machine: M,
+    },
+}
+
+/// A piece of a snapshot on its way between nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotChunk {
+    /// Whose.
+    pub group: GroupId,
+    /// Of which.
+    pub id: SnapshotId,
+    /// Its first byte.
+    pub offset: u64,
+    /// It.
+    pub bytes: Bytes,
+}
+
+/// A chunk to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutgoingChunk {
+    /// To whom.
+    pub to: NodeId,
+    /// What.
+    pub chunk: SnapshotChunk,
+}
