@@ -101,6 +101,7 @@ pub mod invariants;
 pub mod mutant;
 
 pub use config::{Config, MemUse, OpenError, Restored, Sending, Status};
+pub use log::compact_runs;
 pub use raft::Raft;
 
 /// Runs the host loop of the README.

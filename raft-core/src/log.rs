@@ -447,7 +447,7 @@ impl Log {
 }
 
 /// Drops what is at or before `upto` from the runs of a log that ends in `last`.
-pub(crate) fn compact_runs(runs: &mut Vec<EntryId>, upto: Index, last: Index) {
+pub fn compact_runs(runs: &mut Vec<EntryId>, upto: Index, last: Index) {
     let begun = runs.partition_point(|run| run.index <= upto);
     let next = runs.get(begun).map_or(last.next(), |run| run.index);
     // The run that `upto` is in goes on after it, unless it ends there.
