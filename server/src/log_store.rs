@@ -16,21 +16,22 @@
 //! - No caller ever waits for the disk. A fetch goes through the writer's queue, so it sees every
 //!   write submitted before it, and is read by a thread of its own.
 //!
-//! Nothing is ever removed from the log: there are no checkpoints that could replace its beginning.
-//! So the file, the time of a start (everything is read once) and the index in memory (some 40 bytes
-//! for each 16 KiB of the file and for each bigger entry, more if many groups interleave) grow with
-//! what was ever written.
+//! - What no group needs any more is removed ([`collect`]), so the file, the time of a start
+//!   (everything is read once) and the index in memory (some 50 bytes for each 16 KiB of the log and
+//!   for each bigger entry, more if many groups interleave) go with what is live, above a floor.
 //!
-//! Format: [`wal`]; where entries stand: [`index`].
+//! Format: [`wal`] and `docs/disk-format.md`; where entries stand: [`index`].
 
+mod collect;
 mod index;
+mod reader;
 mod recovery;
 mod wal;
 mod writer;
 
 use raft_core::Restored;
 use raft_core::effects::{Fetch, FetchResult, Write};
-use raft_core::types::{FetchId, GroupId, WriteToken};
+use raft_core::types::{EntryId, FetchId, GroupId, WriteToken};
 use redb::{Builder, Database, StorageBackend};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use tracing::info;
 
 /// Commands that wait for the writer. A worker submits once per turn, and what the groups may have
 /// unsynced is bounded in bytes by the core (rule R24); at this bound the caller waits.
@@ -51,11 +53,22 @@ pub struct LogStoreConfig {
     pub cache_bytes: usize,
     /// Whether a missing or empty file is an error: true once the node has had a log.
     pub must_exist: bool,
+    /// Frame bytes up to which nobody is made to move for the log's sake, and file bytes up to which
+    /// a start does not give free space back.
+    pub collect_bytes_min: u64,
+    /// The largest log, in frame bytes, that is written anew when it stands in the way; a group with
+    /// more is asked for a checkpoint.
+    pub rewrite_bytes_max: u64,
 }
 
 impl Default for LogStoreConfig {
     fn default() -> LogStoreConfig {
-        LogStoreConfig { cache_bytes: 32 << 20, must_exist: false }
+        LogStoreConfig {
+            cache_bytes: 32 << 20,
+            must_exist: false,
+            collect_bytes_min: 64 << 20,
+            rewrite_bytes_max: 4 << 20,
+        }
     }
 }
 
@@ -70,10 +83,13 @@ pub enum LogEvent {
         group: GroupId,
         /// The request.
         id: FetchId,
-        /// Entries, or that the first is not held. No entries at all: too many reads wait, ask again
-        /// later.
+        /// Entries, or that the first is not held, or not where it stood when this was asked. No
+        /// entries at all: too many reads wait, ask again later.
         result: FetchResult,
     },
+    /// The group's entries keep the log long: a checkpoint, and [`LogStore::compact`] after it, is
+    /// needed. Said once until then.
+    CheckpointWanted(GroupId),
     /// The log can no longer be written or read: the node has to stop. One sentence that names the
     /// file.
     Failed(String),
@@ -116,6 +132,14 @@ pub enum LogStoreError {
         /// What is wrong there.
         what: String,
     },
+    /// A snapshot that state machines have, but the log does not know of, cannot be written into it.
+    #[error("cannot finish in the log {path} what a crash has interrupted: {what}")]
+    Unfinished {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        what: String,
+    },
     /// Written by a newer program.
     #[error("the log {path} has format {found}; this program reads up to {}", wal::FORMAT)]
     Format {
@@ -139,6 +163,14 @@ pub struct LogStats {
     pub queued_bytes: u64,
     /// Size of the file; 0 if the storage is not a file.
     pub file_bytes: u64,
+    /// Frame bytes in the log.
+    pub log_bytes: u64,
+    /// Of these, about how many groups need.
+    pub live_bytes: u64,
+    /// Batches that were removed.
+    pub removed_blobs: u64,
+    /// Groups that were written anew to make room.
+    pub rewrites: u64,
 }
 
 #[derive(Debug, Default)]
@@ -147,11 +179,16 @@ struct Counters {
     entries: AtomicU64,
     bytes: AtomicU64,
     queued_bytes: AtomicU64,
+    log_bytes: AtomicU64,
+    live_bytes: AtomicU64,
+    removed_blobs: AtomicU64,
+    rewrites: AtomicU64,
 }
 
 /// What the writer is told.
 enum Command {
     Write(Vec<(GroupId, Write)>),
+    Compact(GroupId, EntryId),
     Fetch(GroupId, Fetch),
 }
 
@@ -170,59 +207,86 @@ impl LogStore {
         recovery::prepare_file(path, must_exist)
     }
 
-    /// Opens or creates the log and reads it once from its beginning. `events` is called from the
-    /// log's threads and must not block for long.
+    /// Opens or creates the log and reads it once from its beginning. `installing`: the groups whose
+    /// state has taken a snapshot, up to these entries, without being sure that the log knows; it
+    /// does when this returns. `events` is called from the log's threads and must not block for long.
     pub fn open(
         path: &Path,
         config: LogStoreConfig,
+        installing: &BTreeMap<GroupId, EntryId>,
         events: impl Fn(LogEvent) + Send + Sync + 'static,
     ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
         recovery::prepare_file(path, config.must_exist)?;
+        let size = std::fs::metadata(path)
+            .map_err(|source| LogStoreError::Io { path: path.to_owned(), source })?
+            .len();
         let database = builder(&config)
             .open(path)
             .map_err(|source| database_error(path, redb::Error::from(source)))?;
-        LogStore::start(database, path, Some(path.to_owned()), events)
+        let (store, groups) =
+            LogStore::start(database, path, size, &config, installing, Arc::new(events))?;
+        if let Ok(after) = std::fs::metadata(path)
+            && after.len() < size
+        {
+            let (path, back) = (path.display(), size - after.len());
+            info!(%path, back, "gave free space of the log back, in bytes");
+        }
+        Ok((LogStore { path: Some(path.to_owned()), ..store }, groups))
     }
 
     /// The same over any storage; an empty one is a new log.
     pub fn open_backend(
         backend: impl StorageBackend,
         config: LogStoreConfig,
+        installing: &BTreeMap<GroupId, EntryId>,
         events: impl Fn(LogEvent) + Send + Sync + 'static,
     ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
         let path = Path::new("(storage)");
-        if config.must_exist && backend.len().is_ok_and(|len| len == 0) {
+        let size = backend.len().unwrap_or(0);
+        if config.must_exist && size == 0 {
             return Err(LogStoreError::Missing(path.to_owned()));
         }
         let database = builder(&config)
             .create_with_backend(backend)
             .map_err(|source| database_error(path, redb::Error::from(source)))?;
         recovery::write_format(&database).map_err(|source| database_error(path, source))?;
-        LogStore::start(database, path, None, events)
+        LogStore::start(database, path, size, &config, installing, Arc::new(events))
     }
 
     fn start(
-        database: Database,
+        mut database: Database,
         name: &Path,
-        path: Option<PathBuf>,
-        events: impl Fn(LogEvent) + Send + Sync + 'static,
+        size: u64,
+        config: &LogStoreConfig,
+        installing: &BTreeMap<GroupId, EntryId>,
+        events: writer::Events,
     ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
         let recovered = recovery::scan(&database, name)?;
-        let groups = recovered.groups();
+        // More than half of the file is free.
+        let used = recovered.position + recovered.position / 4;
+        if size > config.collect_bytes_min && size / 2 > used {
+            database.compact().map_err(|source| database_error(name, source.into()))?;
+        }
         let counters = Arc::new(Counters::default());
-        let (commands, queue) = sync_channel(QUEUE_MAX);
-        let writer = writer::Writer::new(
+        let mut writer = writer::Writer::new(
             database,
             name.to_owned(),
             recovered,
+            config,
             counters.clone(),
-            Arc::new(events),
+            events,
         );
+        writer.finish_installs(installing).map_err(|error| LogStoreError::Unfinished {
+            path: name.to_owned(),
+            what: error.to_string(),
+        })?;
+        let groups = recovery::restored(&writer.index);
+        let (commands, queue) = sync_channel(QUEUE_MAX);
         let writer = std::thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run(&queue))
             .map_err(|source| LogStoreError::Io { path: name.to_owned(), source })?;
-        Ok((LogStore { path, commands, writer, counters }, groups))
+        Ok((LogStore { path: None, commands, writer, counters }, groups))
     }
 
     /// Queues writes; `Persisted` follows for each group's last token. After `Failed` it does
@@ -234,6 +298,13 @@ impl LogStore {
         let _ = self.commands.send(Command::Write(writes));
     }
 
+    /// The group's log up to `base`, an entry of it, is not needed any more, and is gone for every
+    /// fetch after this. It is durable once something else is: after a crash before that, the log
+    /// begins where it did.
+    pub fn compact(&self, group: GroupId, base: EntryId) {
+        let _ = self.commands.send(Command::Compact(group, base));
+    }
+
     /// Queues a read of entries; sees all that was submitted before. After `Failed` it is not
     /// answered.
     pub fn fetch(&self, group: GroupId, fetch: Fetch) {
@@ -243,12 +314,18 @@ impl LogStore {
     /// Counters since the start.
     pub fn stats(&self) -> LogStats {
         let file = self.path.as_ref().and_then(|path| std::fs::metadata(path).ok());
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
         LogStats {
-            commits: self.counters.commits.load(Ordering::Relaxed),
-            entries: self.counters.entries.load(Ordering::Relaxed),
-            bytes: self.counters.bytes.load(Ordering::Relaxed),
-            queued_bytes: self.counters.queued_bytes.load(Ordering::Relaxed),
+            commits: read(&counters.commits),
+            entries: read(&counters.entries),
+            bytes: read(&counters.bytes),
+            queued_bytes: read(&counters.queued_bytes),
             file_bytes: file.map_or(0, |metadata| metadata.len()),
+            log_bytes: read(&counters.log_bytes),
+            live_bytes: read(&counters.live_bytes),
+            removed_blobs: read(&counters.removed_blobs),
+            rewrites: read(&counters.rewrites),
         }
     }
 

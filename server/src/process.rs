@@ -170,7 +170,7 @@ fn open_replicas(
         let _ = events.blocking_send(event);
     };
     let config = LogStoreConfig { must_exist: data_dir.log_exists(), ..LogStoreConfig::default() };
-    let (log, recovered) = LogStore::open(&data_dir.log_path(), config, report)?;
+    let (log, recovered) = LogStore::open(&data_dir.log_path(), config, &BTreeMap::new(), report)?;
     data_dir.set_log_exists()?;
 
     let clock = Clock::start();

@@ -248,6 +248,9 @@ impl Worker {
             Wake::Log(LogEvent::Fetched { group, id, result }) => {
                 self.handle(Input::Fetched { group, id, result });
             }
+            Wake::Log(LogEvent::CheckpointWanted(group)) => {
+                debug!(%group, "the log waits for a checkpoint");
+            }
             Wake::Log(LogEvent::Failed(error)) => return Err(WorkerError::Log(error)),
             Wake::Inbound(inbound) => self.inbound(inbound),
         }
@@ -416,6 +419,10 @@ impl Worker {
         status.log_entries = log.entries;
         let links = self.transport.stats();
         status.counters.extend([
+            ("raft_log_bytes", log.log_bytes),
+            ("raft_log_live_bytes", log.live_bytes),
+            ("raft_log_removed_batches", log.removed_blobs),
+            ("raft_log_rewritten_groups", log.rewrites),
             ("raft_messages_sent", links.sent),
             ("raft_bytes_sent", links.sent_bytes),
             ("raft_messages_dropped", links.dropped),

@@ -103,12 +103,13 @@ fn open(disk: &Disk) -> Result<Log, LogStoreError> {
     let (sender, events) = channel();
     let noted = disk.clone();
     let config = LogStoreConfig::default();
-    let (store, groups) = LogStore::open_backend(disk.clone(), config, move |event| {
-        if let LogEvent::Persisted(tokens) = &event {
-            noted.mark(tokens.iter().map(|(_, token)| token.0).max().unwrap());
-        }
-        let _ = sender.send(event);
-    })?;
+    let (store, groups) =
+        LogStore::open_backend(disk.clone(), config, &BTreeMap::new(), move |event| {
+            if let LogEvent::Persisted(tokens) = &event {
+                noted.mark(tokens.iter().map(|(_, token)| token.0).max().unwrap());
+            }
+            let _ = sender.send(event);
+        })?;
     Ok(Log { store, groups, events })
 }
 
@@ -151,6 +152,7 @@ fn play(log: Log, workload: &Workload) -> (usize, Option<String>) {
                 *durable = tokens.iter().map(|(_, token)| token.0 as usize).max().unwrap();
             }
             LogEvent::Failed(sentence) => *failure = Some(sentence),
+            LogEvent::CheckpointWanted(_) => {}
             LogEvent::Fetched { .. } => panic!("{event:?}"),
         }
     };
@@ -238,7 +240,7 @@ fn fetches_agree_with_what_was_submitted_before_them() {
             let result = loop {
                 match log.events.recv().unwrap() {
                     LogEvent::Fetched { result, .. } => break result,
-                    LogEvent::Persisted(_) => {}
+                    LogEvent::Persisted(_) | LogEvent::CheckpointWanted(_) => {}
                     LogEvent::Failed(sentence) => panic!("{sentence}"),
                 }
             };

@@ -1,7 +1,7 @@
 //! What happens before the log's threads run: the file is made, and read once.
 
-use super::index::LogIndex;
-use super::wal::{FORMAT, FORMAT_KEY, FrameReader, META, Place, WAL, WalError};
+use super::index::{Contradiction, LogIndex};
+use super::wal::{FIRST_KEY, FORMAT, FORMAT_KEY, FrameReader, META, Place, WAL, WalError};
 use super::{LogStoreError, database_error};
 use raft_core::Restored;
 use raft_core::conf::Conf;
@@ -17,20 +17,34 @@ use std::path::{Path, PathBuf};
 /// What a scan found, and where writing goes on.
 pub(super) struct Recovered {
     pub(super) index: LogIndex,
+    /// The oldest row.
+    pub(super) first: u64,
     pub(super) next_seq: u64,
-    /// Frame bytes since the start of the log.
+    /// Frame bytes in the log.
     pub(super) position: u64,
 }
 
-impl Recovered {
-    pub(super) fn groups(&self) -> BTreeMap<GroupId, Restored> {
-        let recovered = self.index.groups().map(|(group, log)| {
-            let (term_runs, confs) = (log.term_runs.clone(), log.confs.clone());
-            let restored = Restored::default();
-            (group, Restored { hard: log.hard, term_runs, last: log.last, confs, ..restored })
-        });
-        recovered.collect()
-    }
+/// What replicas are told of their logs.
+pub(super) fn restored(index: &LogIndex) -> BTreeMap<GroupId, Restored> {
+    let groups = index.groups().map(|(group, log)| {
+        let restored = Restored {
+            hard: log.hard,
+            base: log.base,
+            term_runs: log.term_runs.clone(),
+            last: log.last,
+            confs: log.confs.clone(),
+            ..Restored::default()
+        };
+        (group, restored)
+    });
+    groups.collect()
+}
+
+/// The number of the oldest row.
+pub(super) fn first_row(
+    meta: &impl ReadableTable<&'static str, u64>,
+) -> Result<u64, redb::StorageError> {
+    Ok(meta.get(FIRST_KEY)?.map_or(0, |first| first.value()))
 }
 
 /// Makes sure that there is a whole, valid file. A new one is made under another name first, so a
@@ -107,9 +121,8 @@ pub(super) fn scan(database: &Database, path: &Path) -> Result<Recovered, LogSto
         }
     }
     let wal = transaction.open_table(WAL).map_err(|error| failed(error.into()))?;
-    let mut reader =
-        FrameReader::new(&wal, Place::default()).map_err(|error| failed(error.into()))?;
-    read_all(&mut reader).map_err(|error| match error {
+    let first = first_row(&meta).map_err(|error| failed(error.into()))?;
+    read_all(&wal, first).map_err(|error| match error {
         WalError::Storage(error) => failed(error.into()),
         WalError::Damaged(place, what) => {
             LogStoreError::Damaged { path: path.to_owned(), place: place.to_string(), what }
@@ -117,26 +130,39 @@ pub(super) fn scan(database: &Database, path: &Path) -> Result<Recovered, LogSto
     })
 }
 
-fn read_all(reader: &mut FrameReader<'_>) -> Result<Recovered, WalError> {
-    let mut index = LogIndex::default();
+fn read_all(
+    wal: &impl ReadableTable<u64, &'static [u8]>,
+    first: u64,
+) -> Result<Recovered, WalError> {
+    if let Some((row, _)) = wal.first()?
+        && row.value() < first
+    {
+        let place = Place { seq: row.value(), offset: 0 };
+        return Err(WalError::Damaged(place, format!("a row before the first one, {first}")));
+    }
+    let mut reader = FrameReader::from_first(wal, first)?;
+    let mut index = LogIndex::new(first > 0);
     let mut position = 0;
     while let Some((frame, place)) = reader.next()? {
         let read = match frame {
             Frame::Entry(group, entry) => {
-                let read = index.append(group, entry.id, place, position);
+                let bytes = entry.frame.len();
+                let read = index.append(group, entry.id, bytes, place, position);
                 if let Some(conf) = Conf::of_entry(&entry) {
                     index.conf(group, entry.id.index, conf);
                 }
                 read
             }
-            Frame::HardState(group, hard) => index.hard_state(group, hard),
-            Frame::Cut(group, from) => {
-                index.cut(group, from);
-                Ok(())
-            }
+            Frame::HardState(group, hard) => index.hard_state(group, hard, place),
+            Frame::Cut(group, from) => index.cut(group, from),
+            Frame::Log(log) => index.log_frame(&log, place, position),
         };
-        read.map_err(|contradiction| WalError::Damaged(place, contradiction.to_string()))?;
+        let damaged = |what: Contradiction| WalError::Damaged(place, what.to_string());
+        read.map_err(damaged)?;
         position = reader.consumed();
     }
-    Ok(Recovered { index, next_seq: reader.next_seq(), position })
+    let end = Place { seq: reader.next_seq(), offset: 0 };
+    index.check_whole().map_err(|what| WalError::Damaged(end, what.to_string()))?;
+    index.beginning_gone = false;
+    Ok(Recovered { index, first, next_seq: reader.next_seq(), position })
 }

@@ -1,6 +1,9 @@
 use super::*;
+use raft_core::conf::Conf;
 use raft_core::frame::encode_entry;
+use raft_core::snapshot::{Snapshot, SnapshotId};
 use raft_core::types::{Entry, EntryId, EntryKind, HardState, Index, Mark, NodeId, Term};
+use redb::ReadableTable;
 use redb::backends::FileBackend;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -8,6 +11,7 @@ type Wal<'t> = redb::Table<'t, u64, &'static [u8]>;
 
 const G1: GroupId = GroupId(1);
 const G2: GroupId = GroupId(2);
+const G64: GroupId = GroupId(64);
 
 fn entry(group: GroupId, index: u64, term: u64, payload: &[u8]) -> Entry {
     let id = EntryId { index: Index(index), term: Term(term) };
@@ -38,8 +42,17 @@ struct Open {
 }
 
 fn try_open(path: &Path, config: LogStoreConfig) -> Result<Open, LogStoreError> {
+    open_installing(path, config, &[])
+}
+
+fn open_installing(
+    path: &Path,
+    config: LogStoreConfig,
+    installing: &[(GroupId, EntryId)],
+) -> Result<Open, LogStoreError> {
     let (sender, events) = channel();
-    let (store, groups) = LogStore::open(path, config, move |event| {
+    let installing = installing.iter().copied().collect();
+    let (store, groups) = LogStore::open(path, config, &installing, move |event| {
         let _ = sender.send(event);
     })?;
     Ok(Open { store, groups, events })
@@ -63,7 +76,7 @@ impl Open {
         loop {
             match self.events.recv().unwrap() {
                 LogEvent::Fetched { id, result, .. } if id == want => return result,
-                LogEvent::Persisted(_) => {}
+                LogEvent::Persisted(_) | LogEvent::CheckpointWanted(_) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -220,6 +233,250 @@ fn rows_that_are_not_what_was_written_stop_the_start() {
     check("begin", &|table| drop(table.remove(0).unwrap()), "row 0 byte 0: the row is missing");
     check("row", &|table| drop(table.remove(1).unwrap()), "row 1 byte 0: the row is missing");
     check("end", &|table| drop(table.remove(2).unwrap()), "row 2 byte 0: the row is missing");
+}
+
+/// The log's beginning is gone: without what says so, or with another beginning than it says.
+#[test]
+fn a_beginning_that_is_not_the_one_that_was_left_stops_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let check = |name: &str, damage: &dyn Fn(&redb::WriteTransaction), want: &str| {
+        let path = directory.path().join(name);
+        let log = try_open(&path, small()).unwrap();
+        for index in 1..=100 {
+            log.store.submit(vec![(G1, write(index, vec![entry(G1, index, 1, b"some bytes")]))]);
+            log.persisted();
+            log.store.compact(G1, id(index, 1));
+        }
+        log.store.close().unwrap();
+        let log = try_open(&path, small()).unwrap();
+        assert!(log.groups[&G1].base.index > Index(50));
+        log.store.close().unwrap();
+        let database =
+            Builder::new().create_with_backend(FileBackend::new(options(&path)).unwrap()).unwrap();
+        let transaction = database.begin_write().unwrap();
+        damage(&transaction);
+        transaction.commit().unwrap();
+        drop(database);
+        let error = try_open(&path, small()).err().unwrap().to_string();
+        assert!(error.contains(name) && error.contains(want), "{error}");
+    };
+    let first = |transaction: &redb::WriteTransaction| {
+        transaction.open_table(wal::META).unwrap().get(wal::FIRST_KEY).unwrap().unwrap().value()
+    };
+    check(
+        "forgotten",
+        &|transaction| {
+            transaction.open_table(wal::META).unwrap().remove(wal::FIRST_KEY).unwrap();
+        },
+        "row 0 byte 0: the row is missing",
+    );
+    check(
+        "lost",
+        &|transaction| {
+            let first = first(transaction);
+            transaction.open_table(wal::WAL).unwrap().remove(first).unwrap();
+        },
+        "the row is missing",
+    );
+    check(
+        "later",
+        &|transaction| {
+            let next = first(transaction) + 1;
+            transaction.open_table(wal::META).unwrap().insert(wal::FIRST_KEY, next).unwrap();
+        },
+        "a row before the first one",
+    );
+}
+
+/// A log that collects as soon as it can.
+fn small() -> LogStoreConfig {
+    LogStoreConfig { collect_bytes_min: 1, ..LogStoreConfig::default() }
+}
+
+fn id(index: u64, term: u64) -> EntryId {
+    EntryId { index: Index(index), term: Term(term) }
+}
+
+fn hard(term: u64, node: u64) -> HardState {
+    HardState { term: Term(term), voted_for: Some(NodeId(node)), promised_ns: 0 }
+}
+
+fn snapshot(at: EntryId) -> Option<Box<Snapshot>> {
+    let conf = (Index(0), Conf::of_voters(vec![NodeId(1)]));
+    Some(Box::new(Snapshot { id: SnapshotId { at, hash: 1 }, bytes: 1, conf }))
+}
+
+#[test]
+fn a_compacted_log_begins_after_its_base() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log.redb");
+    let entries: Vec<Entry> = (1..=6).map(|i| entry(G1, i, i.div_ceil(2), b"some")).collect();
+    let log = open(&path);
+    let first = Write { hard: Some(hard(3, 2)), ..write(1, entries[..5].to_vec()) };
+    log.store.submit(vec![(G1, first)]);
+    log.persisted();
+    log.store.compact(G1, entries[2].id);
+    log.store.compact(G1, entries[0].id);
+    assert_eq!(log.fetched(G1, fetch(1, 3, 5, u64::MAX)), FetchResult::Gone);
+    let held = FetchResult::Entries(entries[3..5].to_vec());
+    assert_eq!(log.fetched(G1, fetch(2, 4, 5, u64::MAX)), held);
+    log.store.close().unwrap();
+
+    // Nothing was written after it, so it was only in memory.
+    let log = open(&path);
+    assert_eq!(log.groups[&G1].base, EntryId::default());
+    log.store.compact(G1, entries[2].id);
+    log.store.submit(vec![(G2, write(1, vec![entry(G2, 1, 1, b"x")]))]);
+    log.store.close().unwrap();
+
+    let log = open(&path);
+    let expected = Restored {
+        hard: hard(3, 2),
+        base: entries[2].id,
+        term_runs: vec![entries[3].id, entries[4].id],
+        last: entries[4].id,
+        ..Restored::default()
+    };
+    assert_eq!(log.groups[&G1], expected);
+    assert_eq!(log.fetched(G1, fetch(3, 4, 5, u64::MAX)), held);
+    assert_eq!(log.fetched(G1, fetch(4, 2, 5, u64::MAX)), FetchResult::Gone);
+    log.store.submit(vec![(G1, write(2, entries[5..].to_vec()))]);
+    log.store.compact(G1, entries[5].id);
+    log.store.submit(vec![(G2, write(2, vec![entry(G2, 2, 1, b"x")]))]);
+    log.store.close().unwrap();
+    let log = open(&path);
+    assert_eq!((log.groups[&G1].base, log.groups[&G1].last), (entries[5].id, entries[5].id));
+    assert!(log.groups[&G1].term_runs.is_empty());
+}
+
+#[test]
+fn a_snapshot_takes_the_place_of_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log.redb");
+    let log = open(&path);
+    let old = (1..=5).map(|i| entry(G1, i, 1, b"old")).collect();
+    log.store.submit(vec![(G1, Write { hard: Some(hard(4, 1)), ..write(1, old) })]);
+    let install = snapshot(id(9, 2));
+    let after = vec![entry(G1, 10, 3, b"after"), entry(G1, 11, 4, b"after")];
+    log.store.submit(vec![(G1, Write { install, ..write(2, after.clone()) })]);
+    let install = snapshot(id(3, 2));
+    log.store.submit(vec![(G2, Write { install, hard: Some(hard(2, 3)), ..write(1, vec![]) })]);
+    let check = |log: &Open| {
+        assert_eq!(log.fetched(G1, fetch(1, 3, 11, u64::MAX)), FetchResult::Gone);
+        let held = FetchResult::Entries(after.clone());
+        assert_eq!(log.fetched(G1, fetch(2, 10, 11, u64::MAX)), held);
+    };
+    check(&log);
+    log.store.close().unwrap();
+    let log = open(&path);
+    check(&log);
+    let (first, second) = (&log.groups[&G1], &log.groups[&G2]);
+    assert_eq!((first.hard, first.base, first.last), (hard(4, 1), id(9, 2), id(11, 4)));
+    assert_eq!((second.hard, second.base, second.last), (hard(2, 3), id(3, 2), id(3, 2)));
+}
+
+/// The state's file has a snapshot; the log did not hear of it, heard half, or has more.
+#[test]
+fn an_install_that_a_crash_interrupted_is_finished() {
+    let directory = tempfile::tempdir().unwrap();
+    let cases: [(&str, EntryId, EntryId, EntryId); 5] = [
+        ("has more", id(2, 1), id(2, 1), id(4, 2)),
+        ("has just that", id(4, 2), id(4, 2), id(4, 2)),
+        ("has another entry there", id(2, 2), id(2, 2), id(2, 2)),
+        ("is shorter", id(9, 3), id(9, 3), id(9, 3)),
+        ("is the same", id(0, 0), id(0, 0), id(4, 2)),
+    ];
+    for (name, at, base, last) in cases {
+        let path = directory.path().join(name);
+        let log = open(&path);
+        let entries: Vec<Entry> =
+            (1..=4).map(|i| entry(G1, i, 1 + u64::from(i > 2), b"old")).collect();
+        let first = Write { hard: Some(hard(5, 1)), ..write(1, entries.clone()) };
+        log.store.submit(vec![(G1, first)]);
+        log.store.close().unwrap();
+        for installing in [&[(G1, at)][..], &[]] {
+            let log = open_installing(&path, LogStoreConfig::default(), installing).unwrap();
+            let found = &log.groups[&G1];
+            assert_eq!((found.hard, found.base, found.last), (hard(5, 1), base, last), "{name}");
+            if last > base {
+                let from = base.index.0 as usize;
+                let held = FetchResult::Entries(entries[from..].to_vec());
+                let fetch = fetch(1, from as u64 + 1, 9, u64::MAX);
+                assert_eq!(log.fetched(G1, fetch), held, "{name}");
+            }
+            log.store.close().unwrap();
+        }
+    }
+    // A log that begins later is not touched: the replica names the gap.
+    let path = directory.path().join("later");
+    let log = open(&path);
+    log.store.submit(vec![(G1, Write { install: snapshot(id(9, 2)), ..write(1, vec![]) })]);
+    log.store.close().unwrap();
+    let log = open_installing(&path, small(), &[(G1, id(3, 1)), (G2, id(7, 1))]).unwrap();
+    assert_eq!((log.groups[&G1].base, log.groups[&G2].base), (id(9, 2), id(7, 1)));
+}
+
+/// 64 groups, of which one voted, wrote and fell silent at the beginning, and one has too much to be
+/// written anew: whatever the others write, the log stays short and both stay whole.
+#[test]
+fn groups_that_fall_silent_do_not_keep_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log.redb");
+    let min = 256 << 10;
+    let config = LogStoreConfig {
+        collect_bytes_min: min,
+        rewrite_bytes_max: 40_000,
+        ..LogStoreConfig::default()
+    };
+    let log = try_open(&path, config).unwrap();
+    let idle: Vec<Entry> = (1..=30).map(|i| entry(G1, i, 1, &[1; 1000])).collect();
+    log.store.submit(vec![(G1, Write { hard: Some(hard(7, 3)), ..write(1, idle.clone()) })]);
+    log.store.submit(vec![(G1, Write { truncate_from: Some(Index(29)), ..write(2, vec![]) })]);
+    let much: Vec<Entry> = (1..=60).map(|i| entry(G2, i, 1, &[2; 1000])).collect();
+    log.store.submit(vec![(G2, Write { hard: Some(hard(2, 1)), ..write(1, much.clone()) })]);
+    let mut wanted = 0;
+    for index in 1..=600 {
+        let writes = (3..=64).map(|group| {
+            let group = GroupId(group);
+            (group, write(index, vec![entry(group, index, 1, &[3; 300])]))
+        });
+        log.store.submit(writes.collect());
+        loop {
+            match log.events.recv().unwrap() {
+                LogEvent::CheckpointWanted(group) => {
+                    assert_eq!(group, G2);
+                    wanted += 1;
+                }
+                LogEvent::Persisted(tokens) if tokens.contains(&(G64, WriteToken(index))) => break,
+                LogEvent::Persisted(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        if index % 10 == 0 {
+            for group in 3..=64 {
+                log.store.compact(GroupId(group), id(index - 5, 1));
+            }
+        }
+        if index == 300 {
+            log.store.compact(G2, id(50, 1));
+        }
+    }
+    let stats = log.store.stats();
+    log.store.close().unwrap();
+    let file = std::fs::metadata(&path).unwrap().len();
+    let log = try_open(&path, config).unwrap();
+    let (first, second) = (&log.groups[&G1], &log.groups[&G2]);
+    assert_eq!((first.hard, first.base, first.last), (hard(7, 3), id(0, 0), id(28, 1)));
+    assert_eq!((second.hard, second.base, second.last), (hard(2, 1), id(50, 1), id(60, 1)));
+    let held = FetchResult::Entries(idle[..28].to_vec());
+    assert_eq!(log.fetched(G1, fetch(1, 1, 30, u64::MAX)), held);
+    let held = FetchResult::Entries(much[50..].to_vec());
+    assert_eq!(log.fetched(G2, fetch(2, 51, 60, u64::MAX)), held);
+    // 12 MB were written.
+    assert!(stats.bytes > 12 << 20, "{stats:?}");
+    assert!(stats.log_bytes < 4 * min && stats.rewrites > 2, "{stats:?}");
+    assert!(file < 8 << 20, "{file} {stats:?}");
+    assert_eq!(wanted, 1, "{stats:?}");
 }
 
 fn options(path: &Path) -> std::fs::File {

@@ -11,7 +11,9 @@
 //! | n | frames ([`raft_core::frame`], each with its own checksum) |
 //!
 //! The first two fields are redundant on purpose: they show a missing row, which no frame's
-//! checksum would. Table `meta` has the format's number.
+//! checksum would. Table `meta` has the format's number and that of the oldest row: blobs are removed
+//! oldest first, in the transaction that writes the new number, so a beginning that is missing shows
+//! as well.
 
 use bytes::{Buf, Bytes, BytesMut};
 use raft_core::frame::{self, Frame, FrameError};
@@ -23,6 +25,8 @@ pub(super) const WAL: TableDefinition<u64, &[u8]> = TableDefinition::new("wal");
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Key of the format's number in `meta`.
 pub(super) const FORMAT_KEY: &str = "format";
+/// Key of the oldest row's number in `meta`; without it, 0.
+pub(super) const FIRST_KEY: &str = "first";
 /// The format written here, and the newest that is read.
 pub(super) const FORMAT: u64 = 1;
 
@@ -44,6 +48,11 @@ impl Place {
     pub(super) fn in_blob(seq: u64, position: u64) -> Place {
         let payload = PIECE_PAYLOAD_BYTES as u64;
         Place { seq: seq + position / payload, offset: (position % payload) as u32 }
+    }
+
+    /// The place `bytes` further on in the same blob.
+    pub(super) fn advanced(self, bytes: u64) -> Place {
+        Place::in_blob(self.seq, u64::from(self.offset) + bytes)
     }
 }
 
@@ -96,6 +105,41 @@ pub(super) fn write_blob(
     Ok(seq)
 }
 
+/// Whole blobs at the beginning of the log that may be removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Removable {
+    /// One past their last row.
+    pub(super) end: u64,
+    /// Frame bytes in them.
+    pub(super) bytes: u64,
+    pub(super) blobs: u64,
+}
+
+/// The blobs from row `first` on that end at or before `limit`: as many as have `rows_max` rows, or
+/// one.
+pub(super) fn removable(
+    table: &impl ReadableTable<u64, &'static [u8]>,
+    first: u64,
+    limit: u64,
+    rows_max: u64,
+) -> Result<Removable, WalError> {
+    let mut found = Removable { end: first, ..Removable::default() };
+    while found.end < limit {
+        let row = table.get(found.end)?.ok_or_else(|| missing(found.end))?;
+        let (start, bytes, _) = split_row(found.end, row.value())?;
+        if start != RowStart::Blob {
+            let what = "a batch does not begin where one should".to_owned();
+            return Err(WalError::Damaged(Place { seq: found.end, offset: 0 }, what));
+        }
+        let end = found.end + bytes.div_ceil(PIECE_PAYLOAD_BYTES as u64);
+        if end > limit || (end - first > rows_max && found.blobs > 0) {
+            break;
+        }
+        found = Removable { end, bytes: found.bytes + bytes, blobs: found.blobs + 1 };
+    }
+    Ok(found)
+}
+
 /// Reads frames in the order they were written, from some place on.
 pub(super) struct FrameReader<'t> {
     rows: redb::Range<'t, u64, &'static [u8]>,
@@ -119,14 +163,23 @@ enum RowStart {
 }
 
 impl<'t> FrameReader<'t> {
-    pub(super) fn new(
+    /// From the oldest row on.
+    pub(super) fn from_first(
+        table: &'t impl ReadableTable<u64, &'static [u8]>,
+        first: u64,
+    ) -> Result<FrameReader<'t>, StorageError> {
+        let reader = FrameReader::from_place(table, Place { seq: first, offset: 0 })?;
+        Ok(FrameReader { expected: Some((first, RowStart::Blob)), ..reader })
+    }
+
+    /// From a place inside the log on.
+    pub(super) fn from_place(
         table: &'t impl ReadableTable<u64, &'static [u8]>,
         from: Place,
     ) -> Result<FrameReader<'t>, StorageError> {
         Ok(FrameReader {
             rows: table.range(from.seq..)?,
-            // Nothing is ever removed: the log's beginning is known.
-            expected: (from == Place::default()).then_some((0, RowStart::Blob)),
+            expected: None,
             skip: from.offset as usize,
             buffer: Bytes::new(),
             segments: VecDeque::new(),
@@ -222,16 +275,7 @@ impl<'t> FrameReader<'t> {
     /// Checks a row's header against what went before and returns its payload.
     fn check_row<'v>(&mut self, seq: u64, value: &'v [u8]) -> Result<&'v [u8], WalError> {
         let damaged = |what: String| WalError::Damaged(Place { seq, offset: 0 }, what);
-        let Some((header, payload)) = value.split_at_checked(PIECE_HEADER_BYTES) else {
-            return Err(damaged(format!("a row of {} bytes", value.len())));
-        };
-        let mut rest = &header[1..];
-        let remaining = rest.get_u64_le();
-        let start = match header[0] {
-            0 => RowStart::Rest(remaining),
-            1 => RowStart::Blob,
-            other => return Err(damaged(format!("a row that begins with {other}"))),
-        };
+        let (start, remaining, payload) = split_row(seq, value)?;
         match self.expected {
             Some((due, _)) if due != seq => return Err(missing(due)),
             Some((_, due)) if due != start => {
@@ -248,6 +292,22 @@ impl<'t> FrameReader<'t> {
         let skipped = std::mem::take(&mut self.skip);
         payload.get(skipped..).ok_or_else(|| damaged("a row shorter than it was".into()))
     }
+}
+
+/// A row's beginning, the bytes of its blob from here on, and its payload.
+fn split_row(seq: u64, value: &[u8]) -> Result<(RowStart, u64, &[u8]), WalError> {
+    let damaged = |what: String| WalError::Damaged(Place { seq, offset: 0 }, what);
+    let Some((header, payload)) = value.split_at_checked(PIECE_HEADER_BYTES) else {
+        return Err(damaged(format!("a row of {} bytes", value.len())));
+    };
+    let mut rest = &header[1..];
+    let remaining = rest.get_u64_le();
+    let start = match header[0] {
+        0 => RowStart::Rest(remaining),
+        1 => RowStart::Blob,
+        other => return Err(damaged(format!("a row that begins with {other}"))),
+    };
+    Ok((start, remaining, payload))
 }
 
 fn missing(seq: u64) -> WalError {

@@ -1,19 +1,21 @@
-//! The two threads of the log: one writes, one reads.
+//! The thread that writes the log.
 
-use super::index::{LogIndex, Part};
+use super::collect::Collector;
+use super::index::LogIndex;
+use super::reader::{Read, Reader};
 use super::recovery::Recovered;
-use super::wal::{FrameReader, Place, WAL, WalError, write_blob};
-use super::{Command, Counters, LogEvent, entry_bytes};
+use super::wal::{Place, Removable, WAL, write_blob};
+use super::{Command, Counters, LogEvent, LogStoreConfig, entry_bytes};
 use bytes::Bytes;
 use raft_core::effects::{Fetch, FetchResult, Write};
-use raft_core::frame::{Frame, encode_cut, encode_hard_state};
-use raft_core::types::{Entry, FetchId, GroupId, WriteToken};
-use redb::{Database, Durability, ReadableDatabase};
+use raft_core::frame::{LogFrame, encode_cut, encode_hard_state};
+use raft_core::types::{GroupId, WriteToken};
+use redb::{Database, Durability};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 /// A batch takes no further submission once it has this many frame bytes.
 const BATCH_BYTES_MAX: u64 = 4 << 20;
@@ -23,36 +25,29 @@ const BATCH_COMMANDS_MAX: usize = 4096;
 /// bound a fetch is answered with no entries, and the core asks again after a heartbeat.
 const READS_MAX: usize = 4096;
 
-type Events = Arc<dyn Fn(LogEvent) + Send + Sync>;
+pub(super) type Events = Arc<dyn Fn(LogEvent) + Send + Sync>;
 
 /// The writer thread's own.
 pub(super) struct Writer {
-    database: Arc<Database>,
+    pub(super) database: Arc<Database>,
     path: PathBuf,
-    index: LogIndex,
-    next_seq: u64,
-    position: u64,
-    counters: Arc<Counters>,
-    events: Events,
+    pub(super) index: LogIndex,
+    pub(super) next_seq: u64,
+    pub(super) position: u64,
+    pub(super) collector: Collector,
+    pub(super) counters: Arc<Counters>,
+    pub(super) events: Events,
 }
 
 /// What one transaction carries.
 #[derive(Default)]
-struct Batch {
-    frames: Vec<Bytes>,
-    bytes: u64,
+pub(super) struct Batch {
+    pub(super) frames: Vec<Bytes>,
+    pub(super) bytes: u64,
     entries: u64,
     entry_bytes: u64,
     persisted: BTreeMap<GroupId, WriteToken>,
     fetches: Vec<(GroupId, Fetch)>,
-}
-
-/// A fetch with the places of its entries.
-struct Read {
-    group: GroupId,
-    id: FetchId,
-    parts: Vec<Part>,
-    bytes_max: u64,
 }
 
 impl Writer {
@@ -60,15 +55,19 @@ impl Writer {
         database: Database,
         path: PathBuf,
         recovered: Recovered,
+        config: &LogStoreConfig,
         counters: Arc<Counters>,
         events: Events,
     ) -> Writer {
+        let collector = Collector::new(recovered.first, recovered.position, config);
+        counters.log_bytes.store(recovered.position, Ordering::Relaxed);
         Writer {
             database: Arc::new(database),
             path,
             index: recovered.index,
             next_seq: recovered.next_seq,
             position: recovered.position,
+            collector,
             counters,
             events,
         }
@@ -89,8 +88,18 @@ impl Writer {
             Ok(reader) => reader,
             Err(error) => return self.fail(&error),
         };
-        while let Ok(first) = queue.recv() {
-            if let Err(error) = self.turn(first, queue, &reads) {
+        loop {
+            let collect = self.can_collect();
+            let first = match queue.try_recv() {
+                Err(TryRecvError::Empty) if !collect => queue.recv().ok(),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => break,
+                Ok(first) => Some(first),
+            };
+            if first.is_none() && !collect {
+                break;
+            }
+            if let Err(error) = self.turn(first, collect, queue, &reads) {
                 return self.fail(&*error);
             }
         }
@@ -107,21 +116,30 @@ impl Writer {
 
     fn turn(
         &mut self,
-        first: Command,
+        first: Option<Command>,
+        collect: bool,
         queue: &Receiver<Command>,
         reads: &SyncSender<Read>,
     ) -> Result<(), Box<dyn std::error::Error>> {
         let mut batch = Batch::default();
-        self.take(first, &mut batch)?;
-        for _ in 1..BATCH_COMMANDS_MAX {
+        if collect {
+            self.write_anew(&mut batch)?;
+        }
+        let mut next = first;
+        for _ in 0..BATCH_COMMANDS_MAX {
+            let Some(command) = next else { break };
+            self.take(command, &mut batch)?;
             if batch.bytes >= BATCH_BYTES_MAX {
                 break;
             }
-            let Ok(next) = queue.try_recv() else { break };
-            self.take(next, &mut batch)?;
+            next = queue.try_recv().ok();
         }
-        if !batch.frames.is_empty() {
-            self.commit(&batch)?;
+        if collect || !batch.frames.is_empty() {
+            self.write_compacted(&mut batch)?;
+        }
+        let remove = collect && self.can_remove();
+        if remove || !batch.frames.is_empty() {
+            self.commit(&batch, remove)?;
         }
         if !batch.persisted.is_empty() {
             (self.events)(LogEvent::Persisted(batch.persisted.into_iter().collect()));
@@ -143,12 +161,14 @@ impl Writer {
                     self.take_write(group, write, batch)?;
                 }
             }
+            Command::Compact(group, base) => self.compact(group, base)?,
             Command::Fetch(group, fetch) => batch.fetches.push((group, fetch)),
         }
         Ok(())
     }
 
-    /// Term and vote first, then the cut, then the entries: what recovery must meet in this order.
+    /// Term and vote first, then the cut, then the entries: what recovery must meet in this order. A
+    /// snapshot takes the place of all that was before.
     fn take_write(
         &mut self,
         group: GroupId,
@@ -156,17 +176,27 @@ impl Writer {
         batch: &mut Batch,
     ) -> Result<(), Box<dyn std::error::Error>> {
         batch.entry_bytes += entry_bytes(&write);
-        if let Some(hard) = write.hard {
-            self.index.hard_state(group, hard)?;
-            batch.push(encode_hard_state(group, hard));
-        }
-        if let Some(from) = write.truncate_from {
-            self.index.cut(group, from);
-            batch.push(encode_cut(group, from));
+        let place = |writer: &Writer, batch: &Batch| Place::in_blob(writer.next_seq, batch.bytes);
+        if let Some(snapshot) = write.install {
+            let base = snapshot.id.at;
+            let known = self.index.get(group).map(|log| log.hard).unwrap_or_default();
+            let hard = write.hard.unwrap_or(known);
+            let entries = Vec::new();
+            let frame = LogFrame { group, hard, base, last: base, replace: true, entries };
+            self.push_log(frame, batch)?;
+        } else {
+            if let Some(hard) = write.hard {
+                self.index.hard_state(group, hard, place(self, batch))?;
+                batch.push(encode_hard_state(group, hard));
+            }
+            if let Some(from) = write.truncate_from {
+                self.index.cut(group, from)?;
+                batch.push(encode_cut(group, from));
+            }
         }
         for entry in write.entries {
-            let place = Place::in_blob(self.next_seq, batch.bytes);
-            self.index.append(group, entry.id, place, self.position + batch.bytes)?;
+            let (place, position) = (place(self, batch), self.position + batch.bytes);
+            self.index.append(group, entry.id, entry.frame.len(), place, position)?;
             batch.push(entry.frame);
             batch.entries += 1;
         }
@@ -174,20 +204,35 @@ impl Writer {
         Ok(())
     }
 
-    fn commit(&mut self, batch: &Batch) -> Result<(), Box<dyn std::error::Error>> {
+    pub(super) fn commit(
+        &mut self,
+        batch: &Batch,
+        remove: bool,
+    ) -> Result<(), Box<dyn std::error::Error>> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
-        let next_seq = {
+        let (next_seq, removed) = {
             let mut table = transaction.open_table(WAL)?;
-            write_blob(&mut table, self.next_seq, &batch.frames)?
+            let next_seq = write_blob(&mut table, self.next_seq, &batch.frames)?;
+            let removed = match remove {
+                true => self.remove(&transaction, &mut table)?,
+                false => Removable { end: self.collector.first, ..Removable::default() },
+            };
+            (next_seq, removed)
         };
         transaction.commit()?;
         self.next_seq = next_seq;
         self.position += batch.bytes;
-        self.counters.commits.fetch_add(1, Ordering::Relaxed);
-        self.counters.entries.fetch_add(batch.entries, Ordering::Relaxed);
-        self.counters.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
-        self.counters.queued_bytes.fetch_sub(batch.entry_bytes, Ordering::Relaxed);
+        self.collector.first = removed.end;
+        self.collector.log_bytes += batch.bytes;
+        self.collector.log_bytes -= removed.bytes;
+        let counters = &self.counters;
+        counters.commits.fetch_add(1, Ordering::Relaxed);
+        counters.entries.fetch_add(batch.entries, Ordering::Relaxed);
+        counters.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
+        counters.queued_bytes.fetch_sub(batch.entry_bytes, Ordering::Relaxed);
+        counters.log_bytes.store(self.collector.log_bytes, Ordering::Relaxed);
+        counters.removed_blobs.fetch_add(removed.blobs, Ordering::Relaxed);
         Ok(())
     }
 
@@ -218,90 +263,14 @@ impl Writer {
 }
 
 /// Tells of a failure; the sentence again, for [`super::LogStore::close`].
-fn failed(events: &Events, sentence: String) -> String {
+pub(super) fn failed(events: &Events, sentence: String) -> String {
     events(LogEvent::Failed(sentence.clone()));
     sentence
 }
 
 impl Batch {
-    fn push(&mut self, frame: Bytes) {
+    pub(super) fn push(&mut self, frame: Bytes) {
         self.bytes += frame.len() as u64;
         self.frames.push(frame);
     }
-}
-
-/// The reader thread's own.
-struct Reader {
-    database: Arc<Database>,
-    path: PathBuf,
-    events: Events,
-}
-
-impl Reader {
-    /// Until the writer ends, or the first error: what cannot be read now was once written, so the
-    /// disk is not to be trusted.
-    fn run(self, waiting: &Receiver<Read>) {
-        while let Ok(read) = waiting.recv() {
-            match self.read(&read) {
-                Ok(entries) => (self.events)(LogEvent::Fetched {
-                    group: read.group,
-                    id: read.id,
-                    result: FetchResult::Entries(entries),
-                }),
-                Err(error) => {
-                    let path = self.path.display();
-                    failed(&self.events, format!("reading the log {path} failed: {error}"));
-                    return;
-                }
-            }
-        }
-    }
-
-    fn read(&self, read: &Read) -> Result<Vec<Entry>, Box<dyn std::error::Error>> {
-        let transaction = self.database.begin_read()?;
-        let table = transaction.open_table(WAL)?;
-        let mut entries = Vec::new();
-        let mut bytes = 0;
-        for part in &read.parts {
-            let mut frames = FrameReader::new(&table, part.place)?;
-            read_part(&mut frames, read, part, &mut entries, &mut bytes)?;
-            if bytes >= read.bytes_max {
-                break;
-            }
-        }
-        Ok(entries)
-    }
-}
-
-fn read_part(
-    frames: &mut FrameReader<'_>,
-    read: &Read,
-    part: &Part,
-    entries: &mut Vec<Entry>,
-    bytes: &mut u64,
-) -> Result<(), WalError> {
-    let mut passed = 0;
-    while passed < part.skip + part.take {
-        let damaged = |what: &str| WalError::Damaged(part.place, what.to_owned());
-        let Some((frame, _)) = frames.next()? else {
-            return Err(damaged("the log ends before the entries that stood from here on"));
-        };
-        let Frame::Entry(group, entry) = frame else { continue };
-        if group != read.group {
-            continue;
-        }
-        if entry.id.index.0 != part.first.0 - part.skip + passed {
-            return Err(damaged("other entries stand where the fetched ones stood"));
-        }
-        passed += 1;
-        if passed > part.skip {
-            *bytes += entry.frame.len() as u64;
-            // A copy: a small entry must not keep the rows around it in memory.
-            entries.push(Entry { frame: Bytes::copy_from_slice(&entry.frame), ..entry });
-            if *bytes >= read.bytes_max {
-                break;
-            }
-        }
-    }
-    Ok(())
 }
