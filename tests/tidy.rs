@@ -66,6 +66,7 @@ const CRATES: &[CrateRule] = &[
             "raft-core",
             "serde",
             "sha2",
+            "smallvec",
             "thiserror",
         ],
         dev_workspace_crates: &["raft-core"],
