@@ -268,7 +268,7 @@ fn decode_entries(
 }
 
 /// Decodes a value that takes all of `bytes`.
-fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+pub(crate) fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     match postcard::take_from_bytes(bytes)? {
         (value, []) => Ok(value),
         (_, rest) => Err(CodecError::Trailing(rest.len())),

@@ -22,11 +22,13 @@ mod digest;
 pub mod handshake;
 mod health;
 pub mod integer;
+pub mod machine;
 pub mod node;
 #[cfg(test)]
 mod node_tests;
 pub mod op;
 pub mod replica;
+pub mod rows;
 pub mod session;
 pub mod shard_store;
 pub mod shardmaster;

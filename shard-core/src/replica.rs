@@ -10,11 +10,10 @@ mod reads;
 
 use self::collect::Collection;
 use self::reads::Reads;
-use crate::cluster_config::{ClusterConfig, ConfigNum, SHARDMASTER};
+use crate::cluster_config::{ClusterConfig, ConfigNum};
 use crate::codec::{self, EntryBatch, EntryItem};
+use crate::machine::Machine;
 use crate::session::LogTime;
-use crate::shard_store::ShardStore;
-use crate::shardmaster::Shardmaster;
 use crate::wire::{
     Answer, GroupAnswer, LaneRequest, LeaderView, ReadRequest, ReplicaStatus, Reply, Request,
     RequestBody, TransferAnswer,
@@ -39,13 +38,6 @@ pub const WAITING_MAX: usize = 64 << 10;
 /// Rounds of "apply what is committed, then look again" in one poll; the rest waits for the next
 /// turn, so that a long replay holds up no heartbeat.
 const ROUNDS_PER_POLL_MAX: usize = 4;
-
-/// The state machine behind the log.
-#[derive(Debug)]
-enum Machine {
-    Shard(ShardStore),
-    Master(Shardmaster),
-}
 
 /// A client that waits for an item of an entry.
 #[derive(Clone, Copy, Debug)]
@@ -151,11 +143,7 @@ impl Replica {
         let others = config.voters.iter().copied().filter(|node| *node != config.id).collect();
         let raft = Raft::open(config, restored, seed, now)?;
         let status = raft.status();
-        let machine = if group == SHARDMASTER {
-            Machine::Master(Shardmaster::new())
-        } else {
-            Machine::Shard(ShardStore::new(group))
-        };
+        let machine = Machine::new(group);
         Ok(Replica {
             group,
             raft,
@@ -235,11 +223,7 @@ impl Replica {
 
     /// The stamp for an entry proposed now: the wall clock, but log time never goes back.
     fn stamp(&self, wall: LogTime) -> LogTime {
-        let applied = match &self.machine {
-            Machine::Shard(store) => store.log_time(),
-            Machine::Master(master) => master.log_time(),
-        };
-        wall.max(applied).max(self.last_stamp)
+        wall.max(self.machine.log_time()).max(self.last_stamp)
     }
 
     /// The writes up to `token` are on disk.
@@ -551,10 +535,7 @@ impl Replica {
 
     /// A digest of the applied state: equal on replicas that applied the same index (I4).
     pub fn digest(&self) -> u64 {
-        match &self.machine {
-            Machine::Shard(store) => store.digest(),
-            Machine::Master(master) => master.digest(),
-        }
+        self.machine.digest()
     }
 }
 

@@ -1,9 +1,12 @@
 //! Exactly once and in order: lanes (`docs/guarantees.md`).
 
-use crate::codec::bytes_of;
+use crate::codec::{self, bytes_of};
 use crate::data::OUTCOME_BYTES_MAX;
 use crate::digest::Digest;
 use crate::op::Outcome;
+use crate::rows::{self, RowFault, RowValue};
+use crate::shard_store::Epoch;
+use bytes::Bytes;
 use raft_core::id_type;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -140,6 +143,8 @@ pub struct Lane {
     /// In seq order. A seq of `(acked, last]` that is absent was executed, its reply not kept.
     replies: VecDeque<(Seq, Outcome)>,
     reply_bytes: ReplyBytes,
+    /// Its last change is noted for this checkpoint.
+    noted: Epoch,
 }
 
 /// The lanes of one slot, in session order. There is one per router core and live session, a
@@ -186,6 +191,11 @@ impl Lanes {
         self.0.iter().map(|(session, lane)| (*session, lane))
     }
 
+    /// Of lanes that are in the order of their sessions.
+    pub(crate) fn of_sorted(lanes: Vec<(SessionId, Lane)>) -> Lanes {
+        Lanes(lanes)
+    }
+
     fn find(&self, session: SessionId) -> Result<usize, usize> {
         self.0.binary_search_by_key(&session, |(id, _)| *id)
     }
@@ -220,6 +230,7 @@ impl Lane {
             acked: Seq(0),
             replies: VecDeque::new(),
             reply_bytes: ReplyBytes::default(),
+            noted: Epoch::default(),
         }
     }
 
@@ -295,6 +306,42 @@ impl Lane {
             }
             self.replies.push_back((seq, outcome.clone()));
         }
+    }
+
+    /// Which checkpoint its last change is noted for.
+    pub(crate) fn noted(&self) -> Epoch {
+        self.noted
+    }
+
+    /// Its next change is noted for this one.
+    pub(crate) fn set_noted(&mut self, epoch: Epoch) {
+        self.noted = epoch;
+    }
+
+    /// Its row: all that two replicas must agree on.
+    pub(crate) fn row(&self) -> RowValue {
+        let body = bytes_of(&(self.deadline, self.last, self.acked, &self.replies)).freeze();
+        (rows::versioned(), body)
+    }
+
+    /// Reads its row.
+    pub(crate) fn of_row(mut row: Bytes) -> Result<Lane, RowFault> {
+        rows::unversioned(&mut row)?;
+        let (deadline, last, acked, replies) =
+            codec::whole::<(LogTime, Seq, Seq, VecDeque<(Seq, Outcome)>)>(&row)?;
+        let ordered = replies.iter().zip(replies.iter().skip(1)).all(|(one, next)| one.0 < next.0);
+        let (first, newest) = (replies.front(), replies.back());
+        let within =
+            first.is_none_or(|(seq, _)| *seq > acked) && newest.is_none_or(|(seq, _)| *seq <= last);
+        // A lane begins with its first op, and none is acknowledged by itself.
+        if acked >= last || !ordered || !within {
+            return Err(RowFault::Value);
+        }
+        let counted = |sum: ReplyBytes, (_, outcome): &(Seq, Outcome)| {
+            sum.moved(ReplyBytes::default(), ReplyBytes::of(outcome))
+        };
+        let reply_bytes = replies.iter().fold(ReplyBytes::default(), counted);
+        Ok(Lane { deadline, last, acked, replies, reply_bytes, noted: Epoch::default() })
     }
 
     /// Adds everything that two replicas must agree on.

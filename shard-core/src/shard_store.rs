@@ -6,11 +6,22 @@
 //! - Every step of an entry is bounded: what is collected besides its items has a maximum.
 //! - An answer says what became of this op and nothing else did: every refusal changes nothing.
 
+mod changes;
+mod load;
+#[cfg(test)]
+mod tests;
+
+use self::changes::SlotNow;
+pub(crate) use self::changes::{Changes, Epoch};
+pub use self::changes::{Collected, Dirty, RowBudget};
+pub use self::load::StoreLoader;
+
 use crate::cluster_config::ConfigNum;
 use crate::codec::{EntryBatch, EntryItem};
-use crate::data::{self, Flushed, SlotData, Tally};
+use crate::data::{self, Changing, SlotData, Tally};
 use crate::digest::Digest;
 use crate::op::{Op, Outcome};
+use crate::rows::{GroupRow, Row, RowValue, SlotRow};
 use crate::session::{
     LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, Lanes, LogTime, ReplyBytes,
     SESSION_AHEAD_MS_MAX, Seq, SessionId, Verdict,
@@ -71,8 +82,8 @@ pub struct ShardStore {
     /// Over all slots; in step with them after each item.
     tally: Tally,
     reply_bytes: ReplyBytes,
-    /// No part of the state: nothing can tell whether it is there.
-    flushed: Vec<Flushed>,
+    /// No part of the state: what of it the next checkpoint has to tell, and what waits to be freed.
+    changes: Changes,
 }
 
 /// What the group keeps of one slot it owns. All of it goes where the slot goes.
@@ -103,7 +114,7 @@ impl ShardStore {
             lane_ends: BTreeSet::new(),
             tally: Tally::default(),
             reply_bytes: ReplyBytes::default(),
-            flushed: Vec::new(),
+            changes: Changes::default(),
         }
     }
 
@@ -113,7 +124,7 @@ impl ShardStore {
         self.log_time = self.log_time.max(batch.stamp);
         self.drop_ended_lanes();
         self.collect_expired();
-        self.free_flushed();
+        self.changes.free(KEYS_FREED_PER_ENTRY_MAX);
         batch
             .items
             .into_iter()
@@ -178,9 +189,9 @@ impl ShardStore {
     /// From which log time on an entry finds something to collect. Up to the log time of now: the
     /// entries so far have left something.
     pub fn collectable_from(&self) -> Option<LogTime> {
-        match self.flushed.is_empty() {
-            true => self.expiry_due.first().map(|(at, _)| *at),
-            false => Some(self.log_time),
+        match self.changes.is_to_free() {
+            false => self.expiry_due.first().map(|(at, _)| *at),
+            true => Some(self.log_time),
         }
     }
 
@@ -244,9 +255,8 @@ impl ShardStore {
             // A read that nothing of its lane came after may as well see the state of now: its answer
             // never arrived. Were it not the last, it could see a later write of its own connection.
             Verdict::ReplyGone if request.seq == lane.last() && !request.op.is_write() => {
-                let outcome =
-                    data::execute(&mut slot.data, request.op, log_time, &mut self.flushed);
-                Answer::Done { outcome, log_time }
+                let outcome = data::read(&slot.data, &request.op, log_time);
+                Answer::Done { outcome: outcome.expect("the op is a read"), log_time }
             }
             Verdict::ReplyGone => Answer::ReplyGone,
             Verdict::Old => Answer::Old,
@@ -268,7 +278,7 @@ impl ShardStore {
 
         let held = slot.data.tally();
         let first_expiry = slot.data.first_expiry();
-        let outcome = data::execute(&mut slot.data, op, log_time, &mut self.flushed);
+        let outcome = data::execute(&mut slot.changing(number, &mut self.changes), op, log_time);
         self.tally = self.tally.moved(held, slot.data.tally());
         reschedule(&mut self.expiry_due, number, first_expiry, slot.data.first_expiry());
 
@@ -276,6 +286,11 @@ impl ShardStore {
             self.lane_ends.insert((deadline, session, number));
             Lane::new(deadline)
         });
+        if lane.noted() != self.changes.epoch() {
+            let before = (lane.last() > Seq(0)).then_some(&*lane);
+            self.changes.note_lane(number, session, before);
+            lane.set_noted(self.changes.epoch());
+        }
         let before = lane.reply_bytes();
         lane.remember(seq, acked, &outcome, &self.limits, self.reply_bytes);
         self.reply_bytes = self.reply_bytes.moved(before, lane.reply_bytes());
@@ -317,6 +332,7 @@ impl ShardStore {
             for slot in ranges.iter().flat_map(|(first, last)| first.0..=last.0) {
                 let state = SlotState { floor, data: SlotData::default(), lanes: Lanes::default() };
                 self.slots.insert(Slot(slot), Box::new(state));
+                self.changes.note_slot(Slot(slot));
             }
         }
         Answer::Done { outcome: Outcome::Ok, log_time: self.log_time }
@@ -331,6 +347,9 @@ impl ShardStore {
                     self.lane_ends.pop_first();
                     let slot = self.slots.get_mut(&number).expect("a lane's slot is owned");
                     let lane = slot.lanes.remove(session).expect("every lane has one end");
+                    if lane.noted() != self.changes.epoch() {
+                        self.changes.note_lane(number, session, Some(&lane));
+                    }
                     self.reply_bytes =
                         self.reply_bytes.moved(lane.reply_bytes(), ReplyBytes::default());
                 }
@@ -346,7 +365,7 @@ impl ShardStore {
                 Some((first, number)) if first <= self.log_time => {
                     let slot = self.slots.get_mut(&number).expect("a key's slot is owned");
                     let held = slot.data.tally();
-                    slot.data.collect_expired(self.log_time);
+                    slot.changing(number, &mut self.changes).collect_expired(self.log_time);
                     self.tally = self.tally.moved(held, slot.data.tally());
                     reschedule(&mut self.expiry_due, number, Some(first), slot.data.first_expiry());
                 }
@@ -355,14 +374,42 @@ impl ShardStore {
         }
     }
 
-    fn free_flushed(&mut self) {
-        for _ in 0..KEYS_FREED_PER_ENTRY_MAX {
-            match self.flushed.last_mut().map(Flushed::free_one) {
-                Some(true) => {}
-                Some(false) => drop(self.flushed.pop()),
-                None => return,
-            }
-        }
+    fn row(&self) -> RowValue {
+        let assigned = self.assigned.map_or(0, |config| config.0 + 1);
+        GroupRow { log_time: self.log_time, assigned }.value(self.group)
+    }
+
+    /// How much has changed since the last freeze, in constant time.
+    pub fn dirty(&self) -> Dirty {
+        self.changes.dirty()
+    }
+
+    /// Begins a checkpoint of the state as it is now, in constant time.
+    ///
+    /// # Panics
+    /// If the one before was not collected.
+    pub fn freeze(&mut self) {
+        self.changes.freeze(Row::Group.put(self.row()));
+    }
+
+    /// The next rows of the checkpoint that was begun. They are those of the freeze, whatever was
+    /// applied since.
+    pub fn collect(&mut self, budget: RowBudget) -> Collected {
+        let slots = &self.slots;
+        self.changes.collect(budget, |slot| {
+            let state = slots.get(&slot).expect("a slot that changed is owned");
+            SlotNow { row: state.row(), data: &state.data, lanes: &state.lanes }
+        })
+    }
+}
+
+impl SlotState {
+    fn row(&self) -> SlotRow {
+        SlotRow { floor: self.floor, version: self.data.version() }
+    }
+
+    fn changing<'a>(&'a mut self, slot: Slot, changes: &'a mut Changes) -> Changing<'a> {
+        Changing { slot, data: &mut self.data, changes }
     }
 }
 
@@ -404,48 +451,4 @@ fn as_ranges(slots: impl Iterator<Item = Slot>) -> Vec<(Slot, Slot)> {
         }
     }
     ranges
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::session::SESSION_LIFE_MS;
-    use bytes::Bytes;
-
-    /// `count` appends to keys of slot 15891, each a key of its own.
-    fn keys(session: u128, count: u64) -> EntryBatch {
-        let append = |n: u64| LaneRequest {
-            session: SessionId(session),
-            deadline: LogTime(SESSION_LIFE_MS),
-            slot: Slot(15891),
-            seq: Seq(n),
-            acked: Seq(n - 1),
-            op: Op::Append { key: format!("{{t}}{n}").into(), value: Bytes::from_static(b"v") },
-        };
-        let items = (1..=count).map(|n| EntryItem::Lane(append(n))).collect();
-        EntryBatch { stamp: LogTime(1), items }
-    }
-
-    #[test]
-    fn a_flushed_slot_is_freed_in_bounded_steps() {
-        let mut store = ShardStore::new(GroupId(1));
-        let ranges = vec![(Slot(0), Slot(SLOTS - 1))];
-        let assign = EntryItem::Assign { config: ConfigNum(1), ranges };
-        store.apply(EntryBatch { stamp: LogTime(1), items: vec![assign] });
-        store.apply(keys(1, 3000));
-        assert_eq!(store.stats().keys, 3000);
-
-        let flush = match &keys(2, 1).items[0] {
-            EntryItem::Lane(request) => LaneRequest { op: Op::FlushSlot, ..request.clone() },
-            item => panic!("{item:?}"),
-        };
-        store.apply(EntryBatch { stamp: LogTime(1), items: vec![EntryItem::Lane(flush)] });
-        assert_eq!((store.stats().keys, store.stats().data_bytes), (0, 0));
-        let mut entries = 0;
-        while !store.flushed.is_empty() {
-            store.apply(EntryBatch { stamp: LogTime(1), items: Vec::new() });
-            entries += 1;
-        }
-        assert_eq!(entries, 3, "3000 keys, 1024 an entry");
-    }
 }

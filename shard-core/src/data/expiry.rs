@@ -1,8 +1,9 @@
 //! When keys end (Redis expire.c), by log time alone.
 
-use super::SlotData;
+use super::{Changing, SlotData};
 use crate::op::{Expire, ExpireAt, OpError, Outcome, TimeUnit};
 use crate::session::LogTime;
+use bytes::Bytes;
 
 /// -2: no such key; -1: no expiry. Seconds are rounded, not cut.
 pub(super) fn ttl(data: &SlotData, key: &[u8], unit: TimeUnit, now: LogTime) -> Outcome {
@@ -18,7 +19,7 @@ pub(super) fn ttl(data: &SlotData, key: &[u8], unit: TimeUnit, now: LogTime) -> 
 /// In Redis' order: overflow, then whether the key exists, then the conditions. A key without an
 /// expiry counts as one that never ends: GT never takes it, LT always does. A time that is past
 /// deletes the key and counts as set.
-pub(super) fn expire(data: &mut SlotData, expire: &Expire, now: LogTime) -> Outcome {
+pub(super) fn expire(data: &mut Changing<'_>, expire: &Expire, now: LogTime) -> Outcome {
     let at = match expire.at {
         ExpireAt::AfterMs(ms) => match after(now, ms) {
             Some(at) => at,
@@ -42,7 +43,7 @@ pub(super) fn expire(data: &mut SlotData, expire: &Expire, now: LogTime) -> Outc
     Outcome::Integer(1)
 }
 
-pub(super) fn persist(data: &mut SlotData, key: &[u8], now: LogTime) -> Outcome {
+pub(super) fn persist(data: &mut Changing<'_>, key: &Bytes, now: LogTime) -> Outcome {
     let volatile = data.get(key, now).is_some_and(|item| item.expires.is_some());
     if volatile {
         data.set_expiry(key, None);

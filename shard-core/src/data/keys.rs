@@ -1,12 +1,12 @@
 //! What concerns keys whatever they hold (Redis db.c).
 
-use super::{Flushed, OUTCOME_BYTES_MAX, SlotData};
+use super::{Changing, OUTCOME_BYTES_MAX, SlotData};
 use crate::op::{ELEMENT_BYTES, Outcome, Word};
 use crate::session::LogTime;
 use bytes::Bytes;
 
 /// A key named twice is deleted once.
-pub(super) fn del(data: &mut SlotData, keys: &[Bytes], now: LogTime) -> Outcome {
+pub(super) fn del(data: &mut Changing<'_>, keys: &[Bytes], now: LogTime) -> Outcome {
     Outcome::Integer(keys.iter().filter(|key| data.take(key, now).is_some()).count() as i64)
 }
 
@@ -20,10 +20,11 @@ pub(super) fn kind(data: &SlotData, key: &[u8], now: LogTime) -> Outcome {
 }
 
 /// The version counter stays and is raised: a key made afterwards is not the one from before.
-pub(super) fn flush(data: &mut SlotData, flushed: &mut Vec<Flushed>) -> Outcome {
+pub(super) fn flush(data: &mut Changing<'_>) -> Outcome {
     if !data.items.is_empty() {
         let empty = SlotData { version: data.version + 1, ..SlotData::default() };
-        flushed.push(Flushed(std::mem::replace(data, empty)));
+        let gone = std::mem::replace(data.data, empty);
+        data.changes.note_flush(data.slot, gone);
     }
     Outcome::Ok
 }

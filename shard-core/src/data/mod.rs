@@ -4,11 +4,16 @@
 
 mod expiry;
 mod keys;
+mod row;
 mod string;
+
+pub(crate) use self::row::item_of_row;
 
 use crate::digest::Digest;
 use crate::op::{Op, Outcome};
 use crate::session::LogTime;
+use crate::shard_store::{Changes, Epoch};
+use crate::slot::Slot;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,11 +26,13 @@ pub(crate) const OUTCOME_BYTES_MAX: usize = VALUE_BYTES_MAX + (512 << 10);
 
 /// One key's value and expiry.
 #[derive(Clone, Debug)]
-struct Item {
+pub(crate) struct Item {
     /// Shared with replies that are still remembered or on their way.
     value: Bytes,
     /// Absent from this log time on.
     expires: Option<LogTime>,
+    /// Its last change is noted for this checkpoint.
+    noted: Epoch,
 }
 
 /// The keys of one slot, in key order.
@@ -43,14 +50,32 @@ pub(crate) struct SlotData {
 /// What a flushed slot held: out of sight at once, freed in steps, since a million keys take longer
 /// than a group's entries may wait.
 #[derive(Debug)]
-pub(crate) struct Flushed(SlotData);
+pub(crate) struct Flushed {
+    data: SlotData,
+    /// Its keys that were noted as changed.
+    noted: BTreeSet<Bytes>,
+}
 
 impl Flushed {
-    /// Frees the next key; says whether there was one.
-    pub(crate) fn free_one(&mut self) -> bool {
-        self.0.expiries.pop_first();
-        self.0.items.pop_first().is_some()
+    pub(crate) fn new(data: SlotData, noted: BTreeSet<Bytes>) -> Flushed {
+        Flushed { data, noted }
     }
+
+    /// Frees the next key, and some of the notes, which name keys that are gone as well; says whether
+    /// there was anything.
+    pub(crate) fn free_one(&mut self) -> bool {
+        self.data.expiries.pop_first();
+        let noted = (0..4).filter(|_| self.noted.pop_first().is_some()).count() > 0;
+        self.data.items.pop_first().is_some() || noted
+    }
+}
+
+/// A slot's keys for an op that may change them: what it changes is noted.
+#[derive(Debug)]
+pub(crate) struct Changing<'a> {
+    pub(crate) slot: Slot,
+    pub(crate) data: &'a mut SlotData,
+    pub(crate) changes: &'a mut Changes,
 }
 
 /// What a slot holds, expired keys that were not collected yet included.
@@ -72,13 +97,8 @@ impl Tally {
     }
 }
 
-/// Carries out an op whose turn it is. What a flush leaves behind goes to `flushed`.
-pub(crate) fn execute(
-    data: &mut SlotData,
-    op: Op,
-    now: LogTime,
-    flushed: &mut Vec<Flushed>,
-) -> Outcome {
+/// Carries out an op whose turn it is.
+pub(crate) fn execute(data: &mut Changing<'_>, op: Op, now: LogTime) -> Outcome {
     match op {
         Op::Set(set) => string::set(data, set, now),
         Op::Append { key, value } => string::append(data, key, &value, now),
@@ -86,7 +106,7 @@ pub(crate) fn execute(
         Op::Del { keys } => keys::del(data, &keys, now),
         Op::Expire(expire) => expiry::expire(data, &expire, now),
         Op::Persist { key } => expiry::persist(data, &key, now),
-        Op::FlushSlot => keys::flush(data, flushed),
+        Op::FlushSlot => keys::flush(data),
         Op::GetDel { key } => string::get_del(data, &key, now),
         Op::Get { .. }
         | Op::MGet { .. }
@@ -95,7 +115,7 @@ pub(crate) fn execute(
         | Op::Ttl { .. }
         | Op::Type { .. }
         | Op::CountKeys
-        | Op::ListKeys { .. } => read(data, &op, now).expect("the op is a read"),
+        | Op::ListKeys { .. } => read(data.data, &op, now).expect("the op is a read"),
     }
 }
 
@@ -142,51 +162,20 @@ impl SlotData {
         self.items.get(key).filter(|item| item.expires.is_none_or(|at| at > now))
     }
 
-    /// Sets value and expiry of a key.
-    fn put(&mut self, key: Bytes, value: Bytes, expires: Option<LogTime>) {
-        self.version += 1;
-        self.bytes += value.len() as u64;
-        if let Some(item) = self.items.get_mut(&key) {
-            self.bytes -= item.value.len() as u64;
-            item.value = value;
-            return self.set_expiry(&key, expires);
-        }
-        self.bytes += key.len() as u64;
-        if let Some(at) = expires {
-            self.expiries.insert((at, key.clone()));
-        }
-        self.items.insert(key, Item { value, expires });
+    /// What a key holds, expired or not.
+    pub(crate) fn item(&self, key: &[u8]) -> Option<&Item> {
+        self.items.get(key)
     }
 
-    /// Takes a key out, expired or not.
-    fn remove(&mut self, key: &[u8]) -> Option<Item> {
-        let (key, item) = self.items.remove_entry(key)?;
-        self.version += 1;
-        self.bytes -= (key.len() + item.value.len()) as u64;
-        if let Some(at) = item.expires {
-            self.expiries.remove(&(at, key));
-        }
-        Some(item)
-    }
-
-    /// Takes out a key that exists at `now`. An expired one goes as well, and is not returned.
-    fn take(&mut self, key: &[u8], now: LogTime) -> Option<Item> {
-        self.remove(key).filter(|item| item.expires.is_none_or(|at| at > now))
-    }
-
-    /// Gives a key that is there another expiry.
-    fn set_expiry(&mut self, key: &[u8], expires: Option<LogTime>) {
-        let Some(item) = self.items.get_mut(key) else { return };
-        self.version += 1;
-        let before = std::mem::replace(&mut item.expires, expires);
-        if before == expires {
-            return;
-        }
-        let Some(key) = self.items.get_key_value(key).map(|(key, _)| key.clone()) else { return };
+    /// A key that is there has another expiry than before.
+    fn expires_anew(&mut self, key: &[u8], before: Option<LogTime>, after: Option<LogTime>) {
+        // The map's own copy: what an op brought may be part of something larger.
+        let Some((key, _)) = self.items.get_key_value(key) else { return };
+        let key = key.clone();
         if let Some(at) = before {
             self.expiries.remove(&(at, key.clone()));
         }
-        if let Some(at) = expires {
+        if let Some(at) = after {
             self.expiries.insert((at, key));
         }
     }
@@ -223,17 +212,6 @@ impl SlotData {
         self.expiries.first().map(|(at, _)| *at)
     }
 
-    /// Collects the key that expired first, if one has.
-    pub(crate) fn collect_expired(&mut self, now: LogTime) -> bool {
-        match self.expiries.first() {
-            Some((at, key)) if *at <= now => {
-                let key = key.clone();
-                self.remove(&key).is_some()
-            }
-            _ => false,
-        }
-    }
-
     /// Adds everything that two replicas must agree on.
     pub(crate) fn digest(&self, digest: &mut Digest) {
         digest.numbers(&[self.version, self.items.len() as u64]);
@@ -242,5 +220,106 @@ impl SlotData {
             digest.bytes(&item.value);
             digest.numbers(&[u64::from(item.expires.is_some()), item.expires.map_or(0, |at| at.0)]);
         }
+    }
+}
+
+impl std::ops::Deref for Changing<'_> {
+    type Target = SlotData;
+
+    fn deref(&self) -> &SlotData {
+        self.data
+    }
+}
+
+impl Changing<'_> {
+    /// Sets value and expiry of a key.
+    fn put(&mut self, key: Bytes, value: Bytes, expires: Option<LogTime>) {
+        let noted = self.changes.epoch();
+        let SlotData { items, expiries, bytes, version } = &mut *self.data;
+        let Some(item) = items.get_mut(&key) else {
+            self.changes.note_key(self.slot, *version, &key, None);
+            self.changes.resize(0, value.len());
+            *version += 1;
+            *bytes += (key.len() + value.len()) as u64;
+            if let Some(at) = expires {
+                expiries.insert((at, key.clone()));
+            }
+            items.insert(key, Item { value, expires, noted });
+            return;
+        };
+        note(self.changes, self.slot, *version, &key, item);
+        *version += 1;
+        self.changes.resize(item.value.len(), value.len());
+        *bytes = *bytes + value.len() as u64 - item.value.len() as u64;
+        item.value = value;
+        let before = std::mem::replace(&mut item.expires, expires);
+        if before != expires {
+            self.data.expires_anew(&key, before, expires);
+        }
+    }
+
+    /// Takes out the value of a key that is there, to put another one: while it is shared with nobody,
+    /// it can grow in place.
+    fn borrow_value(&mut self, key: &Bytes) -> Bytes {
+        let SlotData { items, bytes, version, .. } = &mut *self.data;
+        let Some(item) = items.get_mut(key) else { return Bytes::new() };
+        note(self.changes, self.slot, *version, key, item);
+        let value = std::mem::take(&mut item.value);
+        self.changes.resize(value.len(), 0);
+        *bytes -= value.len() as u64;
+        value
+    }
+
+    /// Takes a key out, expired or not.
+    fn remove(&mut self, key: &[u8]) -> Option<Item> {
+        let (key, mut item) = self.data.items.remove_entry(key)?;
+        let version = &mut self.data.version;
+        note(self.changes, self.slot, *version, &key, &mut item);
+        *version += 1;
+        self.changes.resize(item.value.len(), 0);
+        self.data.bytes -= (key.len() + item.value.len()) as u64;
+        if let Some(at) = item.expires {
+            self.data.expiries.remove(&(at, key));
+        }
+        Some(item)
+    }
+
+    /// Takes out a key that exists at `now`. An expired one goes as well, and is not returned.
+    fn take(&mut self, key: &[u8], now: LogTime) -> Option<Item> {
+        self.remove(key).filter(|item| item.expires.is_none_or(|at| at > now))
+    }
+
+    /// Gives a key that is there another expiry.
+    fn set_expiry(&mut self, key: &Bytes, expires: Option<LogTime>) {
+        let SlotData { items, version, .. } = &mut *self.data;
+        let Some(item) = items.get_mut(key) else { return };
+        note(self.changes, self.slot, *version, key, item);
+        *version += 1;
+        let before = std::mem::replace(&mut item.expires, expires);
+        if before != expires {
+            self.data.expires_anew(key, before, expires);
+        }
+    }
+
+    /// Collects the key that expired first, if one has.
+    pub(crate) fn collect_expired(&mut self, now: LogTime) -> bool {
+        match self.data.expiries.first() {
+            Some((at, key)) if *at <= now => {
+                let key = key.clone();
+                self.remove(&key).is_some()
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Sees to it that the change of a key is noted for the next checkpoint. One that is already costs a
+/// comparison.
+fn note(changes: &mut Changes, slot: Slot, version: u64, key: &Bytes, item: &mut Item) {
+    let epoch = changes.epoch();
+    if item.noted != epoch {
+        changes.note_key(slot, version, key, Some(item));
+        changes.resize(0, item.value.len());
+        item.noted = epoch;
     }
 }

@@ -1,0 +1,66 @@
+//! Keys as rows on disk.
+
+use super::{Item, SlotData};
+use crate::rows::{self, RowFault, RowValue};
+use crate::session::LogTime;
+use crate::shard_store::Epoch;
+use bytes::{Buf, Bytes};
+
+/// A string that never expires.
+const STRING: u8 = 0;
+/// A string, preceded by when it expires.
+const STRING_EXPIRES: u8 = 1;
+
+impl Item {
+    /// The row of a key that holds this. The value is shared, not copied.
+    pub(crate) fn row(&self) -> RowValue {
+        let mut head = rows::versioned();
+        match self.expires {
+            None => head.push(STRING),
+            Some(at) => {
+                head.push(STRING_EXPIRES);
+                head.extend_from_slice(&at.0.to_be_bytes());
+            }
+        }
+        (head, self.value.clone())
+    }
+}
+
+/// Reads the row of a key. The value shares its memory.
+pub(crate) fn item_of_row(mut row: Bytes) -> Result<Item, RowFault> {
+    rows::unversioned(&mut row)?;
+    let expires = match row.try_get_u8() {
+        Ok(STRING) => None,
+        Ok(STRING_EXPIRES) => {
+            let at = row.try_get_u64().map_err(|_| RowFault::Value)?;
+            // What no op can set; TTL counts with the sign.
+            Some(LogTime(at))
+                .filter(|at| at.0 <= i64::MAX as u64)
+                .ok_or(RowFault::Value)
+                .map(Some)?
+        }
+        Ok(_) | Err(_) => return Err(RowFault::Value),
+    };
+    Ok(Item { value: row, expires, noted: Epoch::default() })
+}
+
+impl SlotData {
+    /// A slot of these keys, which are in order.
+    pub(crate) fn of_items(version: u64, items: Vec<(Bytes, Item)>) -> SlotData {
+        let bytes = items.iter().map(|(key, item)| (key.len() + item.value.len()) as u64).sum();
+        let expires = |(key, item): &(Bytes, Item)| item.expires.map(|at| (at, key.clone()));
+        let expiries = items.iter().filter_map(expires).collect();
+        SlotData { items: items.into_iter().collect(), expiries, bytes, version }
+    }
+
+    /// Raised by every change.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// All keys, in order, with those that are expired and not collected.
+    #[cfg(test)]
+    pub(crate) fn items(&self) -> impl Iterator<Item = (&Bytes, &Item)> {
+        self.items.iter()
+    }
+}

@@ -1,0 +1,272 @@
+//! The rows that a group's state is, once it is on disk ([`crate::checkpoint`]).
+//!
+//! | key | value, numbers big endian |
+//! |---|---|
+//! | 0, 0, 0 | what the group keeps once: version, kind of state machine, log time (8), configuration that gave it its first slots (8, plus 1; 0: none yet) |
+//! | 0, 0, 1, number (8) | of the shardmaster, a configuration: version, postcard |
+//! | slot + 1 (2), 0 | of a slot: version, floor of log time (8), version counter (8) |
+//! | slot + 1 (2), 1, session (16) | a lane: version, postcard |
+//! | slot + 1 (2), 2, key | a key: version, type, expiry (8) if the type says so, value |
+//!
+//! Every value begins with the version of its row: a program reads each that it ever wrote. The group's
+//! row sorts first, a slot's before what is in the slot, so that a reader in the order of keys always
+//! knows where it is. Two bytes that no slot has are the group's, so that no prefix of one means both.
+
+use crate::cluster_config::SHARDMASTER;
+use crate::codec::CodecError;
+use crate::session::{LogTime, SessionId};
+use crate::slot::{SLOTS, Slot};
+use bytes::{Buf, BufMut, Bytes};
+use raft_core::types::GroupId;
+
+use crate::checkpoint::{RowChange, RowHead};
+
+/// Version of every kind of row so far.
+const ROW_VERSION: u8 = 1;
+const GROUP: [u8; 2] = [0, 0];
+const GROUP_META: u8 = 0;
+const GROUP_CONFIG: u8 = 1;
+const SLOT_META: u8 = 0;
+const SLOT_LANE: u8 = 1;
+const SLOT_KEY: u8 = 2;
+/// Kinds of state machines.
+const MASTER: u8 = 0;
+const SHARD: u8 = 1;
+
+/// Why rows are no state of a group. Where it was found names the file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("row {} {fault}", hex(row))]
+pub struct RowError {
+    /// The key of the row; after the last one, of the row that was expected.
+    pub row: Vec<u8>,
+    /// What is wrong with it.
+    pub fault: RowFault,
+}
+
+/// What is wrong with a row.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RowFault {
+    /// The key names nothing that a state has.
+    #[error("is of no kind that this program knows")]
+    Kind,
+    /// Its key is not above the one before.
+    #[error("is not in the order of keys")]
+    Order,
+    /// The group's row, or that of its slot, was not there before it.
+    #[error("comes without the row that must be before it")]
+    Orphan,
+    /// Written by another version of the program.
+    #[error("has version {0}, which this program cannot read")]
+    Version(u8),
+    /// The value is cut short, too long, or not of its kind.
+    #[error("has a malformed value")]
+    Value,
+    /// The value is not of its type.
+    #[error("has a malformed value: {0}")]
+    Codec(#[from] CodecError),
+    /// It is of another kind of group.
+    #[error("belongs to a group of another kind")]
+    Group,
+    /// It cannot be true together with its key or the rows before it.
+    #[error("contradicts its key or a row before it")]
+    Contradiction,
+    /// It has to be there and is not.
+    #[error("is missing")]
+    Missing,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    /// Enough to find the row by; a key may have megabytes.
+    const SHOWN_MAX: usize = 64;
+    let shown: String = bytes.iter().take(SHOWN_MAX).map(|byte| format!("{byte:02x}")).collect();
+    if bytes.len() > SHOWN_MAX { format!("{shown}...") } else { shown }
+}
+
+/// What a row is about, by its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Row<'a> {
+    Group,
+    Config(u64),
+    Slot(Slot),
+    Lane(Slot, SessionId),
+    Key(Slot, &'a [u8]),
+}
+
+impl Row<'_> {
+    /// The key that it has on disk.
+    pub(crate) fn key(&self) -> Bytes {
+        let mut key = Vec::with_capacity(32);
+        match self {
+            Row::Group => {
+                key.put_slice(&GROUP);
+                key.put_u8(GROUP_META);
+            }
+            Row::Config(num) => {
+                key.put_slice(&GROUP);
+                key.put_u8(GROUP_CONFIG);
+                key.put_u64(*num);
+            }
+            Row::Slot(slot) => {
+                key.put_u16(slot.0 + 1);
+                key.put_u8(SLOT_META);
+            }
+            Row::Lane(slot, session) => {
+                key.put_u16(slot.0 + 1);
+                key.put_u8(SLOT_LANE);
+                key.put_u128(session.0);
+            }
+            Row::Key(slot, name) => {
+                key.reserve_exact(3 + name.len());
+                key.put_u16(slot.0 + 1);
+                key.put_u8(SLOT_KEY);
+                key.put_slice(name);
+            }
+        }
+        key.into()
+    }
+
+    /// What a key on disk stands for.
+    pub(crate) fn of(key: &[u8]) -> Result<Row<'_>, RowFault> {
+        let mut rest = key;
+        let (slot, kind) = match (rest.try_get_u16(), rest.try_get_u8()) {
+            (Ok(slot), Ok(kind)) => (slot, kind),
+            _ => return Err(RowFault::Kind),
+        };
+        let Some(slot) = slot.checked_sub(1) else {
+            return match (kind, rest) {
+                (GROUP_META, []) => Ok(Row::Group),
+                (GROUP_CONFIG, num) => {
+                    let num = <[u8; 8]>::try_from(num).map_err(|_| RowFault::Kind)?;
+                    Ok(Row::Config(u64::from_be_bytes(num)))
+                }
+                _ => Err(RowFault::Kind),
+            };
+        };
+        if slot >= SLOTS {
+            return Err(RowFault::Kind);
+        }
+        match (kind, rest) {
+            (SLOT_META, []) => Ok(Row::Slot(Slot(slot))),
+            (SLOT_LANE, session) => {
+                let session = <[u8; 16]>::try_from(session).map_err(|_| RowFault::Kind)?;
+                Ok(Row::Lane(Slot(slot), SessionId(u128::from_be_bytes(session))))
+            }
+            (SLOT_KEY, name) => Ok(Row::Key(Slot(slot), name)),
+            _ => Err(RowFault::Kind),
+        }
+    }
+
+    /// Says that the row has this value now.
+    pub(crate) fn put(&self, (head, body): RowValue) -> RowChange {
+        RowChange::Put { key: self.key(), head, body }
+    }
+
+    /// Says that the row is gone.
+    pub(crate) fn delete(&self) -> RowChange {
+        RowChange::Delete { key: self.key() }
+    }
+}
+
+/// Says that all keys of a slot are gone.
+pub(crate) fn delete_keys(slot: Slot) -> RowChange {
+    RowChange::DeletePrefix { prefix: Row::Key(slot, &[]).key() }
+}
+
+/// The bytes of a row's value: those of its own, and those that may be shared.
+pub(crate) type RowValue = (RowHead, Bytes);
+
+/// The first byte of every value.
+pub(crate) fn versioned() -> RowHead {
+    RowHead::from_slice(&[ROW_VERSION])
+}
+
+/// Takes the version off a value.
+pub(crate) fn unversioned(value: &mut Bytes) -> Result<(), RowFault> {
+    match value.try_get_u8() {
+        Ok(ROW_VERSION) => Ok(()),
+        Ok(version) => Err(RowFault::Version(version)),
+        Err(_) => Err(RowFault::Value),
+    }
+}
+
+/// What a group keeps once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GroupRow {
+    pub(crate) log_time: LogTime,
+    /// As in the state of a shard group; the number plus 1.
+    pub(crate) assigned: u64,
+}
+
+impl GroupRow {
+    pub(crate) fn value(self, group: GroupId) -> RowValue {
+        let mut head = versioned();
+        head.push(kind_of(group));
+        head.extend_from_slice(&self.log_time.0.to_be_bytes());
+        head.extend_from_slice(&self.assigned.to_be_bytes());
+        (head, Bytes::new())
+    }
+
+    pub(crate) fn read(mut value: Bytes, group: GroupId) -> Result<GroupRow, RowFault> {
+        unversioned(&mut value)?;
+        match value.try_get_u8() {
+            Ok(kind) if kind == kind_of(group) => {}
+            Ok(_) => return Err(RowFault::Group),
+            Err(_) => return Err(RowFault::Value),
+        }
+        let [log_time, assigned] = numbers(value)?;
+        Ok(GroupRow { log_time: LogTime(log_time), assigned })
+    }
+}
+
+fn kind_of(group: GroupId) -> u8 {
+    if group == SHARDMASTER { MASTER } else { SHARD }
+}
+
+/// What a slot keeps once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotRow {
+    pub(crate) floor: LogTime,
+    pub(crate) version: u64,
+}
+
+impl SlotRow {
+    pub(crate) fn value(self) -> RowValue {
+        let mut head = versioned();
+        head.extend_from_slice(&self.floor.0.to_be_bytes());
+        head.extend_from_slice(&self.version.to_be_bytes());
+        (head, Bytes::new())
+    }
+
+    pub(crate) fn read(mut value: Bytes) -> Result<SlotRow, RowFault> {
+        unversioned(&mut value)?;
+        let [floor, version] = numbers(value)?;
+        // No history is long enough, and one more change must not end at the largest number.
+        if version > u64::MAX / 2 {
+            return Err(RowFault::Value);
+        }
+        Ok(SlotRow { floor: LogTime(floor), version })
+    }
+}
+
+/// Reads two numbers and nothing else.
+fn numbers(mut value: Bytes) -> Result<[u64; 2], RowFault> {
+    match (value.try_get_u64(), value.try_get_u64(), value.is_empty()) {
+        (Ok(first), Ok(second), true) => Ok([first, second]),
+        _ => Err(RowFault::Value),
+    }
+}
+
+/// Sees to it that rows come in the order of their keys.
+#[derive(Debug, Default)]
+pub(crate) struct RowOrder(Vec<u8>);
+
+impl RowOrder {
+    pub(crate) fn follows(&mut self, key: &[u8]) -> Result<(), RowFault> {
+        if !self.0.is_empty() && key <= self.0.as_slice() {
+            return Err(RowFault::Order);
+        }
+        self.0.clear();
+        self.0.extend_from_slice(key);
+        Ok(())
+    }
+}

@@ -1,0 +1,325 @@
+//! What of a store has changed since its last checkpoint, and the checkpoint that is being collected.
+//!
+//! Every key and lane carries the number of the checkpoint that a change of it was last noted for, so
+//! one that is noted already costs a comparison. To freeze is to raise that number and to put the notes
+//! aside: nothing is walked. From then on, whoever is about to change for the first time what the frozen
+//! notes still name leaves behind what it was; a flush leaves behind the whole map. So rows can be handed
+//! out in steps while entries are applied, and are those of the moment of the freeze.
+//!
+//! **Bounds.** Notes have at most one entry per key and lane that changed; what is left behind at most
+//! the frozen ones of these, whose values are shared until they change.
+
+use crate::checkpoint::RowChange;
+use crate::data::{Flushed, Item, SlotData};
+use crate::rows::{self, Row, SlotRow};
+use crate::session::{Lane, Lanes, SessionId};
+use crate::slot::Slot;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Numbers the checkpoints of a process, from 1 on. 0: never noted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Epoch(u64);
+
+/// How much has changed since the last freeze.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Keys.
+    pub keys: u64,
+    /// Bytes of these keys and their values. Those of keys flushed since count on.
+    pub bytes: u64,
+    /// Whether anything at all has changed.
+    pub any: bool,
+}
+
+/// What is handed out at most in one step. A row that is larger goes alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowBudget {
+    /// Rows.
+    pub rows: usize,
+    /// Bytes of keys and values.
+    pub bytes: usize,
+}
+
+/// One step of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collected {
+    /// The next rows, in an order that does not matter but for that of the steps.
+    pub rows: Vec<RowChange>,
+    /// These were the last.
+    pub done: bool,
+}
+
+/// The notes of a store.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    epoch: Epoch,
+    slots: BTreeMap<Slot, SlotChanges>,
+    keys: u64,
+    bytes: u64,
+    frozen: Option<Frozen>,
+    /// What is only to be freed: no part of the state, nothing can tell whether it is there.
+    flushed: Vec<Flushed>,
+}
+
+/// The notes of a slot.
+#[derive(Debug, Default)]
+struct SlotChanges {
+    /// Its own row.
+    row: bool,
+    /// All keys went, before those noted here.
+    flushed: bool,
+    keys: BTreeSet<Bytes>,
+    lanes: BTreeSet<SessionId>,
+}
+
+/// The notes at a freeze, of which rows are left to be handed out.
+#[derive(Debug)]
+struct Frozen {
+    group: Option<RowChange>,
+    slots: BTreeMap<Slot, SlotChanges>,
+    kept: BTreeMap<Slot, Kept>,
+}
+
+/// What a slot was at the freeze, as far as it has changed since and is not handed out.
+#[derive(Debug, Default)]
+struct Kept {
+    version: Option<u64>,
+    items: BTreeMap<Bytes, Option<Item>>,
+    /// All keys but those in `items`.
+    data: Option<SlotData>,
+    lanes: BTreeMap<SessionId, Option<Lane>>,
+}
+
+impl Default for Changes {
+    fn default() -> Changes {
+        Changes {
+            epoch: Epoch(1),
+            slots: BTreeMap::new(),
+            keys: 0,
+            bytes: 0,
+            frozen: None,
+            flushed: Vec::new(),
+        }
+    }
+}
+
+impl Changes {
+    /// What is noted now bears this.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub(crate) fn dirty(&self) -> Dirty {
+        Dirty { keys: self.keys, bytes: self.bytes, any: !self.slots.is_empty() }
+    }
+
+    /// A slot is new.
+    pub(crate) fn note_slot(&mut self, slot: Slot) {
+        self.slots.entry(slot).or_default().row = true;
+    }
+
+    /// A key is about to change that was not noted since the freeze, or is not there. `before`: what
+    /// it holds; `version`: the slot's.
+    pub(crate) fn note_key(
+        &mut self,
+        slot: Slot,
+        version: u64,
+        key: &Bytes,
+        before: Option<&Item>,
+    ) {
+        let changes = self.slots.entry(slot).or_default();
+        changes.row = true;
+        if changes.keys.insert(key.clone()) {
+            self.keys += 1;
+            self.bytes += key.len() as u64;
+        }
+        let Some((frozen, kept)) = Frozen::of(&mut self.frozen, slot) else { return };
+        if frozen.row {
+            kept.version.get_or_insert(version);
+        }
+        // After a flush all that was is there already.
+        if kept.data.is_none() && frozen.keys.contains(key) && !kept.items.contains_key(key) {
+            kept.items.insert(key.clone(), before.cloned());
+        }
+    }
+
+    /// Of the values of noted keys, one of `before` bytes is one of `after` now.
+    pub(crate) fn resize(&mut self, before: usize, after: usize) {
+        self.bytes = (self.bytes + after as u64).saturating_sub(before as u64);
+    }
+
+    /// A slot has lost all its keys, which are in `data`.
+    pub(crate) fn note_flush(&mut self, slot: Slot, data: SlotData) {
+        let changes = self.slots.entry(slot).or_default();
+        changes.row = true;
+        changes.flushed = true;
+        let keys = std::mem::take(&mut changes.keys);
+        self.keys -= keys.len() as u64;
+        if let Some((frozen, kept)) = Frozen::of(&mut self.frozen, slot) {
+            if frozen.row {
+                kept.version.get_or_insert(data.version());
+            }
+            if kept.data.is_none() && !frozen.keys.is_empty() {
+                kept.data = Some(data);
+                return self.flushed.push(Flushed::new(SlotData::default(), keys));
+            }
+        }
+        self.flushed.push(Flushed::new(data, keys));
+    }
+
+    /// A lane is about to change that was not noted since the freeze. `before`: what it was.
+    pub(crate) fn note_lane(&mut self, slot: Slot, session: SessionId, before: Option<&Lane>) {
+        self.slots.entry(slot).or_default().lanes.insert(session);
+        let Some((frozen, kept)) = Frozen::of(&mut self.frozen, slot) else { return };
+        if frozen.lanes.contains(&session) {
+            kept.lanes.entry(session).or_insert_with(|| before.cloned());
+        }
+    }
+
+    /// Whether something waits to be freed.
+    pub(crate) fn is_to_free(&self) -> bool {
+        !self.flushed.is_empty()
+    }
+
+    /// Frees so much of what waits for it.
+    pub(crate) fn free(&mut self, keys_max: usize) {
+        for _ in 0..keys_max {
+            match self.flushed.last_mut().map(Flushed::free_one) {
+                Some(true) => {}
+                Some(false) => drop(self.flushed.pop()),
+                None => return,
+            }
+        }
+    }
+
+    /// Whether a flush left something behind for the checkpoint under way.
+    #[cfg(test)]
+    pub(crate) fn keeps_flushed(&self) -> bool {
+        let mut kept = self.frozen.iter().flat_map(|frozen| frozen.kept.values());
+        kept.any(|kept| kept.data.is_some())
+    }
+
+    /// Begins a checkpoint of the state as it is now.
+    pub(crate) fn freeze(&mut self, group: RowChange) {
+        assert!(self.frozen.is_none(), "one checkpoint at a time");
+        self.epoch.0 += 1;
+        let slots = std::mem::take(&mut self.slots);
+        (self.keys, self.bytes) = (0, 0);
+        self.frozen = Some(Frozen { group: Some(group), slots, kept: BTreeMap::new() });
+    }
+
+    /// Hands out the next rows of the checkpoint. `slots` finds what the store holds of a slot now.
+    pub(crate) fn collect<'a>(
+        &mut self,
+        budget: RowBudget,
+        slots: impl Fn(Slot) -> SlotNow<'a>,
+    ) -> Collected {
+        let mut batch = Batch { budget, bytes: 0, rows: Vec::new() };
+        let Some(frozen) = &mut self.frozen else {
+            return Collected { rows: batch.rows, done: true };
+        };
+        frozen.group.take().into_iter().for_each(|row| batch.push(row));
+        while batch.has_room()
+            && let Some(mut first) = frozen.slots.first_entry()
+        {
+            let slot = *first.key();
+            let now = slots(slot);
+            // One that nothing was left behind in has an entry only where it would be empty.
+            let mut none = Kept::default();
+            let kept = frozen.kept.get_mut(&slot).unwrap_or(&mut none);
+            if first.get_mut().hand_out(slot, kept, &now, &mut batch) {
+                first.remove();
+                let kept = frozen.kept.remove(&slot);
+                let data = kept.and_then(|kept| kept.data);
+                self.flushed.extend(data.map(|data| Flushed::new(data, BTreeSet::new())));
+            }
+        }
+        let done = frozen.slots.is_empty();
+        if done {
+            self.frozen = None;
+        }
+        Collected { rows: batch.rows, done }
+    }
+}
+
+/// A slot as the store has it now.
+pub(crate) struct SlotNow<'a> {
+    pub(crate) row: SlotRow,
+    pub(crate) data: &'a SlotData,
+    pub(crate) lanes: &'a Lanes,
+}
+
+impl Frozen {
+    /// What is left to be handed out of a slot, and what was left behind there.
+    fn of(frozen: &mut Option<Frozen>, slot: Slot) -> Option<(&SlotChanges, &mut Kept)> {
+        let Frozen { slots, kept, .. } = frozen.as_mut()?;
+        Some((slots.get(&slot)?, kept.entry(slot).or_default()))
+    }
+}
+
+impl SlotChanges {
+    /// Hands out rows as long as there is room. Whether that were all.
+    fn hand_out(
+        &mut self,
+        slot: Slot,
+        kept: &mut Kept,
+        now: &SlotNow<'_>,
+        batch: &mut Batch,
+    ) -> bool {
+        if std::mem::take(&mut self.row) {
+            let version = kept.version.take().unwrap_or(now.row.version);
+            let row = SlotRow { version, ..now.row };
+            batch.push(Row::Slot(slot).put(row.value()));
+        }
+        if std::mem::take(&mut self.flushed) {
+            batch.push(rows::delete_keys(slot));
+        }
+        while batch.has_room()
+            && let Some(session) = self.lanes.pop_first()
+        {
+            let row = Row::Lane(slot, session);
+            let before = kept.lanes.remove(&session);
+            let lane = match &before {
+                Some(before) => before.as_ref(),
+                None => now.lanes.get(session),
+            };
+            batch.push(lane.map_or_else(|| row.delete(), |lane| row.put(lane.row())));
+        }
+        while batch.has_room()
+            && let Some(key) = self.keys.pop_first()
+        {
+            let row = Row::Key(slot, &key);
+            let before = kept.items.remove(&key);
+            let item = match &before {
+                Some(before) => before.as_ref(),
+                None => kept.data.as_ref().unwrap_or(now.data).item(&key),
+            };
+            batch.push(item.map_or_else(|| row.delete(), |item| row.put(item.row())));
+        }
+        self.lanes.is_empty() && self.keys.is_empty()
+    }
+}
+
+/// The rows of one step.
+struct Batch {
+    budget: RowBudget,
+    bytes: usize,
+    rows: Vec<RowChange>,
+}
+
+impl Batch {
+    fn has_room(&self) -> bool {
+        self.rows.is_empty()
+            || (self.rows.len() < self.budget.rows && self.bytes < self.budget.bytes)
+    }
+
+    fn push(&mut self, row: RowChange) {
+        self.bytes += match &row {
+            RowChange::Put { key, head, body } => key.len() + head.len() + body.len(),
+            RowChange::Delete { key } => key.len(),
+            RowChange::DeletePrefix { prefix } => prefix.len(),
+        };
+        self.rows.push(row);
+    }
+}

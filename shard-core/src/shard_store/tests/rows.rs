@@ -1,0 +1,402 @@
+//! What rows say of a state: all of it, that of the freeze, and the same of equal states.
+
+use super::*;
+use crate::checkpoint::RowChange;
+use crate::op::{Expire, ExpireAt, ExpiryCommand, Set, SetCondition, SetExpiry};
+use crate::rows::{RowError, RowFault};
+use crate::session::LANE_REPLY_BYTES_MAX;
+
+type Rows = BTreeMap<Bytes, Bytes>;
+
+const G1: GroupId = GroupId(1);
+/// Tight, so that lanes and replies meet their bounds.
+const LIMITS: LaneLimits = LaneLimits {
+    lanes_max: 40,
+    lane_reply_bytes_max: LANE_REPLY_BYTES_MAX,
+    group_reply_bytes_max: 4000,
+    group_small_reply_bytes_max: 1500,
+};
+
+/// All rows of a state, without what the store notes of changes.
+fn dump(store: &ShardStore) -> Rows {
+    let mut rows = vec![Row::Group.put(store.row())];
+    for (slot, state) in &store.slots {
+        rows.push(Row::Slot(*slot).put(state.row().value()));
+        rows.extend(state.lanes.iter().map(|(id, lane)| Row::Lane(*slot, id).put(lane.row())));
+        rows.extend(state.data.items().map(|(key, item)| Row::Key(*slot, key).put(item.row())));
+    }
+    let mut all = Rows::new();
+    carry_out(&mut all, rows);
+    all
+}
+
+/// What a disk makes of changes.
+fn carry_out(rows: &mut Rows, changes: Vec<RowChange>) {
+    for change in changes {
+        match change {
+            RowChange::Put { key, head, body } => {
+                let value = [head.as_slice(), &body].concat();
+                rows.insert(key, value.into());
+            }
+            RowChange::Delete { key } => drop(rows.remove(&key)),
+            RowChange::DeletePrefix { prefix } => rows.retain(|key, _| !key.starts_with(&prefix)),
+        }
+    }
+}
+
+fn load(rows: &Rows) -> Result<ShardStore, RowError> {
+    let mut loader = StoreLoader::with_limits(G1, LIMITS);
+    for (key, value) in rows {
+        let row = loader.row(key, value.clone());
+        row.map_err(|fault| RowError { row: key.to_vec(), fault })?;
+    }
+    loader.finish()
+}
+
+/// Entries as several routers make them: retries, gaps, sessions that end, keys that expire.
+struct History {
+    /// SplitMix64.
+    random: u64,
+    stamp: u64,
+    /// Per session and slot: deadline and last seq.
+    lanes: BTreeMap<(u128, Slot), (u64, u64)>,
+    sessions: u128,
+}
+
+const TAGS: [&str; 3] = ["a", "b", "c"];
+
+impl History {
+    fn new(seed: u64) -> History {
+        History { random: seed, stamp: 1000, lanes: BTreeMap::new(), sessions: 4 }
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    }
+
+    fn key(&mut self, tag: &str) -> Bytes {
+        format!("{{{tag}}}{}", self.below(12)).into()
+    }
+
+    fn value(&mut self) -> Bytes {
+        let len = if self.below(8) == 0 { 400 } else { self.below(12) };
+        let digit = b'0' + self.below(10) as u8;
+        vec![digit; len as usize].into()
+    }
+
+    fn op(&mut self, tag: &str) -> Op {
+        let key = self.key(tag);
+        match self.below(16) {
+            0..=3 => {
+                let expiry = match self.below(4) {
+                    0 => SetExpiry::AfterMs(1 + self.below(300) as i64),
+                    1 => SetExpiry::Keep,
+                    2 => SetExpiry::AtMs(1 + self.below(2 * self.stamp) as i64),
+                    _ => SetExpiry::Clear,
+                };
+                let condition = match self.below(4) {
+                    0 => Some(SetCondition::IfAbsent),
+                    1 => Some(SetCondition::IfPresent),
+                    _ => None,
+                };
+                let get = self.below(2) == 0;
+                let (value, command) = (self.value(), ExpiryCommand::Set);
+                Op::Set(Set { key, value, expiry, condition, get, command })
+            }
+            4..=6 => Op::Append { key, value: self.value() },
+            7 => Op::IncrBy { key, by: self.below(100) as i64 },
+            8 => Op::Del { keys: vec![key, self.key(tag)] },
+            9 => Op::GetDel { key },
+            10 => Op::Get { key },
+            11 => Op::MGet { keys: vec![key, self.key(tag)] },
+            12 => Op::Expire(Expire {
+                key,
+                at: ExpireAt::AfterMs(self.below(400) as i64 - 20),
+                nx: false,
+                xx: false,
+                gt: self.below(4) == 0,
+                lt: false,
+                command: ExpiryCommand::Expire,
+            }),
+            13 => Op::Persist { key },
+            14 if self.below(6) == 0 => Op::FlushSlot,
+            _ => Op::ListKeys { count: 5 },
+        }
+    }
+
+    fn entry(&mut self) -> EntryBatch {
+        self.stamp += self.below(60);
+        if self.below(80) == 0 {
+            // Every session ends.
+            self.stamp += SESSION_LIFE_MS + 1;
+            self.sessions += 4;
+        }
+        let items = (0..self.below(6)).map(|_| EntryItem::Lane(self.request())).collect();
+        EntryBatch { stamp: LogTime(self.stamp), items }
+    }
+
+    fn request(&mut self) -> LaneRequest {
+        if self.below(20) == 0 {
+            self.sessions += 1;
+        }
+        let tag = TAGS[self.below(3) as usize];
+        let slot = hash_slot(tag.as_bytes());
+        let session = self.sessions - u128::from(self.below(4));
+        let op = self.op(tag);
+        let stamp = self.stamp;
+        let (deadline, last) =
+            *self.lanes.entry((session, slot)).or_insert((stamp + SESSION_LIFE_MS, 0));
+        let seq = match self.below(6) {
+            // Again, or one too far.
+            0 => last.saturating_sub(self.below(3)).max(1),
+            1 => last + 2,
+            _ => last + 1,
+        };
+        if seq == last + 1 {
+            self.lanes.insert((session, slot), (deadline, seq));
+        }
+        let acked = Seq(seq.saturating_sub(1 + self.below(4)));
+        LaneRequest {
+            session: SessionId(session),
+            deadline: LogTime(deadline),
+            slot,
+            seq: Seq(seq),
+            acked,
+            op,
+        }
+    }
+}
+
+fn assigned() -> ShardStore {
+    let mut store = ShardStore::with_limits(G1, LIMITS);
+    let ranges = TAGS.map(|tag| hash_slot(tag.as_bytes())).into_iter().collect::<BTreeSet<_>>();
+    let ranges = ranges.into_iter().map(|slot| (slot, slot)).collect();
+    let assign = EntryItem::Assign { config: ConfigNum(1), ranges };
+    store.apply(EntryBatch { stamp: LogTime(1), items: vec![assign] });
+    store
+}
+
+/// Both answer alike, and go on alike.
+fn assert_same(one: &mut ShardStore, other: &mut ShardStore, history: &mut History) {
+    assert_eq!((one.digest(), one.stats()), (other.digest(), other.stats()));
+    for _ in 0..60 {
+        let entry = history.entry();
+        assert_eq!(one.apply(entry.clone()), other.apply(entry));
+    }
+    assert_eq!((one.digest(), one.stats()), (other.digest(), other.stats()));
+    assert_eq!(dump(one), dump(other));
+    assert_eq!(one.expiry_due, other.expiry_due);
+    assert_eq!(one.lane_ends, other.lane_ends);
+    assert_eq!(one.reply_bytes, other.reply_bytes);
+}
+
+#[test]
+fn p19_a_store_out_of_its_rows_goes_on_as_the_one_they_are_of() {
+    for seed in 0..60 {
+        let mut history = History::new(seed);
+        let mut store = assigned();
+        for _ in 0..seed * 5 {
+            store.apply(history.entry());
+        }
+        let mut loaded = load(&dump(&store)).expect("rows of a state");
+        assert_same(&mut store, &mut loaded, &mut history);
+    }
+}
+
+#[test]
+fn rows_collected_between_entries_are_those_of_the_freeze() {
+    let (mut kept_flush, mut steps, mut dirty) = (0, 0, 0);
+    for seed in 0..150 {
+        let mut history = History::new(1000 + seed);
+        let (mut store, mut disk) = (assigned(), Rows::new());
+        for checkpoint in 0..8 {
+            for _ in 0..history.below(60) {
+                store.apply(history.entry());
+            }
+            dirty += u64::from(store.dirty().keys > 3);
+            store.freeze();
+            assert_eq!(store.dirty(), Dirty::default());
+            let frozen = dump(&store);
+            loop {
+                let (rows, bytes) =
+                    (1 + history.below(6) as usize, 1 + history.below(600) as usize);
+                let Collected { rows, done } = store.collect(RowBudget { rows, bytes });
+                assert!(rows.len() <= 8, "{} rows in one step", rows.len());
+                steps += 1;
+                carry_out(&mut disk, rows);
+                if done {
+                    break;
+                }
+                for _ in 0..history.below(4) {
+                    store.apply(history.entry());
+                }
+                kept_flush += u64::from(store.changes.keeps_flushed());
+            }
+            assert_eq!(disk, frozen, "seed {seed}, checkpoint {checkpoint}");
+        }
+        let mut loaded = load(&dump(&store)).expect("rows of a state");
+        assert_same(&mut store, &mut loaded, &mut history);
+    }
+    assert!(dirty > 800, "only {dirty} of 1200 checkpoints with more than three keys");
+    assert!(kept_flush > 50 && steps > 5000, "{kept_flush} flushes kept in {steps} steps");
+}
+
+#[test]
+fn a_loaded_store_owes_only_what_changes_after() {
+    let mut history = History::new(7);
+    let mut store = assigned();
+    for _ in 0..200 {
+        store.apply(history.entry());
+    }
+    let mut disk = dump(&store);
+    let mut loaded = load(&disk).expect("rows of a state");
+    assert_eq!(loaded.dirty(), Dirty::default());
+    for _ in 0..30 {
+        loaded.apply(history.entry());
+    }
+    loaded.freeze();
+    let Collected { rows, done } = loaded.collect(RowBudget { rows: 10_000, bytes: 1 << 30 });
+    assert!(done && rows.len() < 130, "{} rows", rows.len());
+    carry_out(&mut disk, rows);
+    assert_eq!(disk, dump(&loaded));
+}
+
+#[test]
+fn s18_many_changes_of_one_key_are_one_row() {
+    let mut store = ShardStore::new(G1);
+    let ranges = vec![(Slot(0), Slot(SLOTS - 1))];
+    let assign = EntryItem::Assign { config: ConfigNum(1), ranges };
+    store.apply(EntryBatch { stamp: LogTime(1), items: vec![assign] });
+    store.freeze();
+    while !store.collect(RowBudget { rows: 512, bytes: 1 << 20 }).done {}
+    let EntryItem::Lane(first) = keys(1, 1).items.remove(0) else { panic!() };
+    for n in 1..=200 {
+        let lane = LaneRequest { seq: Seq(n), acked: Seq(n - 1), ..first.clone() };
+        store.apply(EntryBatch { stamp: LogTime(n), items: vec![EntryItem::Lane(lane)] });
+    }
+    assert_eq!(store.dirty(), Dirty { keys: 1, bytes: 4 + 200, any: true });
+    store.freeze();
+    let Collected { rows, done } = store.collect(RowBudget { rows: 512, bytes: 1 << 20 });
+    assert!(done && rows.len() == 4, "group, slot, lane and key: {rows:?}");
+}
+
+#[test]
+fn a_freeze_of_many_keys_hands_out_bounded_steps() {
+    let mut store = assigned();
+    let slot = hash_slot(b"a");
+    let mut history = History::new(3);
+    for n in 1..=400u64 {
+        let op =
+            Op::Append { key: format!("{{a}}key {n}").into(), value: Bytes::from(vec![b'x'; 50]) };
+        let lane = LaneRequest {
+            session: SessionId(77),
+            deadline: LogTime(SESSION_LIFE_MS),
+            slot,
+            seq: Seq(n),
+            acked: Seq(n - 1),
+            op,
+        };
+        store.apply(EntryBatch {
+            stamp: LogTime(history.stamp),
+            items: vec![EntryItem::Lane(lane)],
+        });
+    }
+    store.freeze();
+    let mut disk = Rows::new();
+    let frozen = dump(&store);
+    loop {
+        let Collected { rows, done } = store.collect(RowBudget { rows: 100, bytes: 1000 });
+        let bytes: usize = rows.iter().map(|row| format!("{row:?}").len()).sum();
+        assert!(rows.len() <= 21, "{} rows of {bytes} bytes", rows.len());
+        carry_out(&mut disk, rows);
+        if done {
+            break;
+        }
+        store.apply(history.entry());
+    }
+    assert_eq!(disk, frozen);
+}
+
+#[test]
+fn rows_that_no_state_has_are_refused_by_name() {
+    let mut history = History::new(5);
+    let mut store = assigned();
+    for _ in 0..100 {
+        store.apply(history.entry());
+    }
+    let rows = dump(&store);
+    let slot = hash_slot(b"a");
+    let faults = |change: &dyn Fn(&mut Rows)| {
+        let mut rows = rows.clone();
+        change(&mut rows);
+        load(&rows).expect_err("no state has these rows")
+    };
+    let group = Row::Group.key();
+    let missing = faults(&|rows| rows.clear());
+    assert_eq!(missing, RowError { row: group.to_vec(), fault: RowFault::Missing });
+    assert_eq!(missing.to_string(), "row 000000 is missing");
+    assert_eq!(faults(&|rows| drop(rows.remove(&group))).fault, RowFault::Orphan);
+    assert_eq!(faults(&|rows| drop(rows.remove(&Row::Slot(slot).key()))).fault, RowFault::Orphan);
+    let stray = Row::Key(slot, b"{b}1").key();
+    let put = |key: Bytes, value: &'static [u8]| {
+        move |rows: &mut Rows| drop(rows.insert(key.clone(), Bytes::from_static(value)))
+    };
+    assert_eq!(faults(&put(stray, &[1, 0])).fault, RowFault::Contradiction);
+    let key = Row::Key(slot, b"{a}1").key();
+    assert_eq!(faults(&put(key.clone(), &[9, 0])).fault, RowFault::Version(9));
+    assert_eq!(faults(&put(key.clone(), &[1, 7])).fault, RowFault::Value);
+    assert_eq!(faults(&put(key, &[1, 1, 0xff, 0, 0, 0, 0, 0, 0, 0])).fault, RowFault::Value);
+    let lane = Row::Lane(slot, SessionId(1)).key();
+    assert!(matches!(faults(&put(lane.clone(), &[1, 5, 9])).fault, RowFault::Codec(_)));
+    assert_eq!(faults(&put(lane, &[1, 5, 2, 2, 0])).fault, RowFault::Value, "all acknowledged");
+    assert_eq!(faults(&put(group.clone(), &[1, 0])).fault, RowFault::Group);
+    assert_eq!(faults(&put(Bytes::from_static(&[0xff; 3]), &[1])).fault, RowFault::Kind);
+    assert_eq!(faults(&put(Row::Config(1).key(), &[1])).fault, RowFault::Group);
+    let mut loader = StoreLoader::new(G1);
+    loader.row(&group, rows[&group].clone()).expect("the group's row");
+    assert_eq!(loader.row(&group, rows[&group].clone()), Err(RowFault::Order));
+}
+
+/// Whatever the disk made of the rows: an error, or a store that goes on.
+#[test]
+fn rotten_rows_never_panic() {
+    let mut refused = 0;
+    for seed in 0..300 {
+        let mut history = History::new(seed);
+        let mut store = assigned();
+        for _ in 0..40 {
+            store.apply(history.entry());
+        }
+        let mut rows: Vec<(Vec<u8>, Vec<u8>)> =
+            dump(&store).into_iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+        for _ in 0..1 + history.below(3) {
+            let at = history.below(rows.len() as u64) as usize;
+            let (key, value) = &mut rows[at];
+            let bytes = if history.below(3) == 0 { key } else { value };
+            match history.below(3) {
+                0 => bytes.truncate(history.below(bytes.len() as u64 + 1) as usize),
+                1 => bytes.push(history.below(256) as u8),
+                _ if bytes.is_empty() => {}
+                _ => {
+                    let at = history.below(bytes.len() as u64) as usize;
+                    bytes[at] ^= 1 << history.below(8);
+                }
+            }
+        }
+        let mut loader = StoreLoader::with_limits(G1, LIMITS);
+        let taken = rows.into_iter().try_for_each(|(key, value)| loader.row(&key, value.into()));
+        match taken.map(|()| loader.finish()) {
+            Ok(Ok(mut store)) => {
+                for _ in 0..40 {
+                    store.apply(history.entry());
+                }
+            }
+            Ok(Err(_)) | Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > 100, "only {refused} of 300 refused");
+}
