@@ -106,6 +106,7 @@ const CRATES: &[CrateRule] = &[
             "toml",
             "tracing",
             "tracing-subscriber",
+            "xxhash-rust",
         ],
         dev_workspace_crates: &["raft-core", "shard-core", "router"],
         forbidden: &["redis_protocol", "postcard"],

@@ -19,5 +19,6 @@ pub mod process;
 pub mod random;
 pub mod small_file;
 pub mod standalone;
+pub mod state_store;
 pub mod transport;
 pub mod worker;

@@ -1,0 +1,546 @@
+//! The applied state of every group of one node, in one redb file: checkpoints, snapshots on their way
+//! out and in, and what a start begins with.
+//!
+//! **Invariants.**
+//! - One thread writes. A checkpoint, of whatever size, is one transaction: a crash leaves the one
+//!   before or all of it (scenario S5). Its rows are in redb's pages as they come and leave memory when
+//!   the cache is full, so its size in memory is the cache's.
+//! - What a checkpoint stands for is durable in the log before its commit is asked for; the caller sees
+//!   to that. Nothing here commits by itself what a group has changed.
+//! - Each row has a hash, and a group's is their sum. So name and size of a snapshot are known at the
+//!   commit, and cost what changed (`SnapshotId::hash`, `Snapshot::bytes`).
+//! - Every row that is read - to be replaced, sent or loaded - is verified first. Rot ends the store
+//!   with the place ([`StateStoreEvent::Failed`]; scenario F7); nothing is repaired silently.
+//! - The first error is the last, as in the log ([`crate::log_store`]): nothing is written after it and
+//!   nothing reported but it, once.
+//! - A snapshot that comes in stands in a generation of its own, which is compared with the name before
+//!   it counts as whole. To install it is one small transaction; the rows that it replaces are deleted
+//!   later, in bounded steps, and so is what a crash left of one.
+//! - No caller ever waits for the disk. A queue that is full is the exception; see [`QUEUE_MAX`].
+//!
+//! While a checkpoint is under way everything else that would write waits: there is one writer. Pieces
+//! of snapshots that wait are bounded by [`STAGE_WAITING_BYTES_MAX`].
+//!
+//! **Installing over two files.** The order, which the caller keeps: [`StateStore::stage`] until
+//! `Received` has all bytes; what the log has of the group is durable; [`StateStore::flip`], which
+//! leaves a note (`installing`) that the log is not there yet; after `Flipped` the log's reset; after
+//! that, [`StateStore::installed`] takes the note away. A start that finds the note
+//! ([`StoredGroup::installing`]) has the log reset first, unless it begins there or has that entry.
+//!
+//! Tables and bytes: [`format`]; streams out: [`streams`]; streams in: [`staging`].
+
+mod format;
+mod open;
+mod rows;
+mod staging;
+mod streams;
+mod writer;
+
+use bytes::Bytes;
+use format::{Fault, GROUPS, GroupRow, Home, PARTS, ROWS};
+use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
+use raft_core::types::{EntryId, GroupId};
+use redb::{Builder, Database, ReadableDatabase, StorageBackend};
+use rows::Stopped;
+use shard_core::checkpoint::{CheckpointMark, OutgoingChunk, RowChange};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Commands that wait for the writer; at this bound the caller waits, as long as one commit lasts.
+/// What a group may have in it is bounded by its core: one batch of changes, one window of a snapshot.
+pub const QUEUE_MAX: usize = 4096;
+/// Bytes of incoming snapshots that wait for the writer, of all groups. A piece beyond is not taken:
+/// it is answered with how much is here, and sent again.
+pub const STAGE_WAITING_BYTES_MAX: u64 = 64 << 20;
+/// Requests that wait for the reader; one beyond is `Failed`.
+pub const READS_MAX: usize = 1024;
+/// What a piece costs at least, in [`STAGE_WAITING_BYTES_MAX`]: so their number is bounded too.
+const STAGE_COST_MIN: u64 = 1 << 10;
+
+/// What may differ between nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct StateStoreConfig {
+    /// redb's cache in bytes, of which a checkpoint under way takes up to a half. Default 32 MiB.
+    pub cache_bytes: usize,
+    /// Whether a missing or empty file is an error: true once the node has had a checkpoint.
+    pub must_exist: bool,
+    /// A stream that is asked for nothing for so long is given up. Default 30 s.
+    pub stream_idle: Duration,
+    /// Streams are given up when the file has grown by this, or by all live data if that is more, since
+    /// their version was opened. Default 1 GiB.
+    pub pinned_growth_bytes_min: u64,
+    /// A start compacts the file when it is larger than this and `compact_ratio` times its data.
+    /// Default 64 MiB.
+    pub compact_bytes_min: u64,
+    /// See `compact_bytes_min`. Default 4.
+    pub compact_ratio: u64,
+}
+
+impl Default for StateStoreConfig {
+    fn default() -> StateStoreConfig {
+        StateStoreConfig {
+            cache_bytes: 32 << 20,
+            must_exist: false,
+            stream_idle: Duration::from_secs(30),
+            pinned_growth_bytes_min: 1 << 30,
+            compact_bytes_min: 64 << 20,
+            compact_ratio: 4,
+        }
+    }
+}
+
+/// What the store reports, from its own threads.
+#[derive(Debug)]
+pub enum StateStoreEvent {
+    /// The last [`StateStore::changes`] was taken in.
+    Taken(GroupId),
+    /// The checkpoint is durable.
+    Checkpointed(GroupId, Snapshot),
+    /// `Failed`: a stream cannot go on. `Received`: so much of a snapshot is here, durable; it may be
+    /// less than the piece that it answers, which then was out of order or found no room. `Corrupt`.
+    Snapshot(GroupId, SnapEvent),
+    /// To be sent.
+    Chunk(OutgoingChunk),
+    /// The answer to [`StateStore::flip`]: the group's state is the snapshot's, durable.
+    Flipped(GroupId, SnapshotId),
+    /// The answer to [`StateStore::installed`], durable.
+    Settled(GroupId),
+    /// Nothing is left of what was replaced or discarded.
+    Cleaned,
+    /// The state can no longer be written or read: the node has to stop. One sentence that names the
+    /// file. Nothing comes after it.
+    Failed(String),
+}
+
+/// Why the state cannot be opened or loaded. Each is one sentence that names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum StateStoreError {
+    /// The file was there before and is not any more.
+    #[error(
+        "the state {0} is missing or empty, but this node has written one; put it back: the log goes \
+         on where it ends"
+    )]
+    Missing(PathBuf),
+    /// The operating system refused.
+    #[error("cannot open the state {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// redb refused, for damage among other reasons.
+    #[error("cannot open the state {path}: {source}")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<redb::Error>,
+    },
+    /// What it holds is not what was written.
+    #[error(
+        "the state {path} is damaged at {place}: {what}; the node does not start with a part of its \
+         state"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        place: String,
+        /// What is wrong there.
+        what: String,
+    },
+    /// Something in it cannot be used by this program.
+    #[error("cannot use the state {path}: {what}")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        what: String,
+    },
+    /// Written by a newer program.
+    #[error("the state {path} has format {found}; this program reads up to {}", format::FORMAT)]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The format it claims.
+        found: u64,
+    },
+}
+
+impl StateStoreError {
+    fn of(path: &Path, fault: Fault) -> StateStoreError {
+        let path = path.to_owned();
+        match fault {
+            Fault::Database(source) => StateStoreError::Database { path, source: Box::new(source) },
+            Fault::Damaged { place, what } => {
+                StateStoreError::Damaged { path, place, what: what.to_owned() }
+            }
+            Fault::Refused(what) => StateStoreError::Unusable { path, what },
+        }
+    }
+}
+
+/// Why [`StateStore::load`] ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError<E> {
+    /// The state cannot be read.
+    #[error(transparent)]
+    Store(StateStoreError),
+    /// What the rows were given to said so.
+    #[error("a row is not taken")]
+    Refused(E),
+}
+
+/// What a start finds of one group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredGroup {
+    /// The newest durable checkpoint: what [`StateStore::load`] gives.
+    pub checkpoint: Option<Snapshot>,
+    /// How much is durable of a snapshot that was coming in; with all bytes, it was compared with its
+    /// name.
+    pub staged: Option<(SnapshotId, u64)>,
+    /// The checkpoint is a snapshot that was installed, and whether the log was reset to begin after
+    /// this entry is not known: it has to be before anything else, and then
+    /// [`StateStore::installed`].
+    pub installing: Option<EntryId>,
+}
+
+/// Counters since the start, for INFO.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateStats {
+    /// Durable checkpoints.
+    pub checkpoints: u64,
+    /// Rows that they set or took away.
+    pub rows_written: u64,
+    /// How long the last one took, from its first change to its commit, in microseconds.
+    pub last_checkpoint_us: u64,
+    /// Bytes of snapshots that came in, durable or in the transaction under way.
+    pub staged_bytes: u64,
+    /// Bytes of snapshots that were given to be sent.
+    pub sent_bytes: u64,
+    /// Snapshots on their way out.
+    pub streams: u64,
+    /// Sizes of all groups' newest checkpoints, as streams.
+    pub live_bytes: u64,
+    /// Generations that are still to be deleted.
+    pub to_clean: u64,
+    /// Size of the file; 0 if the storage is not a file.
+    pub file_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    checkpoints: AtomicU64,
+    rows_written: AtomicU64,
+    last_checkpoint_us: AtomicU64,
+    staged_bytes: AtomicU64,
+    sent_bytes: AtomicU64,
+    streams: AtomicU64,
+    live_bytes: AtomicU64,
+    to_clean: AtomicU64,
+    /// Of pieces that wait, as [`stage_cost`] counts them.
+    waiting_bytes: AtomicU64,
+}
+
+/// What the writer is told.
+enum Command {
+    Changes(GroupId, Vec<RowChange>),
+    Commit(GroupId, CheckpointMark),
+    Stage(writer::Piece),
+    Discard(GroupId, SnapshotId),
+    Flip(GroupId, SnapshotId),
+    Installed(GroupId),
+}
+
+/// What the file is called, and where it is if it is one.
+#[derive(Clone)]
+struct Storage {
+    name: PathBuf,
+    path: Option<PathBuf>,
+}
+
+impl Storage {
+    fn bytes(&self) -> u64 {
+        let file = self.path.as_ref().and_then(|path| std::fs::metadata(path).ok());
+        file.map_or(0, |metadata| metadata.len())
+    }
+}
+
+/// Passes events on, until there is a failure.
+struct Reporter {
+    events: Box<dyn Fn(StateStoreEvent) + Send + Sync>,
+    /// The sentence.
+    failed: Mutex<Option<String>>,
+}
+
+impl Reporter {
+    fn tell(&self, event: StateStoreEvent) {
+        let failed = self.failure();
+        if failed.is_none() {
+            (self.events)(event);
+        }
+    }
+
+    /// Tells of a failure, unless there was one.
+    fn fail(&self, sentence: String) {
+        let mut failed = self.failure();
+        if failed.is_none() {
+            (self.events)(StateStoreEvent::Failed(sentence.clone()));
+            *failed = Some(sentence);
+        }
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<String>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The handle. Dropping it lets the threads end by themselves once they have done what they were told,
+/// whatever comes of that; [`StateStore::close`] waits for that.
+pub struct StateStore {
+    storage: Storage,
+    database: Arc<Database>,
+    commands: SyncSender<Command>,
+    reads: SyncSender<streams::Read>,
+    writer: JoinHandle<()>,
+    reader: JoinHandle<()>,
+    counters: Arc<Counters>,
+    reporter: Arc<Reporter>,
+}
+
+impl StateStore {
+    /// Makes an empty state, unless there is one.
+    pub fn create(path: &Path, must_exist: bool) -> Result<(), StateStoreError> {
+        open::prepare_file(path, must_exist)
+    }
+
+    /// Opens or creates the state. redb verifies the whole file. `events` is called from the store's
+    /// threads, one call at a time; it must neither block for long nor call the store.
+    pub fn open(
+        path: &Path,
+        config: StateStoreConfig,
+        events: impl Fn(StateStoreEvent) + Send + Sync + 'static,
+    ) -> Result<(StateStore, BTreeMap<GroupId, StoredGroup>), StateStoreError> {
+        open::prepare_file(path, config.must_exist)?;
+        let database = builder(&config)
+            .open(path)
+            .map_err(|source| StateStoreError::of(path, source.into()))?;
+        let storage = Storage { name: path.to_owned(), path: Some(path.to_owned()) };
+        StateStore::start(database, storage, config, events)
+    }
+
+    /// The same over any storage; an empty one is a new state. It is never compacted, and its growth is
+    /// not known.
+    pub fn open_backend(
+        backend: impl StorageBackend,
+        config: StateStoreConfig,
+        events: impl Fn(StateStoreEvent) + Send + Sync + 'static,
+    ) -> Result<(StateStore, BTreeMap<GroupId, StoredGroup>), StateStoreError> {
+        let name = PathBuf::from("(storage)");
+        if config.must_exist && backend.len().is_ok_and(|len| len == 0) {
+            return Err(StateStoreError::Missing(name));
+        }
+        let database = builder(&config)
+            .create_with_backend(backend)
+            .map_err(|source| StateStoreError::of(&name, source.into()))?;
+        open::write_format(&database).map_err(|fault| StateStoreError::of(&name, fault))?;
+        StateStore::start(database, Storage { name, path: None }, config, events)
+    }
+
+    fn start(
+        mut database: Database,
+        storage: Storage,
+        config: StateStoreConfig,
+        events: impl Fn(StateStoreEvent) + Send + Sync + 'static,
+    ) -> Result<(StateStore, BTreeMap<GroupId, StoredGroup>), StateStoreError> {
+        let mut found = open::scan(&database, &storage.name)?;
+        open::compact(&mut database, &storage, &config, &mut found)
+            .map_err(|fault| StateStoreError::of(&storage.name, fault))?;
+        let groups = found.stored();
+        let database = Arc::new(database);
+        let counters = Arc::new(Counters::default());
+        let reporter = Arc::new(Reporter { events: Box::new(events), failed: Mutex::new(None) });
+        let (commands, queue) = sync_channel(QUEUE_MAX);
+        let (reads, waiting) = sync_channel(READS_MAX);
+        let writer = writer::Writer::new(
+            database.clone(),
+            storage.clone(),
+            found,
+            counters.clone(),
+            reporter.clone(),
+        );
+        let reader = streams::Reader {
+            database: database.clone(),
+            storage: storage.clone(),
+            config,
+            counters: counters.clone(),
+            reporter: reporter.clone(),
+        };
+        let io_error = |source| StateStoreError::Io { path: storage.name.clone(), source };
+        let reader = std::thread::Builder::new()
+            .name("state-reader".to_owned())
+            .spawn(move || reader.run(&waiting))
+            .map_err(io_error)?;
+        let writer = std::thread::Builder::new()
+            .name("state-writer".to_owned())
+            .spawn(move || writer.run(&queue))
+            .map_err(io_error)?;
+        let store =
+            StateStore { storage, database, commands, reads, writer, reader, counters, reporter };
+        Ok((store, groups))
+    }
+
+    /// Changes of a group's checkpoint; the first of them begins it. Answered by `Taken`, before which
+    /// no more are to be sent. One of another group waits until it is committed.
+    pub fn changes(&self, group: GroupId, changes: Vec<RowChange>) {
+        self.command(Command::Changes(group, changes));
+    }
+
+    /// Makes the group's checkpoint durable, which may have no changes. Answered by `Checkpointed`.
+    /// What `mark` says must be durable in the log.
+    pub fn commit(&self, group: GroupId, mark: CheckpointMark) {
+        self.command(Command::Commit(group, mark));
+    }
+
+    /// Sends of the newest checkpoint, stops that, or discards what has come in. `Send` is answered by
+    /// `Chunk`s, or by `Failed` - on the calling thread if too much waits.
+    pub fn snapshot(&self, group: GroupId, command: SnapCmd) {
+        let read = match command {
+            SnapCmd::Send { peer, id, from, to } => {
+                streams::Read::Send { group, peer, id, from, to }
+            }
+            SnapCmd::Stop { peer, id } => streams::Read::Stop { group, peer, id },
+            SnapCmd::Discard { id } => return self.command(Command::Discard(group, id)),
+        };
+        match self.reads.try_send(read) {
+            Err(TrySendError::Full(streams::Read::Send { peer, .. })) => {
+                self.reporter.tell(StateStoreEvent::Snapshot(group, SnapEvent::Failed { peer }));
+            }
+            // A stream that is not stopped is given up once nobody asks for more of it. The reader is
+            // gone only after it has reported why.
+            Err(TrySendError::Full(streams::Read::Stop { .. }) | TrySendError::Disconnected(_))
+            | Ok(()) => {}
+        }
+    }
+
+    /// Takes in a piece of a snapshot. Answered by `Received`, several pieces perhaps at once, or by
+    /// `Corrupt`. The beginning of another snapshot drops what was here of the one before.
+    pub fn stage(&self, group: GroupId, snapshot: Snapshot, offset: u64, mut bytes: Bytes) {
+        let waiting = self.counters.waiting_bytes.load(Ordering::Relaxed);
+        if waiting.saturating_add(stage_cost(&bytes)) > STAGE_WAITING_BYTES_MAX {
+            bytes.clear();
+        }
+        self.counters.waiting_bytes.fetch_add(stage_cost(&bytes), Ordering::Relaxed);
+        self.command(Command::Stage(writer::Piece { group, snapshot, offset, bytes }));
+    }
+
+    /// Puts a snapshot, which is all staged, in the place of the group's state. A checkpoint of the
+    /// group that is under way is dropped; nothing of the old state may be sent after this. Answered by
+    /// `Flipped`; a snapshot that is not all staged is a failure.
+    pub fn flip(&self, group: GroupId, id: SnapshotId) {
+        self.command(Command::Flip(group, id));
+    }
+
+    /// The log begins after the snapshot now, durable. Answered by `Settled`.
+    pub fn installed(&self, group: GroupId) {
+        self.command(Command::Installed(group));
+    }
+
+    fn command(&self, command: Command) {
+        // The writer is gone only after it has reported why.
+        let _ = self.commands.send(command);
+    }
+
+    /// Gives every row of the group's newest checkpoint, in the order of the keys, and verifies that
+    /// these are all of them. Reads on the calling thread; checkpoints go on meanwhile, but the file
+    /// reuses no page until it is done. Without a checkpoint there are no rows.
+    pub fn load<E>(
+        &self,
+        group: GroupId,
+        row: impl FnMut(&[u8], Bytes) -> Result<(), E>,
+    ) -> Result<(), LoadError<E>> {
+        self.read_rows(group, row).map_err(|stopped| match stopped {
+            Stopped::Fault(fault) => {
+                LoadError::Store(StateStoreError::of(&self.storage.name, fault))
+            }
+            Stopped::Refused(error) => LoadError::Refused(error),
+        })
+    }
+
+    fn read_rows<E>(
+        &self,
+        group: GroupId,
+        row: impl FnMut(&[u8], Bytes) -> Result<(), E>,
+    ) -> Result<(), Stopped<E>> {
+        let transaction = self.database.begin_read()?;
+        let Some(bytes) = transaction.open_table(GROUPS)?.get(group.0)? else { return Ok(()) };
+        let known = GroupRow::decode(group, bytes.value())?;
+        let (rows, parts) = (transaction.open_table(ROWS)?, transaction.open_table(PARTS)?);
+        let home = Home { group, generation: known.generation };
+        let found = rows::for_each(&rows, &parts, home, row)?;
+        let (found, known) = ((found.hash, found.bytes), (known.totals.hash, known.totals.bytes));
+        if found != known {
+            let place = format!("the rows of group {group}");
+            let what = "they do not come to size and hash of the checkpoint";
+            return Err(Fault::Damaged { place, what }.into());
+        }
+        Ok(())
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> StateStats {
+        let counted = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        StateStats {
+            checkpoints: counted(&self.counters.checkpoints),
+            rows_written: counted(&self.counters.rows_written),
+            last_checkpoint_us: counted(&self.counters.last_checkpoint_us),
+            staged_bytes: counted(&self.counters.staged_bytes),
+            sent_bytes: counted(&self.counters.sent_bytes),
+            streams: counted(&self.counters.streams),
+            live_bytes: counted(&self.counters.live_bytes),
+            to_clean: counted(&self.counters.to_clean),
+            file_bytes: self.storage.bytes(),
+        }
+    }
+
+    /// Does what it was told, but for a checkpoint that was not committed, and closes the file. The next
+    /// start needs no repair. An error is the sentence of `Failed`, which may have come too late for
+    /// its reader.
+    pub fn close(self) -> Result<(), String> {
+        let StateStore { storage, database, commands, reads, writer, reader, reporter, .. } = self;
+        drop((commands, reads));
+        for thread in [reader, writer] {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+        if reporter.failure().is_some() {
+            // It is not even closed: that would write.
+            std::mem::forget(database);
+        } else if let Some(Err(error)) = Arc::into_inner(database).map(Database::close) {
+            let name = storage.name.display();
+            reporter.fail(format!("closing the state {name} failed: {error}"));
+        }
+        reporter.failure().take().map_or(Ok(()), Err)
+    }
+}
+
+/// What a piece counts for while it waits.
+fn stage_cost(bytes: &Bytes) -> u64 {
+    (bytes.len() as u64).max(STAGE_COST_MIN)
+}
+
+fn builder(config: &StateStoreConfig) -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(config.cache_bytes);
+    // A plain open trusts a file that was closed cleanly and may panic on a damaged one.
+    builder.set_check_integrity_on_open(true);
+    builder
+}
+
+#[cfg(test)]
+mod tests;
