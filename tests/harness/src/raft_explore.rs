@@ -140,6 +140,10 @@ fn config(id: NodeId, ids: &[NodeId]) -> Config {
     config
 }
 
+/// Where a depth-first search turns back. Its ways would go on for ever, with larger stamps, and each
+/// step costs more than the one before, since whatever was sent stays on the wire.
+const DEPTH_MAX: usize = 60;
+
 /// Searches the scope.
 ///
 /// # Errors
@@ -186,6 +190,9 @@ impl Search {
                 break;
             }
             depth = depth.max(state.depth);
+            if self.scope.depth_first && state.depth >= DEPTH_MAX {
+                continue;
+            }
             for action in state.actions(&self.scope) {
                 taken += 1;
                 let mut next = state.clone();
