@@ -137,7 +137,10 @@ async fn read(
         while let Some(frame) = decode_frame(&mut bytes, WIRE_FRAME_BYTES_MAX)? {
             match frame {
                 WireFrame::ToRouter(message) => hear(message),
-                WireFrame::Raft(_) | WireFrame::ToNode(_) | WireFrame::Heartbeat(_) => {
+                WireFrame::Raft(_)
+                | WireFrame::ToNode(_)
+                | WireFrame::Heartbeat(_)
+                | WireFrame::Chunk(_) => {
                     return Err(LinkError::Misplaced);
                 }
             }

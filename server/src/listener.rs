@@ -16,6 +16,7 @@ use bytes::{Buf, BytesMut};
 use raft_core::node_pair::Heartbeat;
 use router::dial::{DialError, read_message, set_options};
 use shard_core::NodeId;
+use shard_core::checkpoint::SnapshotChunk;
 use shard_core::codec::{CodecError, WIRE_FRAME_BYTES_MAX, WireFrame, decode_frame, encode_frame};
 use shard_core::handshake::{
     Credentials, HANDSHAKE_TIMEOUT_MS, HandshakeError, Listener, Peer, Purpose, RefuseReason,
@@ -72,6 +73,13 @@ pub enum Inbound {
         from: NodeId,
         /// What it says.
         heartbeat: Heartbeat,
+    },
+    /// A peer sends a piece of a snapshot.
+    Chunk {
+        /// The peer, proved.
+        from: NodeId,
+        /// The piece.
+        chunk: SnapshotChunk,
     },
     /// A link to a peer stands: what is sent from now on may arrive.
     LinkUp {
@@ -274,6 +282,9 @@ async fn serve_peer(
         WireFrame::Heartbeat(heartbeat) => {
             Ok(shared.inbox.send(Inbound::Heartbeat { from: node, heartbeat }).await.is_ok())
         }
+        WireFrame::Chunk(chunk) => {
+            Ok(shared.inbox.send(Inbound::Chunk { from: node, chunk }).await.is_ok())
+        }
         WireFrame::ToNode(_) | WireFrame::ToRouter(_) => Err(ConnectionError::WrongFrame),
     });
     tokio::select! {
@@ -297,9 +308,10 @@ async fn serve_router(shared: &Shared, stream: TcpStream) -> Result<(), Connecti
         WireFrame::ToNode(message) => {
             Ok(shared.inbox.send(Inbound::FromRouter { conn, message }).await.is_ok())
         }
-        WireFrame::Raft(_) | WireFrame::ToRouter(_) | WireFrame::Heartbeat(_) => {
-            Err(ConnectionError::WrongFrame)
-        }
+        WireFrame::Raft(_)
+        | WireFrame::ToRouter(_)
+        | WireFrame::Heartbeat(_)
+        | WireFrame::Chunk(_) => Err(ConnectionError::WrongFrame),
     });
     let ended = tokio::select! {
         ended = reading => ended,

@@ -1,7 +1,7 @@
 //! Links to peers: this node's words to each of them, over connections that it dials.
 //!
 //! A link is two connections: *control* for heartbeats, votes, acknowledgements and small appends,
-//! *bulk* for appends too big to go between heartbeats. They stand and fall together: had only one
+//! *bulk* for appends too big to go between heartbeats, and for snapshots. They stand and fall together: had only one
 //! broken, the core would go on waiting for what was in it (rule R11). What peers say comes in over
 //! connections that they dial ([`crate::listener`]).
 //!
@@ -18,6 +18,7 @@ use raft_core::message::Message;
 use raft_core::node_pair::Heartbeat;
 use raft_core::types::{EntryId, Term};
 use router::dial::{DialError, dial};
+use shard_core::checkpoint::SnapshotChunk;
 use shard_core::codec::{WireFrame, encode_frame};
 use shard_core::handshake::{Credentials, Purpose};
 use shard_core::wire::RaftEnvelope;
@@ -44,6 +45,8 @@ const QUEUE_MAX: usize = 8192;
 /// Appends that wait for one bulk connection; at this bound none are pulled. Each group's are
 /// bounded in bytes by the core's window, and they share their frames with its log.
 const BULK_QUEUE_MAX: usize = 1024;
+/// Pieces of snapshots that wait for one bulk connection. The core's window lets fewer leave.
+const CHUNKS_MAX: usize = 256;
 /// Pauses between attempts to reach a peer: from the first to the second, doubling.
 const RETRY_MIN: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -132,6 +135,8 @@ struct Link {
     appendable: Cell<bool>,
     work: Notify,
     bulk: RefCell<VecDeque<RaftEnvelope>>,
+    /// Pieces of snapshots: in turn with the big appends.
+    chunks: RefCell<VecDeque<SnapshotChunk>>,
     bulk_work: Notify,
     /// What is on its way through the bulk connection, in order.
     under_way: RefCell<VecDeque<Range>>,
@@ -180,6 +185,18 @@ impl Transport {
             count(&self.shared.dropped, 1);
         }
         link.work.notify_one();
+    }
+
+    /// Queues a piece of a snapshot. Dropped and counted like a message: the stream goes on where it
+    /// was, after a while.
+    pub fn chunk(&self, to: NodeId, chunk: SnapshotChunk) {
+        let peers = self.peers.borrow();
+        let link = peers.get(&to).map(|peer| &peer.link).filter(|link| link.up.get());
+        let Some(link) = link.filter(|link| link.chunks.borrow().len() < CHUNKS_MAX) else {
+            return count(&self.shared.dropped, 1);
+        };
+        link.chunks.borrow_mut().push_back(chunk);
+        link.bulk_work.notify_one();
     }
 
     /// Says that `next_append` may yield something for the peer.
@@ -245,6 +262,7 @@ impl Link {
             appendable: Cell::new(false),
             work: Notify::new(),
             bulk: RefCell::default(),
+            chunks: RefCell::default(),
             bulk_work: Notify::new(),
             under_way: RefCell::default(),
         }
@@ -256,6 +274,7 @@ impl Link {
         self.heartbeat.take();
         self.queue.borrow_mut().clear();
         self.bulk.borrow_mut().clear();
+        self.chunks.borrow_mut().clear();
         self.under_way.borrow_mut().clear();
     }
 
@@ -454,19 +473,26 @@ async fn write_control(shared: &Shared, link: &Link, to: &mut OwnedWriteHalf) ->
     }
 }
 
+/// Big appends and pieces of snapshots in turn.
 async fn write_bulk(shared: &Shared, link: &Link, to: &mut OwnedWriteHalf) -> io::Error {
     loop {
-        let Some(envelope) = link.bulk.borrow_mut().pop_front() else {
+        let envelope = link.bulk.borrow_mut().pop_front();
+        let appends = envelope.is_some();
+        let chunk = link.chunks.borrow_mut().pop_front();
+        if !appends && chunk.is_none() {
             link.bulk_work.notified().await;
             continue;
-        };
+        }
+        let frames = envelope.map(WireFrame::Raft).into_iter().chain(chunk.map(WireFrame::Chunk));
         // Not kept: such a buffer is as big as the entry.
         let mut buffer = BytesMut::new();
-        encode(shared, &WireFrame::Raft(envelope), &mut buffer);
+        frames.for_each(|frame| encode(shared, &frame, &mut buffer));
         if let Err(error) = to.write_all(&buffer).await {
             return error;
         }
-        link.bulk_done();
+        if appends {
+            link.bulk_done();
+        }
     }
 }
 

@@ -263,6 +263,7 @@ impl Worker {
             Inbound::Heartbeat { from, heartbeat } => {
                 self.handle(Input::Heartbeat { from, heartbeat });
             }
+            Inbound::Chunk { .. } => {}
             Inbound::LinkUp { node, epoch, link } => {
                 self.handle(Input::LinkUp { node, epoch, link });
             }

@@ -96,6 +96,9 @@ pub enum StateEvent<M> {
     },
 }
 
+/// The most bytes of a snapshot that travel in one piece.
+pub const CHUNK_BYTES_MAX: usize = 256 << 10;
+
 /// A piece of a snapshot on its way between nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotChunk {
@@ -105,7 +108,7 @@ pub struct SnapshotChunk {
     pub id: SnapshotId,
     /// Its first byte.
     pub offset: u64,
-    /// It.
+    /// It: 1 to [`CHUNK_BYTES_MAX`] bytes.
     pub bytes: Bytes,
 }
 

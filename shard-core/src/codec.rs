@@ -7,12 +7,13 @@
 //! | 4 | length | of all that follows this field |
 //! | 4 | crc32 | IEEE, of all that follows this field |
 //! | 1 | version | [`WIRE_VERSION`] |
-//! | 1 | kind | 1 Raft, 2 to a node, 3 to a router, 4 heartbeat of a node |
-//! | n | body | postcard; after a Raft message that carries entries: their count (4) and their frames as they are |
+//! | 1 | kind | 1 Raft, 2 to a node, 3 to a router, 4 heartbeat of a node, 5 piece of a snapshot |
+//! | n | body | postcard; after a Raft message that carries entries: their count (4) and their frames as they are; after the name and offset of a piece of a snapshot: its bytes |
 //!
 //! Entries travel in the frame that the leader encoded once ([`raft_core::frame`]): no replica
 //! encodes them again, and the receiver's share the memory they arrived in.
 
+use crate::checkpoint::{CHUNK_BYTES_MAX, SnapshotChunk};
 use crate::cluster_config::{ClusterConfig, ConfigNum};
 use crate::session::LogTime;
 use crate::slot::Slot;
@@ -39,6 +40,7 @@ const KIND_RAFT: u8 = 1;
 const KIND_TO_NODE: u8 = 2;
 const KIND_TO_ROUTER: u8 = 3;
 const KIND_HEARTBEAT: u8 = 4;
+const KIND_CHUNK: u8 = 5;
 
 /// The payload of a command entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +81,8 @@ pub enum WireFrame {
     ToRouter(ToRouter),
     /// From one node to another, for all their groups.
     Heartbeat(Heartbeat),
+    /// From one node to another: a piece of a snapshot.
+    Chunk(SnapshotChunk),
 }
 
 /// Why bytes are not an entry or a frame. Whoever sent them gets no answer: the socket is closed.
@@ -175,6 +179,11 @@ pub fn encode_frame(wire: &WireFrame, out: &mut BytesMut) {
             out.put_u8(KIND_HEARTBEAT);
             append(heartbeat, out);
         }
+        WireFrame::Chunk(SnapshotChunk { group, id, offset, bytes }) => {
+            out.put_u8(KIND_CHUNK);
+            append(&(group, id, offset), out);
+            out.put_slice(bytes);
+        }
     }
     let length = u32::try_from(out.len() - start - 4).expect("a frame is under 4 GiB");
     let crc = crc32fast::hash(&out[start + 8..]);
@@ -212,6 +221,7 @@ pub fn decode_frame(buf: &mut BytesMut, bytes_max: usize) -> Result<Option<WireF
         KIND_TO_NODE => WireFrame::ToNode(whole(&bytes)?),
         KIND_TO_ROUTER => WireFrame::ToRouter(whole(&bytes)?),
         KIND_HEARTBEAT => WireFrame::Heartbeat(whole(&bytes)?),
+        KIND_CHUNK => WireFrame::Chunk(decode_chunk(bytes)?),
         other => return Err(CodecError::Kind(other)),
     }))
 }
@@ -221,6 +231,17 @@ pub(crate) fn bytes_of<T: Serialize>(value: &T) -> BytesMut {
     let mut bytes = BytesMut::new();
     append(value, &mut bytes);
     bytes
+}
+
+/// The piece shares the memory of the frame.
+fn decode_chunk(mut bytes: Bytes) -> Result<SnapshotChunk, CodecError> {
+    let ((group, id, offset), rest) = postcard::take_from_bytes(&bytes)?;
+    bytes.advance(bytes.len() - rest.len());
+    match bytes.len() {
+        0 => Err(CodecError::Short),
+        length if length > CHUNK_BYTES_MAX => Err(CodecError::Trailing(length - CHUNK_BYTES_MAX)),
+        _ => Ok(SnapshotChunk { group, id, offset, bytes }),
+    }
 }
 
 fn decode_envelope(mut bytes: Bytes) -> Result<RaftEnvelope, CodecError> {

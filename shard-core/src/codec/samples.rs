@@ -377,12 +377,20 @@ impl Samples {
     }
 
     pub(super) fn frame(&mut self) -> WireFrame {
-        match self.below(4) {
+        match self.below(5) {
             0 => WireFrame::Raft(self.envelope()),
             1 => WireFrame::ToNode(self.node_message()),
             2 => WireFrame::ToRouter(self.router_message()),
-            _ => WireFrame::Heartbeat(self.heartbeat()),
+            3 => WireFrame::Heartbeat(self.heartbeat()),
+            _ => WireFrame::Chunk(self.chunk()),
         }
+    }
+
+    fn chunk(&mut self) -> SnapshotChunk {
+        let at = EntryId { index: Index(self.number()), term: Term(self.number()) };
+        let (group, offset) = (GroupId(self.number() as u32), self.number());
+        let bytes = Bytes::from(vec![self.number() as u8; 1 + self.below(40) as usize]);
+        SnapshotChunk { group, id: SnapshotId { at, hash: self.number() }, offset, bytes }
     }
 
     fn heartbeat(&mut self) -> Heartbeat {

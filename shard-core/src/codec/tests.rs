@@ -7,6 +7,7 @@ use crate::session::{Seq, SessionId};
 use crate::wire::{Answer, GroupAnswer, Reply, Request, RequestBatch, RequestBody};
 use raft_core::message::RequestVote;
 use raft_core::node_pair::{BeliefsPage, Claims};
+use raft_core::snapshot::SnapshotId;
 use raft_core::types::{Entry, EntryId, EntryKind, HardState, Index, Term};
 
 /// No limit of its own: what these tests build is small.
@@ -93,6 +94,12 @@ fn golden_bytes() {
         }),
         disowned: vec![(GroupId(8), Term(5))],
     };
+    let chunk = SnapshotChunk {
+        group: GroupId(7),
+        id: SnapshotId { at: id(300, 2), hash: 9 },
+        offset: 256,
+        bytes: Bytes::from_static(b"piece"),
+    };
     let frames = [
         (WireFrame::Raft(vote), "0c0000005afd10600101070203020100"),
         (
@@ -114,6 +121,7 @@ fn golden_bytes() {
         ),
         (WireFrame::ToRouter(ToRouter::Pong), "07000000ca81a03b010302"),
         (WireFrame::Heartbeat(heartbeat), "17000000c2e12b270104ac02020102820203010009010704010805"),
+        (WireFrame::Chunk(chunk), "12000000f5be1eac010507ac02020980027069656365"),
     ];
     for (wire, golden) in frames {
         assert_eq!(hex(&encoded(&wire)), golden, "{wire:?}");
@@ -261,14 +269,18 @@ fn versions_kinds_and_bytes_that_do_not_belong_are_refused() {
     assert_eq!(decoded(&sealed(0, 2, body)), Err(CodecError::Version(0)));
     assert_eq!(decoded(&sealed(2, 2, body)), Err(CodecError::Version(2)));
     assert_eq!(decoded(&sealed(1, 0, body)), Err(CodecError::Kind(0)));
-    assert_eq!(decoded(&sealed(1, 5, body)), Err(CodecError::Kind(5)));
+    assert_eq!(decoded(&sealed(1, 6, body)), Err(CodecError::Kind(6)));
     assert_eq!(decoded(&sealed(1, 2, &[body, b"x"].concat())), Err(CodecError::Trailing(1)));
-    for kind in 1..=4 {
+    for kind in 1..=5 {
         let empty = decoded(&sealed(1, kind, &[]));
         assert!(matches!(empty, Err(CodecError::Body(_))), "{empty:?}");
-        let unknown = decoded(&sealed(1, kind, &[7, 99]));
+        let unknown = decoded(&sealed(1, kind, &[7, 0xff]));
         assert!(matches!(unknown, Err(CodecError::Body(_))), "{unknown:?}");
     }
+    let name = [7, 1, 1, 9, 0];
+    assert_eq!(decoded(&sealed(1, 5, &name)), Err(CodecError::Short));
+    let long = [&name[..], &vec![0; CHUNK_BYTES_MAX + 2]].concat();
+    assert_eq!(decoded(&sealed(1, 5, &long)), Err(CodecError::Trailing(2)));
     assert_eq!(decode_batch(&[]), Err(CodecError::Short));
     assert_eq!(decode_batch(&[2, 0, 0]), Err(CodecError::Version(2)));
     assert_eq!(decode_batch(&[1, 0, 0, 0]), Err(CodecError::Trailing(1)));
