@@ -388,7 +388,7 @@ pub struct Status {
 pub struct MemUse {
     /// The entry cache, `unsettled` included.
     pub cache_bytes: u64,
-    /// Entries that are not both committed and durable here.
+    /// Entries that are not durable here, or that this replica appended as leader and are not committed.
     pub unsettled_bytes: u64,
     /// Entries on their way to this replica's own disk, overwritten ones included.
     pub unsynced_bytes: u64,

@@ -31,7 +31,7 @@ pub(crate) struct Log {
     stale_writes_count: bool,
     /// [`crate::mutant::Mutant::TermAfterEntries`]
     term_after_entries: bool,
-    /// Entries up to here may leave the cache: they are committed and durable.
+    /// Entries up to here may leave the cache: they are durable, and on a leader committed as well.
     settled: Index,
     unsettled_bytes: u64,
     sizes: Sizes,
@@ -346,9 +346,9 @@ impl Log {
         self.accept(accept_term);
     }
 
-    /// Lets go of entries that are committed and durable, as far as the cache is over its budget.
-    pub(crate) fn settle(&mut self, commit: Index) {
-        let settled = self.settled.max(commit.min(self.writes.durable));
+    /// Lets go of durable entries up to `upto`, as far as the cache is over its budget.
+    pub(crate) fn settle(&mut self, upto: Index) {
+        let settled = self.settled.max(upto.min(self.writes.durable));
         for index in self.settled.0 + 1..=settled.0 {
             let bytes = self.cached(Index(index)).map_or(0, |entry| entry.frame.len() as u64);
             self.unsettled_bytes -= bytes;

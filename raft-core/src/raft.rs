@@ -312,7 +312,16 @@ impl Raft {
             RoleState::Leader(_) => self.advance_commit(),
             RoleState::Follower(_) | RoleState::PreCandidate(_) => {}
         }
-        self.log.settle(self.commit);
+        self.settle();
+    }
+
+    /// Says which entries memory may let go of. A leader owes its peers what is not committed, and its
+    /// bound counts it. Others read back what commits later, once it is on their disk: kept until then,
+    /// all that a new leader, who does not know yet what is committed, has for one that was away would
+    /// be held at once.
+    fn settle(&mut self) {
+        let leads = matches!(self.role, RoleState::Leader(_));
+        self.log.settle(if leads { self.commit } else { self.log.durable() });
     }
 
     /// The state machine is done with all entries up to `index`; `bytes` are their frames' since

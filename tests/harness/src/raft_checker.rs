@@ -55,7 +55,7 @@ pub fn memory_within(id: NodeId, used: &MemUse, config: &Config) {
     let unsynced = (config.unsynced_bytes_max + message).max(2 * uncommitted);
     let apply_queue = config.apply_queue_bytes_max + FETCH_BYTES_MAX;
     let fetched = (1 + VOTERS_MAX as u64) * (FETCH_BYTES_MAX + alone);
-    let unsettled = uncommitted + unsynced + message;
+    let unsettled = uncommitted.max(unsynced) + message;
     let bounds = [
         ("unsynced", used.unsynced_bytes, unsynced),
         ("queued to apply", used.apply_queue_bytes, apply_queue),
