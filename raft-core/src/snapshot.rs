@@ -298,6 +298,11 @@ impl Raft {
         self.snapshots.incoming.as_ref().map(|incoming| (incoming.snapshot.id, incoming.offset))
     }
 
+    /// The snapshot that comes in, with its size.
+    pub fn incoming_snapshot(&self) -> Option<&Snapshot> {
+        self.snapshots.incoming.as_ref().map(|incoming| &incoming.snapshot)
+    }
+
     /// Takes what the host tells of snapshots. What fits nothing that is under way changes nothing.
     pub fn snapshot(&mut self, _now: Now, event: SnapEvent) {
         self.polled = None;

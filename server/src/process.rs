@@ -186,11 +186,13 @@ fn open_replicas(
         bootstrap: cluster.config,
         addresses: addresses.clone(),
         seed: random::number().map_err(system(NO_RANDOMNESS))?,
+        checkpoints: None,
     };
     // What was asked before a start must not be answered after it.
     let epoch = local.epoch >> 32;
     let raft_config =
         |group: GroupId, voters: Vec<NodeId>| Config { epoch, ..Config::new(id, group, voters) };
+    let recovered = recovered.into_iter().map(|(group, log)| (group, log.into())).collect();
     let node = Node::open(setup, recovered, &raft_config, clock.now())?;
 
     let (inbox_tx, inbox) = mpsc::channel::<Inbound>(INBOX_MAX);

@@ -3,9 +3,13 @@
 //! The shell around it waits for nothing but its inbox and [`Node::deadline`]: writes, messages,
 //! replies and fetches leave as data.
 
+use crate::checkpoint::{SnapshotChunk, StateCommand, StateEvent};
 use crate::cluster_config::{ClusterConfig, NodeConfig, SHARDMASTER};
 use crate::health::{Health, told};
-use crate::replica::{Origin, Replica, ReplicaError, ReplicaOutput};
+use crate::machine::Machine;
+use crate::replica::{
+    CheckpointConfig, Origin, Recovered, Replica, ReplicaError, ReplicaOutput, ReplicaSetup,
+};
 use crate::session::LogTime;
 use crate::transfers::{self, Transfers, Wish};
 use crate::wire::{
@@ -13,9 +17,10 @@ use crate::wire::{
 };
 use raft_core::effects::{Fetch, FetchResult, NodeLiveness, RoleChange, Write};
 use raft_core::node_pair::{Heartbeat, PairEdge, PairEffects};
-use raft_core::types::{FetchId, GroupId, NodeId, Now, WriteToken};
-use raft_core::{Config, OpenError, Restored};
+use raft_core::types::{EntryId, FetchId, GroupId, NodeId, Now, WriteToken};
+use raft_core::{Config, OpenError};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// Everything that can happen to a node.
@@ -69,6 +74,22 @@ pub enum Input {
         /// The attempt was refused: no process listens there.
         refused: bool,
     },
+    /// What the host tells of a group's state.
+    State {
+        /// The group.
+        group: GroupId,
+        /// What.
+        event: StateEvent<Machine>,
+    },
+    /// A piece of a snapshot from a peer.
+    Chunk {
+        /// The peer.
+        from: NodeId,
+        /// The piece.
+        chunk: SnapshotChunk,
+    },
+    /// The log is in want of space, and would get rid of some of this group's.
+    CheckpointWanted(GroupId),
     /// The process is about to stop: every leadership is handed over, and none is won any more.
     Leave,
 }
@@ -76,8 +97,14 @@ pub enum Input {
 /// What the node owes since the last poll.
 #[derive(Debug, Default)]
 pub struct Output {
-    /// To disk, per group in order.
+    /// To disk, per group in order. Those of a group for which [`StateCommand::Install`] was given
+    /// wait until that is durable.
     pub writes: Vec<(GroupId, Write)>,
+    /// To the disk that has the states, in order. Ignored where the setup says that there are no
+    /// checkpoints: then there are none.
+    pub state: Vec<(GroupId, StateCommand)>,
+    /// The log up to and including this entry is not needed any more.
+    pub compact: Vec<(GroupId, EntryId)>,
     /// To peers.
     pub messages: Vec<(NodeId, RaftEnvelope)>,
     /// To peers' nodes. One that still waits for its link is replaced.
@@ -112,12 +139,19 @@ pub struct NodeSetup {
     pub epoch: u64,
     /// Drawn once per start; election timeouts come from it.
     pub seed: u64,
+    /// When checkpoints are taken. None: the host keeps no states, and every log is kept whole.
+    pub checkpoints: Option<CheckpointConfig>,
 }
 
 /// The replicas of one worker.
 #[derive(Debug)]
 pub struct Node {
     id: NodeId,
+    /// Groups whose checkpoint waits for its turn: one at a time, round robin.
+    frozen: BTreeSet<GroupId>,
+    checkpointing: Option<GroupId>,
+    /// After whom the next turn is.
+    checkpointed: GroupId,
     /// Shared with the replicas: one copy for each would be the square of the groups.
     bootstrap: Arc<ClusterConfig>,
     addresses: BTreeMap<NodeId, NodeConfig>,
@@ -136,17 +170,18 @@ pub struct Node {
     /// What the replicas were last told of it.
     told_hand_over: bool,
     rejected: u64,
+    chunks_dropped: u64,
 }
 
 impl Node {
     /// Opens the node's replicas: one per group of the bootstrap configuration that has a seat here.
     pub fn open(
         setup: NodeSetup,
-        mut restored: BTreeMap<GroupId, Restored>,
+        mut recovered: BTreeMap<GroupId, Recovered>,
         raft_config: &dyn Fn(GroupId, Vec<NodeId>) -> Config,
         now: Now,
     ) -> Result<Node, OpenError> {
-        let NodeSetup { id, bootstrap, addresses, epoch, seed } = setup;
+        let NodeSetup { id, bootstrap, addresses, epoch, seed, checkpoints } = setup;
         let bootstrap = Arc::new(bootstrap);
         let mut replicas = BTreeMap::new();
         for (group, seats) in &bootstrap.groups {
@@ -154,15 +189,19 @@ impl Node {
                 continue;
             }
             let config = raft_config(*group, seats.voters.clone());
-            let restored = restored.remove(group).unwrap_or_default();
+            let recovered = recovered.remove(group).unwrap_or_default();
+            let setup = ReplicaSetup { bootstrap: Arc::clone(&bootstrap), checkpoints };
             // Replicas of one node must not time out together, nor one group's on several nodes.
             let seed = seed ^ (u64::from(group.0) << 32) ^ id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let replica = Replica::open(config, restored, Arc::clone(&bootstrap), seed, now)?;
+            let replica = Replica::open(config, recovered, setup, seed, now)?;
             replicas.insert(*group, replica);
         }
         let touched = replicas.keys().copied().collect();
         Ok(Node {
             id,
+            frozen: BTreeSet::new(),
+            checkpointing: None,
+            checkpointed: GroupId(0),
             bootstrap,
             addresses,
             replicas,
@@ -175,6 +214,7 @@ impl Node {
             leaving: false,
             told_hand_over: false,
             rejected: 0,
+            chunks_dropped: 0,
         })
     }
 
@@ -220,6 +260,29 @@ impl Node {
             Input::LinkDown { node, refused } => {
                 self.health.pairs.link_down(now, node, refused);
                 self.pairs(now, out);
+            }
+            Input::State { group, event } => {
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    replica.state_event(now, event, &mut self.scratch);
+                    self.touched.insert(group);
+                    self.collect(now, group, out);
+                }
+            }
+            Input::Chunk { from, chunk } => {
+                self.health.pairs.contact(now, from);
+                let group = chunk.group;
+                let replica = self.replicas.get_mut(&group);
+                if replica.is_some_and(|replica| replica.chunk(chunk, &mut self.scratch)) {
+                    self.collect(now, group, out);
+                } else {
+                    self.chunks_dropped += 1;
+                }
+            }
+            Input::CheckpointWanted(group) => {
+                if let Some(replica) = self.replicas.get_mut(&group) {
+                    replica.want_checkpoint();
+                    self.touched.insert(group);
+                }
             }
             Input::Leave => self.leaving = true,
         }
@@ -300,15 +363,58 @@ impl Node {
             }
             self.collect(now, group, out);
         }
+        self.run_next_checkpoint(now, out);
         for (origin, reply) in self.transfers.ended(&self.replicas, self.id) {
             out.replies.entry(origin).or_default().push(reply);
         }
         Ok(())
     }
 
+    /// One group's checkpoint is under way at a time: the disk makes one of them durable as fast as two.
+    fn run_next_checkpoint(&mut self, now: Now, out: &mut Output) {
+        if self.checkpointing.is_some() {
+            return;
+        }
+        let after = (Bound::Excluded(self.checkpointed), Bound::Unbounded);
+        let next = self.frozen.range(after).next().or_else(|| self.frozen.first()).copied();
+        let Some(group) = next else { return };
+        if let Some(replica) = self.replicas.get_mut(&group) {
+            self.checkpointed = group;
+            replica.run_checkpoint(&mut self.scratch);
+            self.scratch.checkpoint_moved = true;
+            // What is collected may be all of it.
+            self.touched.insert(group);
+            out.again = true;
+            self.collect(now, group, out);
+        }
+    }
+
+    /// A checkpoint waits for its turn, has had it, or is over.
+    fn checkpoint_moved(&mut self, group: GroupId) {
+        let replica = self.replicas.get(&group);
+        match replica.is_some_and(Replica::checkpoint_waits) {
+            true => self.frozen.insert(group),
+            false => self.frozen.remove(&group),
+        };
+        if replica.is_some_and(Replica::checkpoint_runs) {
+            self.checkpointing = Some(group);
+        } else {
+            self.checkpointing.take_if(|running| *running == group);
+        }
+    }
+
     fn collect(&mut self, now: Now, group: GroupId, out: &mut Output) {
+        if std::mem::take(&mut self.scratch.checkpoint_moved) {
+            self.checkpoint_moved(group);
+        }
+        // Writes behind an install take as long as that does, which says nothing of the disk.
+        let installs = self.replicas.get(&group).is_some_and(Replica::is_installing);
         let from = &mut self.scratch;
-        from.writes.iter().for_each(|write| self.health.wrote(now, group, write));
+        if !installs {
+            from.writes.iter().for_each(|write| self.health.wrote(now, group, write));
+        }
+        out.state.extend(from.state.drain(..).map(|command| (group, command)));
+        out.compact.extend(from.compact.take().map(|upto| (group, upto)));
         out.writes.extend(from.writes.drain(..).map(|write| (group, write)));
         out.messages.extend(
             from.messages.drain(..).map(|e| (e.to, RaftEnvelope { group, message: e.message })),
@@ -405,7 +511,10 @@ impl Node {
             peers: self.health.status(now),
             sync_age_ms: self.health.sync_age(now) / 1_000_000,
             replicas: self.replicas.iter().map(|(group, r)| (*group, r.status(now))).collect(),
-            counters: vec![("raft_messages_rejected", self.rejected)],
+            counters: vec![
+                ("raft_messages_rejected", self.rejected),
+                ("snapshot_chunks_dropped", self.chunks_dropped),
+            ],
             ..NodeStatus::default()
         }
     }

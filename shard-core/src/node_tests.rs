@@ -4,7 +4,7 @@
 use crate::cluster_config::{ClusterConfig, ConfigNum, GroupConfig, NodeConfig, SHARDMASTER};
 use crate::node::{Input, Node, NodeSetup, Output};
 use crate::op::{Op, Outcome};
-use crate::replica::Origin;
+use crate::replica::{CheckpointConfig, Origin, Recovered};
 use crate::session::{LogTime, Seq, SessionId};
 use crate::slot::hash_slot;
 use crate::transfers::WISHES_PER_GROUP_MAX;
@@ -13,13 +13,14 @@ use crate::wire::{
     RequestBody, TransferAnswer,
 };
 use crate::{GroupId, NodeId};
-use raft_core::effects::{FetchResult, Write};
-use raft_core::types::{Entry, HardState};
+use raft_core::effects::{Fetch, FetchResult, Write};
+use raft_core::types::{Entry, EntryId, HardState};
 use raft_core::{Config, Restored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 mod collect;
 mod reads;
+mod snapshots;
 
 const MS: u64 = 1_000_000;
 const G1: GroupId = GroupId(1);
@@ -28,20 +29,39 @@ const G1: GroupId = GroupId(1);
 #[derive(Clone, Default)]
 struct Disk {
     hard: HardState,
+    /// The entry before the first.
+    base: EntryId,
     entries: Vec<Entry>,
+    state: snapshots::StateDisk,
 }
 
 impl Disk {
     fn write(&mut self, write: &Write) {
         self.hard = write.hard.unwrap_or(self.hard);
         if let Some(from) = write.truncate_from {
-            self.entries.truncate((from.0 - 1) as usize);
+            self.entries.truncate((from.0 - 1 - self.base.index.0) as usize);
         }
         self.entries.extend(write.entries.iter().cloned());
     }
 
-    fn restored(&self) -> Restored {
-        Restored::of_log(self.hard, &self.entries)
+    fn fetch(&self, fetch: &Fetch) -> FetchResult {
+        let Some(from) = fetch.from.0.checked_sub(self.base.index.0 + 1) else {
+            return FetchResult::Gone;
+        };
+        let to = ((fetch.to.0 - self.base.index.0) as usize).min(self.entries.len());
+        FetchResult::Entries(self.entries[from as usize..to].to_vec())
+    }
+
+    fn compact(&mut self, upto: EntryId) {
+        self.entries.drain(..(upto.index.0 - self.base.index.0) as usize);
+        self.base = upto;
+    }
+
+    fn recovered(&self, group: GroupId) -> Recovered {
+        let log = Restored::of_log(self.hard, &self.entries);
+        let staged = self.state.staged();
+        let raft = Restored { staged, ..log.compacted(self.base, self.state.checkpoint.clone()) };
+        Recovered { raft, machine: self.state.load(group) }
     }
 }
 
@@ -60,6 +80,14 @@ struct World {
     sent: u64,
     /// Disks that have stopped to answer.
     stuck: BTreeSet<NodeId>,
+    /// What is on its way.
+    queue: VecDeque<(NodeId, Input)>,
+    draining: bool,
+    checkpoints: Option<CheckpointConfig>,
+    /// Disks of states that take their time: what they have answered so far.
+    slow: BTreeMap<NodeId, VecDeque<Input>>,
+    /// What becomes of chunks on their way: each may be lost, doubled or held back.
+    chunks: snapshots::Chunks,
 }
 
 fn config() -> ClusterConfig {
@@ -88,6 +116,10 @@ impl World {
     }
 
     fn with(config: ClusterConfig) -> World {
+        World::taking(config, None)
+    }
+
+    fn taking(config: ClusterConfig, checkpoints: Option<CheckpointConfig>) -> World {
         let mut world = World {
             now: 0,
             nodes: BTreeMap::new(),
@@ -100,6 +132,11 @@ impl World {
             config,
             sent: 0,
             stuck: BTreeSet::new(),
+            queue: VecDeque::new(),
+            draining: false,
+            checkpoints,
+            slow: BTreeMap::new(),
+            chunks: snapshots::Chunks::default(),
         };
         for id in 1..=3 {
             world.start(NodeId(id));
@@ -110,11 +147,23 @@ impl World {
     fn start(&mut self, id: NodeId) {
         self.epoch += 1;
         let disks = self.disks.entry(id).or_default();
-        let restored = disks.iter().map(|(group, disk)| (*group, disk.restored())).collect();
+        let recovered =
+            disks.iter().map(|(group, disk)| (*group, disk.recovered(*group))).collect();
         let (bootstrap, addresses) = (self.config.clone(), self.config.nodes.clone());
-        let setup = NodeSetup { id, bootstrap, addresses, epoch: self.epoch, seed: 7 };
-        let raft = |group, voters| Config::new(id, group, voters);
-        self.nodes.insert(id, Node::open(setup, restored, &raft, self.now).unwrap());
+        let setup = NodeSetup {
+            id,
+            bootstrap,
+            addresses,
+            epoch: self.epoch,
+            seed: 7,
+            checkpoints: self.checkpoints,
+        };
+        let small = self.checkpoints.is_some();
+        let raft = |group, voters| match small {
+            true => snapshots::small_log(Config::new(id, group, voters)),
+            false => Config::new(id, group, voters),
+        };
+        self.nodes.insert(id, Node::open(setup, recovered, &raft, self.now).unwrap());
         self.down.remove(&id);
         self.epochs.insert(id, self.epoch);
         let others: Vec<NodeId> = self.nodes.keys().copied().filter(|n| *n != id).collect();
@@ -150,7 +199,7 @@ impl World {
     }
 
     fn carry_out(&mut self, id: NodeId, out: Output) {
-        let mut next = VecDeque::new();
+        let mut next = std::mem::take(&mut self.queue);
         let disks = self.disks.get_mut(&id).unwrap();
         for (group, write) in &out.writes {
             disks.entry(*group).or_default().write(write);
@@ -159,11 +208,14 @@ impl World {
             }
         }
         for (group, fetch) in out.fetches {
-            let held = &disks[&group].entries;
-            let from = (fetch.from.0 - 1) as usize;
-            let to = (fetch.to.0 as usize).min(held.len());
-            let result = FetchResult::Entries(held[from..to].to_vec());
+            let result = disks[&group].fetch(&fetch);
             next.push_back((id, Input::Fetched { group, id: fetch.id, result }));
+        }
+        for (group, upto) in out.compact {
+            disks.get_mut(&group).unwrap().compact(upto);
+        }
+        for (group, command) in out.state {
+            self.carry_out_state(id, group, command, &mut next);
         }
         self.sent += (out.heartbeats.len() + out.messages.len()) as u64;
         for (to, heartbeat) in out.heartbeats {
@@ -183,8 +235,13 @@ impl World {
         for Reply { id, answer } in out.replies.into_values().flatten() {
             assert!(self.replies.insert(id, answer).is_none(), "request {id} answered twice");
         }
-        while let Some((to, input)) = next.pop_front() {
-            self.input(to, input);
+        self.queue = next;
+        // Whoever began goes on until nothing is left: one after another, not one within another.
+        if !std::mem::replace(&mut self.draining, true) {
+            while let Some((to, input)) = self.queue.pop_front() {
+                self.input(to, input);
+            }
+            self.draining = false;
         }
     }
 

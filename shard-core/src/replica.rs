@@ -5,11 +5,16 @@
 //! applied at that index has the term it was proposed in (scenarios C7, C10). What only reads takes
 //! no entry: [`reads`].
 
+mod checkpoints;
 mod collect;
 mod reads;
 
+pub use self::checkpoints::{CheckpointConfig, STAGED_BYTES_MAX};
+
+use self::checkpoints::Checkpoints;
 use self::collect::Collection;
 use self::reads::Reads;
+use crate::checkpoint::StateCommand;
 use crate::cluster_config::{ClusterConfig, ConfigNum};
 use crate::codec::{self, EntryBatch, EntryItem};
 use crate::machine::Machine;
@@ -18,9 +23,12 @@ use crate::wire::{
     Answer, GroupAnswer, LaneRequest, LeaderView, ReadRequest, ReplicaStatus, Reply, Request,
     RequestBody, TransferAnswer,
 };
+use raft_core::conf::Conf;
 use raft_core::effects::{Effects, Envelope, FetchResult, Refused, Role, RoleChange, Write};
 use raft_core::message::Message;
-use raft_core::types::{Entry, EntryKind, FetchId, GroupId, Index, NodeId, Now, Term, WriteToken};
+use raft_core::types::{
+    Entry, EntryId, EntryKind, FetchId, GroupId, Index, NodeId, Now, Term, WriteToken,
+};
 use raft_core::{Config, OpenError, Raft, Restored};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -77,6 +85,39 @@ pub struct ReplicaOutput {
     pub role: Option<RoleChange>,
     /// The configuration this node shows has changed.
     pub config_changed: bool,
+    /// For the disk that has the state, in order.
+    pub state: Vec<StateCommand>,
+    /// The log up to here is not needed any more.
+    pub compact: Option<EntryId>,
+    /// A checkpoint waits for its turn, has had it, or is over.
+    pub checkpoint_moved: bool,
+}
+
+/// What a replica starts from.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// What its log kept.
+    pub raft: Restored,
+    /// The state of the checkpoint that the log continues. There is one if and only if there is a
+    /// checkpoint.
+    pub machine: Option<Machine>,
+}
+
+impl From<Restored> for Recovered {
+    /// Of a log that was never compacted.
+    fn from(raft: Restored) -> Recovered {
+        Recovered { raft, machine: None }
+    }
+}
+
+/// What is the same for all replicas of a node.
+#[derive(Clone, Debug)]
+pub struct ReplicaSetup {
+    /// The configuration that the cluster starts with; it matters only until the group's first leader
+    /// has put it into the log.
+    pub bootstrap: Arc<ClusterConfig>,
+    /// When checkpoints are taken; None: never.
+    pub checkpoints: Option<CheckpointConfig>,
 }
 
 /// Why a replica stopped. Its node stops with it: going on could lose what was promised.
@@ -118,7 +159,9 @@ pub struct Replica {
     collection: Collection,
     held: VecDeque<(WriteToken, Envelope)>,
     effects: Effects,
-    applied: Index,
+    /// The last entry that is in the state.
+    applied: EntryId,
+    checkpoints: Checkpoints,
 }
 
 /// Items that arrived since the last poll.
@@ -130,20 +173,32 @@ struct Batch {
 }
 
 impl Replica {
-    /// Opens the replica on what the log kept. `bootstrap` is the configuration that the cluster
-    /// starts with; it matters only until the group's first leader has put it into the log.
+    /// Opens the replica on what the disk kept.
+    ///
+    /// # Errors
+    /// If the settings or what was recovered cannot be right.
+    ///
+    /// # Panics
+    /// If there is a checkpoint without its state, or a state without its checkpoint.
     pub fn open(
         config: Config,
-        restored: Restored,
-        bootstrap: Arc<ClusterConfig>,
+        recovered: Recovered,
+        setup: ReplicaSetup,
         seed: u64,
         now: Now,
     ) -> Result<Replica, OpenError> {
-        let group = config.group;
-        let others = config.voters.iter().copied().filter(|node| *node != config.id).collect();
+        let (group, own) = (config.group, config.id);
+        let ReplicaSetup { bootstrap, checkpoints } = setup;
+        let Recovered { raft: restored, machine } = recovered;
+        let others = config.voters.iter().copied().filter(|node| *node != own).collect();
+        let checkpoint = restored.checkpoint.clone();
+        assert_eq!(checkpoint.is_some(), machine.is_some(), "a checkpoint is its state");
+        let applied = checkpoint.as_ref().map_or_else(EntryId::default, |whole| whole.id.at);
+        let first = (Index(0), Conf::of_voters(config.voters.clone()));
+        let conf = checkpoint.map_or(first, |whole| whole.conf);
         let raft = Raft::open(config, restored, seed, now)?;
         let status = raft.status();
-        let machine = Machine::new(group);
+        let machine = machine.unwrap_or_else(|| Machine::new(group));
         Ok(Replica {
             group,
             raft,
@@ -161,7 +216,8 @@ impl Replica {
             collection: Collection::default(),
             held: VecDeque::new(),
             effects: Effects::default(),
-            applied: Index(0),
+            applied,
+            checkpoints: Checkpoints::new(checkpoints, conf, applied.index),
         })
     }
 
@@ -251,8 +307,8 @@ impl Replica {
 
     /// When `tick` should be called next.
     pub fn deadline(&self) -> Option<Now> {
-        let own = self.reads.deadline().into_iter().chain(self.collection.deadline());
-        self.raft.deadline().into_iter().chain(own).min()
+        let own = [self.reads.deadline(), self.collection.deadline(), self.checkpoints.deadline()];
+        self.raft.deadline().into_iter().chain(own.into_iter().flatten()).min()
     }
 
     /// AppendEntries for a peer whose link can take bytes; one entry larger than `room` goes alone.
@@ -281,6 +337,7 @@ impl Replica {
         self.ask_for_reads(now, out);
         let again = self.rounds(now, wall, out)?;
         self.schedule_collection(now, wall);
+        self.drive_checkpoint(now, out);
         Ok(again)
     }
 
@@ -311,7 +368,7 @@ impl Replica {
         effects: &mut Effects,
         out: &mut ReplicaOutput,
     ) -> Result<(), ReplicaError> {
-        out.writes.extend(effects.write.take());
+        self.write(effects, out);
         out.messages.append(&mut effects.send);
         self.held.extend(effects.send_after.drain(..));
         out.appendable.extend(effects.appendable.iter());
@@ -322,6 +379,7 @@ impl Replica {
         self.note_reads(effects, out);
         for entry in effects.commit.drain(..) {
             self.apply(&entry, out)?;
+            self.checkpoint_behind(&entry, out);
             self.raft.applied(now, entry.id.index, entry.frame.len() as u64);
         }
         self.serve_reads(now, wall, out);
@@ -348,7 +406,7 @@ impl Replica {
 
     fn apply(&mut self, entry: &Entry, out: &mut ReplicaOutput) -> Result<(), ReplicaError> {
         let index = entry.id.index;
-        self.applied = index;
+        self.applied = entry.id;
         if self.role.role == Role::Leader && entry.id.term == self.role.term {
             self.settled = true;
         }
@@ -513,7 +571,12 @@ impl Replica {
             leader: raft.leader,
             last: raft.last.index,
             commit: raft.commit,
-            applied: self.applied,
+            applied: self.applied.index,
+            checkpoint: raft.checkpoint,
+            log_base: raft.base.index,
+            dirty_keys: self.machine.dirty().keys,
+            dirty_bytes: self.machine.dirty().bytes,
+            installs: self.checkpoints.installs(),
             voted_for: raft.hard.voted_for,
             durable: raft.durable,
             lease: self.leads() && self.raft.lease_holds(now),

@@ -371,6 +371,16 @@ pub struct ReplicaStatus {
     pub matched: BTreeMap<NodeId, Index>,
     /// How it sends to each: `probe`, `replicate` or `snapshot`.
     pub sending: BTreeMap<NodeId, &'static str>,
+    /// The last index in its newest durable checkpoint; 0: it has none.
+    pub checkpoint: Index,
+    /// The last index that its log does not have any more.
+    pub log_base: Index,
+    /// Keys that changed since its last checkpoint was begun.
+    pub dirty_keys: u64,
+    /// Bytes of these keys and their values.
+    pub dirty_bytes: u64,
+    /// Snapshots that it installed since its process began.
+    pub installs: u64,
     /// Keys it holds (0 for the shardmaster).
     pub keys: u64,
     /// Of those, how many have an expiry.

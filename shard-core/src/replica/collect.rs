@@ -75,7 +75,7 @@ impl Replica {
     /// this replica's turn to see to it.
     fn collection_wait(&self, wall: LogTime) -> Option<u64> {
         let Machine::Shard(store) = &self.machine else { return None };
-        let under_way = !self.waiting.is_empty() || self.collection.proposed > self.applied;
+        let under_way = !self.waiting.is_empty() || self.collection.proposed > self.applied.index;
         if self.role.role != Role::Leader || !self.settled || under_way {
             return None;
         }

@@ -98,6 +98,11 @@ impl Reads {
         }
     }
 
+    /// The state is another one: what waited for an op may be served now.
+    pub(super) fn look_again(&mut self) {
+        self.touched.extend(self.lanes.keys());
+    }
+
     fn answer(&mut self, waiter: &Waiter, answer: Answer, out: &mut ReplicaOutput) {
         self.count -= 1;
         self.bytes -= waiter.request.op.bytes();
@@ -222,7 +227,7 @@ impl Replica {
         }
         let stamp = self.stamp(wall);
         let Machine::Shard(store) = &self.machine else { return };
-        let ready = self.reads.take_ready(self.applied, store.log_time());
+        let ready = self.reads.take_ready(self.applied.index, store.log_time());
         if ready.is_empty() {
             return;
         }

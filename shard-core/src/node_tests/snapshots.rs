@@ -1,0 +1,557 @@
+//! Checkpoints and snapshots over a disk of maps.
+
+use super::*;
+use crate::checkpoint::{RowChange, SnapshotChunk, StateCommand, StateEvent};
+use crate::cluster_config::SlotRange;
+use crate::digest::Digest;
+use crate::machine::{Machine, MachineLoader};
+use crate::op::{ExpiryCommand, Set, SetExpiry};
+use crate::shard_store::RowBudget;
+use crate::slot::Slot;
+use bytes::{Buf, BufMut, Bytes};
+use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
+use raft_core::types::Index;
+
+/// Bytes of one chunk, small and no divisor of the window.
+const CHUNK_BYTES: usize = 700;
+
+/// The chunk that rots: the whole snapshot comes again.
+const ROTTEN: u64 = 20;
+
+const SMALL: CheckpointConfig = CheckpointConfig {
+    dirty_bytes_min: 3000,
+    dirty_share: 10,
+    log_bytes_max: 1 << 20,
+    interval_ns: 60_000 * MS,
+    align: 16,
+    step: RowBudget { rows: 7, bytes: 500 },
+};
+
+pub(super) fn small_log(config: Config) -> Config {
+    Config {
+        log_trailing_bytes: 500,
+        log_bytes_max: 8000,
+        entry_cache_bytes_max: 2000,
+        snapshot_window_bytes: 2000,
+        ..config
+    }
+}
+
+/// Rows, and what is made of them.
+#[derive(Clone, Default)]
+pub(super) struct StateDisk {
+    rows: BTreeMap<Bytes, Bytes>,
+    pub(super) checkpoint: Option<Snapshot>,
+    /// Of the checkpoint under way.
+    pending: Vec<RowChange>,
+    /// Every checkpoint there was: a reader may still be at one.
+    snapshots: BTreeMap<SnapshotId, Bytes>,
+    staged: Option<(Snapshot, Vec<u8>)>,
+}
+
+impl StateDisk {
+    pub(super) fn load(&self, group: GroupId) -> Option<Machine> {
+        self.checkpoint.as_ref()?;
+        let mut loader = MachineLoader::new(group);
+        self.rows.iter().for_each(|(key, value)| loader.row(key, value.clone()).unwrap());
+        Some(loader.finish().unwrap())
+    }
+
+    pub(super) fn staged(&self) -> Option<(SnapshotId, u64)> {
+        self.staged.as_ref().map(|(snapshot, bytes)| (snapshot.id, bytes.len() as u64))
+    }
+
+    fn commit(&mut self, at: EntryId, conf: (Index, raft_core::conf::Conf)) -> Snapshot {
+        for change in self.pending.drain(..) {
+            match change {
+                RowChange::Put { key, head, body } => {
+                    self.rows.insert(key, [head.as_slice(), &body].concat().into());
+                }
+                RowChange::Delete { key } => drop(self.rows.remove(&key)),
+                RowChange::DeletePrefix { prefix } => {
+                    self.rows.retain(|key, _| !key.starts_with(&prefix));
+                }
+            }
+        }
+        let mut stream = Vec::new();
+        for (key, value) in &self.rows {
+            stream.put_u32(key.len() as u32);
+            stream.put_u32(value.len() as u32);
+            stream.put_slice(key);
+            stream.put_slice(value);
+        }
+        let snapshot = Snapshot {
+            id: SnapshotId { at, hash: hash(&stream) },
+            bytes: stream.len() as u64,
+            conf,
+        };
+        self.snapshots.insert(snapshot.id, stream.into());
+        self.checkpoint = Some(snapshot.clone());
+        snapshot
+    }
+
+    fn stage(&mut self, snapshot: Snapshot, offset: u64, bytes: &[u8]) -> SnapEvent {
+        let id = snapshot.id;
+        let (_, staged) = self
+            .staged
+            .take_if(|(known, _)| known.id == id)
+            .map_or((0, Vec::new()), |(_, staged)| (0, staged));
+        assert_eq!(staged.len() as u64, offset, "pieces follow each other");
+        let staged = [staged.as_slice(), bytes].concat();
+        let offset = staged.len() as u64;
+        if offset == snapshot.bytes && hash(&staged) != id.hash {
+            return SnapEvent::Corrupt { id };
+        }
+        self.staged = Some((snapshot, staged));
+        SnapEvent::Received { id, offset }
+    }
+
+    fn install(&mut self, id: SnapshotId) {
+        let (snapshot, stream) = self.staged.take().expect("what is installed is staged");
+        assert!(snapshot.id == id && snapshot.bytes == stream.len() as u64);
+        let mut stream = Bytes::from(stream);
+        self.snapshots.insert(id, stream.clone());
+        self.rows.clear();
+        self.pending.clear();
+        while !stream.is_empty() {
+            let (key, value) = (stream.get_u32() as usize, stream.get_u32() as usize);
+            let key = stream.split_to(key);
+            self.rows.insert(key, stream.split_to(value));
+        }
+        self.checkpoint = Some(snapshot);
+    }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut digest = Digest::new();
+    digest.bytes(bytes);
+    digest.value()
+}
+
+/// The way of chunks between nodes.
+#[derive(Default)]
+pub(super) struct Chunks {
+    sent: u64,
+    /// Above 0: of so many, one is lost, one doubled and one swapped with the next; [`ROTTEN`] has other
+    /// bytes than were sent.
+    one_in: u64,
+    held: Option<(NodeId, NodeId, SnapshotChunk)>,
+}
+
+impl Chunks {
+    fn pass(&mut self, from: NodeId, to: NodeId, chunk: SnapshotChunk) -> Vec<(NodeId, Input)> {
+        self.sent += 1;
+        let mut out = vec![(from, to, chunk.clone())];
+        if self.one_in > 0 {
+            match self.sent % self.one_in {
+                1 => out.clear(),
+                2 => out.push((from, to, chunk)),
+                3 => self.held = out.pop(),
+                _ if self.sent == ROTTEN => {
+                    out[0].2.bytes = vec![b'!'; out[0].2.bytes.len()].into();
+                }
+                _ => out.extend(self.held.take()),
+            }
+        }
+        out.into_iter().map(|(from, to, chunk)| (to, Input::Chunk { from, chunk })).collect()
+    }
+}
+
+impl World {
+    pub(super) fn carry_out_state(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        command: StateCommand,
+        next: &mut VecDeque<(NodeId, Input)>,
+    ) {
+        let disk = self.disks.get_mut(&node).unwrap().entry(group).or_default();
+        let mut events = Vec::new();
+        let state = &mut disk.state;
+        match command {
+            StateCommand::Changes(rows) => {
+                state.pending.extend(rows);
+                events.push(StateEvent::Taken);
+            }
+            StateCommand::Commit(mark) => {
+                let last = disk.entries.last().map_or(disk.base, |entry| entry.id);
+                assert!(mark.at.index <= last.index, "a checkpoint beyond the log (R6)");
+                events.push(StateEvent::Checkpointed(state.commit(mark.at, mark.conf)));
+            }
+            StateCommand::Snapshot(SnapCmd::Send { peer, id, from, to }) => {
+                let Some(stream) = state.snapshots.get(&id) else {
+                    events.push(StateEvent::Snapshot(SnapEvent::Failed { peer }));
+                    return self.answer_state(node, group, events, next);
+                };
+                let mut bytes = stream.slice(from as usize..to as usize);
+                let mut offset = from;
+                while !bytes.is_empty() {
+                    let piece = bytes.split_to(bytes.len().min(CHUNK_BYTES));
+                    let len = piece.len() as u64;
+                    let chunk = SnapshotChunk { group, id, offset, bytes: piece };
+                    next.extend(self.chunks.pass(node, peer, chunk));
+                    offset += len;
+                }
+            }
+            StateCommand::Snapshot(SnapCmd::Stop { .. }) => {}
+            StateCommand::Snapshot(SnapCmd::Discard { id }) => {
+                state.staged.take_if(|(snapshot, _)| snapshot.id == id);
+            }
+            StateCommand::Stage { snapshot, offset, bytes } => {
+                events.push(StateEvent::Snapshot(state.stage(snapshot, offset, &bytes)));
+            }
+            StateCommand::Install(write) => {
+                let id = write.install.as_ref().expect("an install").id;
+                state.install(id);
+                (disk.base, disk.entries) = (id.at, Vec::new());
+                disk.write(&write);
+                let machine = disk.state.load(group).unwrap();
+                next.push_back((node, Input::Persisted(vec![(group, write.token)])));
+                events.push(StateEvent::Installed { id, machine });
+            }
+        }
+        self.answer_state(node, group, events, next);
+    }
+
+    fn answer_state(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        events: Vec<StateEvent<Machine>>,
+        next: &mut VecDeque<(NodeId, Input)>,
+    ) {
+        let inputs = events.into_iter().map(|event| Input::State { group, event });
+        match self.slow.get_mut(&node) {
+            Some(held) => held.extend(inputs),
+            None => next.extend(inputs.map(|input| (node, input))),
+        }
+    }
+
+    /// The disk of a node's states has done what it was given.
+    fn quicken(&mut self, node: NodeId) {
+        for input in self.slow.remove(&node).into_iter().flatten() {
+            self.input(node, input);
+        }
+    }
+
+    /// A led world that takes checkpoints.
+    fn taking_checkpoints() -> (World, NodeId) {
+        let mut world = World::taking(few_slots(), Some(SMALL));
+        world.run(2500);
+        let leader = world.leader(G1);
+        (world, leader)
+    }
+
+    /// Sets keys of 40 bytes, one per entry, in one slot, and sees the answers.
+    fn fill(&mut self, leader: NodeId, seqs: std::ops::RangeInclusive<u64>, keys: u64) {
+        for seq in seqs {
+            self.ask(leader, G1, 10_000 + seq, set(seq, keys));
+            self.run(2);
+            assert_eq!(outcome(&self.replies[&(10_000 + seq)]), &Outcome::Ok);
+        }
+        self.run(50);
+    }
+
+    fn replica(&self, node: NodeId) -> crate::wire::ReplicaStatus {
+        self.nodes[&node].status(self.now).replicas[&G1].clone()
+    }
+
+    fn disk(&self, node: NodeId) -> &Disk {
+        &self.disks[&node][&G1]
+    }
+
+    fn assert_same_states(&mut self) {
+        self.run(400);
+        let digests: BTreeSet<_> =
+            self.nodes.values().map(|node| format!("{:?}", node.digests())).collect();
+        assert_eq!(digests.len(), 1, "replicas differ");
+    }
+
+    fn restart_all(&mut self) {
+        (1..=3).for_each(|id| self.start(NodeId(id)));
+        self.run(2500);
+    }
+}
+
+/// As usual, but for a group of three slots: a slot is a row.
+fn few_slots() -> ClusterConfig {
+    let k = hash_slot(b"k");
+    let slots = vec![SlotRange { first: k, last: Slot(k.0 + 2), group: G1 }];
+    ClusterConfig { slots, ..config() }
+}
+
+fn set(seq: u64, keys: u64) -> RequestBody {
+    let set = Set {
+        key: format!("{{k}}{}", seq % keys).into(),
+        value: format!("{seq:040}").into(),
+        expiry: if seq.is_multiple_of(3) {
+            SetExpiry::AfterMs(3_600_000)
+        } else {
+            SetExpiry::Clear
+        },
+        condition: None,
+        get: false,
+        command: ExpiryCommand::Set,
+    };
+    lane(seq, Op::Set(set))
+}
+
+fn others(of: NodeId) -> [NodeId; 2] {
+    [NodeId(of.0 % 3 + 1), NodeId((of.0 + 1) % 3 + 1)]
+}
+
+#[test]
+fn s17_replicas_take_checkpoints_at_the_same_places_and_let_go_of_their_logs() {
+    let (mut world, leader) = World::taking_checkpoints();
+    world.fill(leader, 1..=400, 1000);
+    let ids = |world: &World| -> BTreeSet<SnapshotId> {
+        world.disks.values().map(|disks| disks[&G1].state.checkpoint.as_ref().unwrap().id).collect()
+    };
+    assert_eq!(ids(&world).len(), 1, "{:?}", ids(&world));
+    for id in (1..=3).map(NodeId) {
+        let (disk, replica) = (world.disk(id), world.replica(id));
+        let at = disk.state.checkpoint.as_ref().unwrap().id.at.index;
+        assert_eq!(at, replica.checkpoint);
+        assert!(at.0.is_multiple_of(SMALL.align) && at.0 > 300, "{at}");
+        let taken = disk.state.snapshots.len();
+        assert!((4..=7).contains(&taken), "{taken} checkpoints of 3 KB, 25 KB in all");
+        let kept: usize = disk.entries.iter().map(|entry| entry.frame.len()).sum();
+        assert!(kept < 20_000 && replica.log_base.0 > 200, "{kept} bytes of log kept");
+        assert!(replica.dirty_bytes < 2 * SMALL.dirty_bytes_min);
+    }
+    world.restart_all();
+    world.assert_same_states();
+    // Asked again, the last is not executed again: its lane was in the rows or in the log.
+    let leader = world.leader(G1);
+    world.ask(leader, G1, 1, set(400, 1000));
+    world.run(5);
+    assert_eq!(outcome(&world.replies[&1]), &Outcome::Ok);
+    world.fill(leader, 401..=450, 1000);
+    world.assert_same_states();
+}
+
+#[test]
+fn s01_a_follower_behind_the_log_gets_a_snapshot_and_goes_on() {
+    // Chunks that come as sent, and such that are lost, doubled, swapped or rotten on the way (S6).
+    for one_in in [0, 7, 11] {
+        let (mut world, leader) = World::taking_checkpoints();
+        world.chunks.one_in = one_in;
+        let away = others(leader)[0];
+        world.fill(leader, 1..=20, 1000);
+        world.down.insert(away);
+        world.fill(leader, 21..=400, 1000);
+        assert!(world.replica(leader).log_base > world.replica(away).applied);
+        world.start(away);
+        world.run(30_000);
+        let replica = world.replica(away);
+        assert!(replica.installs >= 1, "it got no snapshot with {one_in}");
+        assert_eq!(replica.applied, world.replica(leader).applied);
+        world.assert_same_states();
+        let leader = world.leader(G1);
+        world.fill(leader, 401..=500, 1000);
+        world.assert_same_states();
+        assert!(world.replica(away).checkpoint > replica.checkpoint, "it takes its own again");
+        world.restart_all();
+        world.assert_same_states();
+    }
+}
+
+#[test]
+fn s12_a_deposed_leader_answers_those_whose_writes_a_snapshot_has_overtaken() {
+    let (mut world, old) = World::taking_checkpoints();
+    world.fill(old, 1..=20, 1000);
+    let [one, two] = others(old);
+    world.down.extend([one, two]);
+    world.ask(old, G1, 1, append(21, b"lost"));
+    world.run(1);
+    let away = world.replica(old).last;
+    world.down = [old].into();
+    world.start(one);
+    world.start(two);
+    world.run(6000);
+    let leader = world.leader(G1);
+    world.fill(leader, 21..=400, 1000);
+    assert!(world.replica(leader).log_base > away);
+    world.down.clear();
+    for (from, to) in [(old, one), (old, two), (one, old), (two, old)] {
+        world.link(from, to);
+    }
+    world.run(10_000);
+    assert_eq!(world.replies[&1], Answer::Lost);
+    assert!(world.nodes[&old].is_idle() && world.replica(old).installs > 0);
+    world.assert_same_states();
+}
+
+#[test]
+fn s15_nothing_is_applied_between_an_install_and_its_state() {
+    let (mut world, leader) = World::taking_checkpoints();
+    let away = others(leader)[0];
+    world.down.insert(away);
+    world.fill(leader, 1..=300, 1000);
+    world.start(away);
+    // Its disk takes what it is given step by step, and then keeps the state to itself.
+    let mut steps = 0;
+    loop {
+        world.slow.insert(away, VecDeque::new());
+        world.run(20);
+        steps += 1;
+        let installs = |input: &Input| {
+            matches!(input, Input::State { event: StateEvent::Installed { .. }, .. })
+        };
+        if world.slow[&away].iter().any(installs) {
+            break;
+        }
+        assert!(steps < 2000, "no install");
+        world.quicken(away);
+    }
+    let before = world.replica(away).applied;
+    let base = world.disk(away).base.index;
+    assert!(base > before, "the log begins behind the snapshot");
+    // A host that asks for a checkpoint now must not get one of the old state.
+    world.input(away, Input::CheckpointWanted(G1));
+    world.fill(leader, 301..=330, 1000);
+    assert_eq!(world.replica(away).applied, before);
+    world.quicken(away);
+    world.run(100);
+    assert_eq!(world.replica(away).applied, world.replica(leader).applied);
+    assert!(world.replica(away).checkpoint >= base);
+    world.assert_same_states();
+}
+
+#[test]
+fn s23_a_checkpoint_under_way_ends_with_the_install_that_overtakes_it() {
+    let (mut world, leader) = World::taking_checkpoints();
+    let away = others(leader)[0];
+    world.fill(leader, 1..=40, 1000);
+    world.slow.insert(away, VecDeque::new());
+    world.input(away, Input::CheckpointWanted(G1));
+    world.run(2);
+    assert!(!world.disk(away).state.pending.is_empty(), "rows were handed out");
+    // The node stays, its links are gone.
+    world.down.insert(away);
+    world.fill(leader, 41..=400, 1000);
+    world.down.clear();
+    for peer in others(away) {
+        world.link(away, peer);
+        world.link(peer, away);
+    }
+    for _ in 0..1000 {
+        world.run(20);
+        // The first answer is that of the checkpoint: it comes last.
+        let held = world.slow.get_mut(&away).unwrap();
+        let inputs: Vec<Input> = held.drain(1..).collect();
+        inputs.into_iter().for_each(|input| world.input(away, input));
+    }
+    assert!(world.replica(away).installs > 0);
+    world.assert_same_states();
+    let installed = world.replica(away).checkpoint;
+    world.fill(leader, 401..=500, 1000);
+    assert_eq!(world.replica(away).checkpoint, installed, "the host has not taken the rows");
+    world.quicken(away);
+    world.fill(leader, 501..=600, 1000);
+    assert!(world.replica(away).checkpoint > installed);
+    world.restart_all();
+    world.assert_same_states();
+}
+
+#[test]
+fn r06_a_checkpoint_waits_for_the_log_to_be_durable() {
+    let (mut world, leader) = World::taking_checkpoints();
+    let slow = others(leader)[0];
+    world.fill(leader, 1..=20, 1000);
+    world.input(slow, Input::CheckpointWanted(G1));
+    world.run(5);
+    let before = world.replica(slow).checkpoint;
+    assert!(before.0 > 20, "asked for, one is taken: {before}");
+    world.stuck.insert(slow);
+    for seq in 21..=30 {
+        world.ask(leader, G1, seq, set(seq, 1000));
+        world.run(2);
+    }
+    world.run(400);
+    assert_eq!(world.replica(slow).applied, world.replica(leader).applied);
+    assert!(world.replica(slow).durable < world.replica(slow).applied);
+    world.input(slow, Input::CheckpointWanted(G1));
+    world.run(20);
+    assert_eq!(world.replica(slow).checkpoint, before);
+    assert!(!world.disk(slow).state.pending.is_empty(), "all but the end is done");
+    world.stuck.clear();
+    world.ask(leader, G1, 31, set(31, 1000));
+    world.run(50);
+    assert!(world.replica(slow).checkpoint > before);
+    // Of what is covered there is no second one.
+    world.run(200);
+    let count = |world: &World| world.disk(slow).state.snapshots.len();
+    world.input(slow, Input::CheckpointWanted(G1));
+    world.run(5);
+    let taken = count(&world);
+    world.input(slow, Input::CheckpointWanted(G1));
+    world.run(5);
+    assert_eq!(count(&world), taken);
+}
+
+#[test]
+fn an_idle_group_takes_one_checkpoint_after_a_while_and_no_more() {
+    let (mut world, leader) = World::taking_checkpoints();
+    world.fill(leader, 1..=5, 1000);
+    world.run(50_000);
+    let taken = |world: &World| -> usize {
+        world.disks.values().map(|d| d[&G1].state.snapshots.len()).sum()
+    };
+    assert_eq!(taken(&world), 0);
+    world.run(12_000);
+    assert_eq!(taken(&world), 3);
+    assert_eq!(world.replica(leader).dirty_keys, 0);
+    world.run(130_000);
+    assert_eq!(taken(&world), 3);
+    world.fill(leader, 6..=6, 1000);
+    world.run(50_000);
+    assert_eq!(taken(&world), 3);
+    world.run(12_000);
+    assert_eq!(taken(&world), 6);
+}
+
+#[test]
+fn one_checkpoint_of_a_node_is_under_way_at_a_time() {
+    let mut world = World::taking(many_groups(6), Some(CheckpointConfig::default()));
+    world.run(3000);
+    let node = NodeId(1);
+    world.slow.insert(node, VecDeque::new());
+    let groups: Vec<GroupId> = world.config.groups.keys().copied().collect();
+    for group in &groups {
+        world.input(node, Input::CheckpointWanted(*group));
+    }
+    let mut order = Vec::new();
+    for _ in 0..200 {
+        world.run(1);
+        let held = world.slow.get_mut(&node).unwrap();
+        let held = std::mem::take(held);
+        let of = |input: &Input| match input {
+            Input::State { group, .. } => *group,
+            other => panic!("{other:?}"),
+        };
+        assert!(held.iter().all(|input| of(input) == of(&held[0])), "two at a time: {held:?}");
+        for input in held {
+            if let Input::State { group, event: StateEvent::Checkpointed(_) } = &input {
+                order.push(*group);
+            }
+            world.input(node, input);
+        }
+    }
+    order.sort_unstable();
+    assert_eq!(order, groups);
+}
+
+#[test]
+fn chunks_that_nobody_waits_for_change_nothing() {
+    let (mut world, leader) = World::taking_checkpoints();
+    let [one, _] = others(leader);
+    let id = SnapshotId { at: EntryId { index: Index(900), ..EntryId::default() }, hash: 1 };
+    for group in [G1, GroupId(77)] {
+        let chunk = SnapshotChunk { group, id, offset: 0, bytes: Bytes::from_static(b"x") };
+        world.input(one, Input::Chunk { from: leader, chunk });
+    }
+    let counters = world.nodes[&one].status(world.now).counters;
+    assert!(counters.contains(&("snapshot_chunks_dropped", 2)), "{counters:?}");
+    assert!(world.disk(one).state.staged.is_none());
+}
