@@ -36,14 +36,17 @@ mod staging;
 mod streams;
 mod writer;
 
+use crate::fail_stop::FailStop;
 use bytes::Bytes;
 use format::{Fault, GROUPS, GroupRow, Home, PARTS, ROWS};
 use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
 use raft_core::types::{EntryId, GroupId};
+use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadableDatabase, StorageBackend};
 use rows::Stopped;
 use shard_core::checkpoint::{CheckpointMark, OutgoingChunk, RowChange};
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -328,8 +331,12 @@ impl StateStore {
         events: impl Fn(StateStoreEvent) + Send + Sync + 'static,
     ) -> Result<(StateStore, BTreeMap<GroupId, StoredGroup>), StateStoreError> {
         open::prepare_file(path, config.must_exist)?;
+        let io_error = |source| StateStoreError::Io { path: path.to_owned(), source };
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(io_error)?;
+        let backend =
+            FileBackend::new(file).map_err(|source| StateStoreError::of(path, source.into()))?;
         let database = builder(&config)
-            .open(path)
+            .create_with_backend(FailStop::new(backend))
             .map_err(|source| StateStoreError::of(path, source.into()))?;
         let storage = Storage { name: path.to_owned(), path: Some(path.to_owned()) };
         StateStore::start(database, storage, config, events)
@@ -347,7 +354,7 @@ impl StateStore {
             return Err(StateStoreError::Missing(name));
         }
         let database = builder(&config)
-            .create_with_backend(backend)
+            .create_with_backend(FailStop::new(backend))
             .map_err(|source| StateStoreError::of(&name, source.into()))?;
         open::write_format(&database).map_err(|fault| StateStoreError::of(&name, fault))?;
         StateStore::start(database, Storage { name, path: None }, config, events)

@@ -1,6 +1,9 @@
 //! A disk in memory that remembers every write and sync, so that a test can ask what would be left
 //! of it had the power gone at any moment; and one that fails when it is told to.
 
+// Each test needs a part of it.
+#![allow(dead_code)]
+
 use redb::StorageBackend;
 use std::io;
 use std::ops::Range;
