@@ -1,182 +1,117 @@
-//! The log over a disk that loses power, tears writes, fails or rots (scenarios P5, P10, P11, F1,
-//! F2, F5, F6, F7, F8).
+//! The log over a disk that loses power, tears writes, fails or rots (scenarios P5, P6, P8, P10, P11,
+//! F1, F2, F5, F6, F7, F8), while it is compacted, takes snapshots and removes what is not needed.
 
+mod log_model;
 mod simulated_disk;
 
-use raft_core::effects::{Fetch, FetchResult, Write};
-use raft_core::frame::encode_entry;
-use raft_core::types::{
-    Entry, EntryId, EntryKind, FetchId, GroupId, HardState, Index, Mark, NodeId, Term, WriteToken,
-};
-use server::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError};
-use simulated_disk::{Disk, Random, Step, crash};
+use log_model::{Contents, Log, Model, Workload, allows};
+use raft_core::effects::{Fetch, FetchResult};
+use raft_core::types::{Entry, EntryId, FetchId, GroupId, Index, Term};
+use server::log_store::{LogEvent, LogStats, LogStore, LogStoreConfig, LogStoreError};
+use simulated_disk::{Disk, Power, Random, Step, crash};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 
-const GROUPS: u64 = 3;
+/// Images of one ordinary run; `FLOTILLA_CRASH_IMAGES` asks for another number.
+const IMAGES: usize = 12_000;
 
-/// What the log should hold of each group.
-type Model = BTreeMap<GroupId, (HardState, Vec<Entry>)>;
-
-/// Writes as a core would give them, one submission each, and the model after each: `states[k]` is
-/// what `k` submissions leave.
-struct Workload {
-    submissions: Vec<Vec<(GroupId, Write)>>,
-    states: Vec<Model>,
-}
-
-impl Workload {
-    fn new(seed: u64, submissions: u64) -> Workload {
-        let mut random = Random(seed);
-        let mut model = Model::new();
-        let mut made = Workload { submissions: Vec::new(), states: vec![Model::new()] };
-        for token in 1..=submissions {
-            let mut writes = Vec::new();
-            for group in 1..=GROUPS {
-                if random.below(2) == 0 || group == 1 {
-                    let group = GroupId(group as u32);
-                    let (hard, entries) = model.entry(group).or_default();
-                    writes.push((group, write(&mut random, group, token, hard, entries)));
-                }
-            }
-            made.submissions.push(writes);
-            made.states.push(model.clone());
-        }
-        made
+/// A log that collects as soon as it can, one with a little patience, or one as nodes have it.
+fn config(seed: u64) -> LogStoreConfig {
+    LogStoreConfig {
+        cache_bytes: 1 << 20,
+        must_exist: false,
+        collect_bytes_min: [1, 1, 20_000, 64 << 20][seed as usize % 4],
+        rewrite_bytes_max: [4_000, 4 << 20][seed as usize / 4 % 2],
     }
-}
-
-fn write(
-    random: &mut Random,
-    group: GroupId,
-    token: u64,
-    hard: &mut HardState,
-    entries: &mut Vec<Entry>,
-) -> Write {
-    let new_term = hard.term == Term(0) || random.below(6) == 0;
-    if new_term {
-        *hard = HardState {
-            term: hard.term.next(),
-            voted_for: Some(NodeId(random.below(3) + 1)),
-            promised_ns: 0,
-        };
-    }
-    let cut = new_term && !entries.is_empty() && random.below(2) == 0;
-    let from = random.below(entries.len() as u64 + 1) as usize;
-    let truncate_from = cut.then(|| {
-        entries.truncate(from);
-        Index(from as u64 + 1)
-    });
-    let mut appended = Vec::new();
-    for _ in 0..random.below(4) {
-        let id = EntryId { index: Index(entries.len() as u64 + 1), term: hard.term };
-        let bytes = match random.below(20) {
-            0 => random.below(90_000),
-            _ => random.below(600),
-        };
-        let payload: Vec<u8> = (0..bytes).map(|at| (at ^ token) as u8).collect();
-        let entry = encode_entry(group, id, EntryKind::Command, &payload);
-        entries.push(entry.clone());
-        appended.push(entry);
-    }
-    let mark = Mark { accept_term: hard.term, index: Index(entries.len() as u64) };
-    let hard = new_term.then_some(*hard);
-    Write {
-        token: WriteToken(token),
-        hard,
-        truncate_from,
-        install: None,
-        entries: appended.into(),
-        mark,
-    }
-}
-
-struct Log {
-    store: LogStore,
-    groups: BTreeMap<GroupId, raft_core::Restored>,
-    events: Receiver<LogEvent>,
 }
 
 /// Opens the log of a disk; each `Persisted` is noted on it as well.
-fn open(disk: &Disk) -> Result<Log, LogStoreError> {
+fn open(disk: &Disk, config: LogStoreConfig) -> Result<Log, LogStoreError> {
+    open_installing(disk, config, &BTreeMap::new())
+}
+
+fn open_installing(
+    disk: &Disk,
+    config: LogStoreConfig,
+    installing: &BTreeMap<GroupId, EntryId>,
+) -> Result<Log, LogStoreError> {
     let (sender, events) = channel();
     let noted = disk.clone();
-    let config = LogStoreConfig::default();
-    let (store, groups) =
-        LogStore::open_backend(disk.clone(), config, &BTreeMap::new(), move |event| {
-            if let LogEvent::Persisted(tokens) = &event {
-                noted.mark(tokens.iter().map(|(_, token)| token.0).max().unwrap());
-            }
-            let _ = sender.send(event);
-        })?;
+    let (store, groups) = LogStore::open_backend(disk.clone(), config, installing, move |event| {
+        if let LogEvent::Persisted(tokens) = &event {
+            noted.mark(tokens.iter().map(|(_, token)| token.0).max().unwrap());
+        }
+        let _ = sender.send(event);
+    })?;
     Ok(Log { store, groups, events })
 }
 
-/// Everything the log holds, read back entry by entry.
-fn contents(log: &Log) -> Model {
-    let mut model = Model::new();
-    for (group, recovered) in &log.groups {
-        let mut entries: Vec<Entry> = Vec::new();
-        while (entries.len() as u64) < recovered.last.index.0 {
-            let from = Index(entries.len() as u64 + 1);
-            let fetch =
-                Fetch { id: FetchId(0), from, to: recovered.last.index, bytes_max: 1 << 16 };
-            log.store.fetch(*group, fetch);
-            match log.events.recv().unwrap() {
-                LogEvent::Fetched { result: FetchResult::Entries(more), .. } => {
-                    entries.extend(more);
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        assert_eq!(entries.last().map_or(EntryId::default(), |entry| entry.id), recovered.last);
-        let mut runs: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
-        runs.dedup_by_key(|id| id.term);
-        assert_eq!(runs, recovered.term_runs);
-        model.insert(*group, (recovered.hard, entries));
-    }
-    model
+/// What became of a workload.
+#[derive(Debug, Default)]
+struct Played {
+    /// Submissions reported durable.
+    durable: usize,
+    /// The sentence if it failed.
+    failure: Option<String>,
+    stats: LogStats,
+    checkpoints_wanted: usize,
 }
 
-/// Submits a workload, up to three submissions ahead of what is reported durable, and closes the
-/// log. Returns how many were reported, and the sentence if it failed.
-fn play(log: Log, workload: &Workload) -> (usize, Option<String>) {
-    let mut durable = 0;
-    let mut random = Random(workload.submissions.len() as u64);
-    let mut failure = None;
-    let take = |event, durable: &mut usize, failure: &mut Option<String>| {
-        assert!(failure.is_none(), "{event:?} after the failure");
+impl Played {
+    fn take(&mut self, event: LogEvent) {
+        // What was planned before may still be read.
+        let read = matches!(event, LogEvent::Fetched { .. });
+        assert!(self.failure.is_none() || read, "{event:?} after the failure");
         match event {
             LogEvent::Persisted(tokens) => {
-                *durable = tokens.iter().map(|(_, token)| token.0 as usize).max().unwrap();
+                self.durable = tokens.iter().map(|(_, token)| token.0 as usize).max().unwrap();
             }
-            LogEvent::Failed(sentence) => *failure = Some(sentence),
-            LogEvent::CheckpointWanted(_) => {}
-            LogEvent::Fetched { .. } => panic!("{event:?}"),
-        }
-    };
-    for (at, writes) in workload.submissions.iter().enumerate() {
-        log.store.submit(writes.clone());
-        let ahead = random.within(0..3);
-        while durable + ahead < at + 1 && failure.is_none() {
-            take(log.events.recv().unwrap(), &mut durable, &mut failure);
+            LogEvent::Failed(sentence) => self.failure = Some(sentence),
+            LogEvent::CheckpointWanted(_) => self.checkpoints_wanted += 1,
+            LogEvent::Fetched { .. } => {}
         }
     }
+}
+
+/// Submits what comes in a workload after `from` submissions, up to three of them ahead of what is
+/// reported durable, and closes the log. Now and then something is read.
+fn play(log: Log, workload: &Workload, from: usize, to: usize) -> Played {
+    let mut played = Played { durable: from, ..Played::default() };
+    let mut random = Random(to as u64);
+    for at in from..to {
+        let submission = &workload.submissions[at];
+        log.store.submit(submission.writes.clone());
+        for (group, base) in &submission.compacts {
+            log.store.compact(*group, *base);
+        }
+        let (group, _) = submission.writes[0];
+        let first = Index(random.below(40) + 1);
+        let fetch = Fetch { id: FetchId(0), from: first, to: Index(100), bytes_max: 1000 };
+        log.store.fetch(group, fetch);
+        let ahead = random.within(0..3);
+        while played.durable + ahead < at + 1 && played.failure.is_none() {
+            played.take(log.events.recv().unwrap());
+        }
+    }
+    let failed = played.failure.is_some();
+    played.stats = log.store.stats();
     let closed = log.store.close();
     for event in log.events.try_iter() {
-        take(event, &mut durable, &mut failure);
+        played.take(event);
     }
-    assert_eq!(closed.err(), failure, "what the log says at its end");
-    (durable, failure)
+    assert!(!failed || closed.is_err());
+    assert_eq!(closed.err(), played.failure, "what the log says at its end");
+    played
 }
 
 /// Runs a workload to its end and returns the disk it ran on.
-fn played(workload: &Workload) -> Disk {
+fn run(workload: &Workload, config: LogStoreConfig) -> (Disk, Played) {
     let disk = Disk::default();
-    let (durable, failure) = play(open(&disk).unwrap(), workload);
-    assert_eq!((durable, failure), (workload.submissions.len(), None));
-    disk
+    let count = workload.submissions.len();
+    let played = play(open(&disk, config).unwrap(), workload, 0, count);
+    assert_eq!((played.durable, &played.failure), (count, &None));
+    (disk, played)
 }
 
 /// How many submissions were reported durable within these steps.
@@ -188,27 +123,99 @@ fn reported(steps: &[Step]) -> usize {
     marks.max().unwrap_or(0)
 }
 
+/// An image that was opened and closed again.
+struct Opened {
+    disk: Disk,
+    found: Contents,
+    /// How many submissions it holds.
+    state: usize,
+}
+
 /// Opens an image and checks that it holds a whole number of submissions, at least `durable`.
-fn check_image(workload: &Workload, image: Vec<u8>, durable: usize, what: &str) -> Disk {
+fn check_image(
+    workload: &Workload,
+    config: LogStoreConfig,
+    image: Vec<u8>,
+    durable: usize,
+    what: &str,
+) -> Opened {
     let disk = Disk::with(image);
-    let log = open(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
-    let found = contents(&log);
+    let log = open(&disk, config).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let found = log.contents();
     log.store.close().unwrap();
-    let fits = |state: &Model| *state == found;
-    assert!(workload.states[durable..].iter().any(fits), "{what}: not a state after {durable}");
-    disk
+    let fits = |state: &Model| allows(state, &found);
+    let state = workload.states[durable..].iter().position(fits);
+    let state = state.unwrap_or_else(|| panic!("{what}: not a state after {durable}: {found:?}"));
+    Opened { disk, found, state: durable + state }
+}
+
+/// A snapshot whose state is on disk while the log does not know: its end is an entry that the log
+/// has, another one in its place, or one that the log has not reached.
+fn install(found: &Contents, random: &mut Random) -> Option<(GroupId, EntryId)> {
+    let at = random.below(found.len().max(1) as u64) as usize;
+    let (group, log) = found.iter().nth(at)?;
+    let ids: Vec<EntryId> = log.entries.iter().map(|entry| entry.id).collect();
+    let last = ids.last().copied().unwrap_or(log.base);
+    let held = ids.get(random.below(ids.len().max(1) as u64) as usize).copied().unwrap_or(last);
+    let at = match random.below(3) {
+        0 => held,
+        1 => EntryId { term: Term(held.term.0 + 1), ..held },
+        _ => EntryId { index: Index(last.index.0 + random.below(4) + 1), term: log.hard.term },
+    };
+    Some((*group, at))
+}
+
+/// Finishes an install on an image, with a power loss on the way; returns how many images it took.
+fn check_install(
+    config: LogStoreConfig,
+    image: &[u8],
+    found: &Contents,
+    random: &mut Random,
+    what: &str,
+) -> usize {
+    let Some((group, at)) = install(found, random) else { return 0 };
+    let installing = BTreeMap::from([(group, at)]);
+    let what = format!("{what}, {group} installs {at}");
+    let mut expected = found.clone();
+    let log = expected.get_mut(&group).unwrap();
+    match log.entries.iter().position(|entry| entry.id == at) {
+        Some(held) => drop(log.entries.drain(..=held)),
+        None if log.base == at => {}
+        None => log.entries.clear(),
+    }
+    log.base = at;
+    let reopen = |image: Vec<u8>, installing: &BTreeMap<_, _>| {
+        let disk = Disk::with(image);
+        let log = open_installing(&disk, config, installing)
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        let opened = disk.steps().len();
+        assert_eq!(log.contents(), expected, "{what}");
+        log.store.close().unwrap();
+        (disk, opened)
+    };
+    let (disk, opened) = reopen(image.to_vec(), &installing);
+    let steps = disk.steps();
+    let loss = random.within(0..steps.len() + 1);
+    let image = crash(image, &steps[..loss], random);
+    // Once the log is open, the state's file may forget the install.
+    if loss >= opened {
+        reopen(image, &BTreeMap::new());
+    } else {
+        reopen(image, &installing);
+    }
+    1
 }
 
 #[test]
 fn what_arrives_during_a_sync_is_the_next_commit() {
     let workload = Workload::new(6, 100);
     let disk = Disk::default();
-    let log = open(&disk).unwrap();
+    let log = open(&disk, LogStoreConfig::default()).unwrap();
     disk.hold_syncs();
-    log.store.submit(workload.submissions[0].clone());
+    log.store.submit(workload.submissions[0].writes.clone());
     disk.await_held_sync();
-    for writes in &workload.submissions[1..] {
-        log.store.submit(writes.clone());
+    for submission in &workload.submissions[1..] {
+        log.store.submit(submission.writes.clone());
     }
     assert!(log.events.try_recv().is_err(), "reported before it was durable");
     disk.release();
@@ -226,13 +233,17 @@ fn what_arrives_during_a_sync_is_the_next_commit() {
 fn fetches_agree_with_what_was_submitted_before_them() {
     let workload = Workload::new(10, 300);
     let disk = Disk::default();
-    let log = open(&disk).unwrap();
+    let log = open(&disk, config(0)).unwrap();
     let mut random = Random(5);
-    for (writes, state) in workload.submissions.iter().zip(&workload.states[1..]) {
-        log.store.submit(writes.clone());
-        for (group, (_, entries)) in state {
-            let last = entries.len() as u64;
-            let from = random.below(last + 2) + 1;
+    let (mut held, mut overtaken) = (0, 0);
+    for (submission, state) in workload.submissions.iter().zip(&workload.states[1..]) {
+        log.store.submit(submission.writes.clone());
+        for (group, base) in &submission.compacts {
+            log.store.compact(*group, *base);
+        }
+        for (group, model) in state {
+            let (begin, last) = (model.compacted.max(model.base.index).0, model.last().index.0);
+            let from = begin.saturating_sub(3) + random.below(last - begin + 5) + 1;
             let to = from + random.below(40);
             let bytes_max = random.below(4000) + 1;
             let (id, first) = (FetchId(from), Index(from));
@@ -245,10 +256,13 @@ fn fetches_agree_with_what_was_submitted_before_them() {
                 }
             };
             let FetchResult::Entries(found) = result else {
-                assert!(from > last, "{group}: {from} is gone");
+                // Also if its rows were removed while it waited; rarely, or it would be no use.
+                overtaken += usize::from(from > begin && from <= last);
                 continue;
             };
-            let rest = &entries[from as usize - 1..to.min(last) as usize];
+            held += 1;
+            assert!(from > begin && from <= last, "{group}: {from} is not gone");
+            let rest = &model.after(first.prev())[..(to.min(last) - from + 1) as usize];
             assert_eq!(found, rest[..found.len()], "{group}: {from} to {to}");
             let bytes = |entries: &[Entry]| entries.iter().map(|e| e.frame.len() as u64).sum();
             let (got, before): (u64, u64) = (bytes(&found), bytes(&found[..found.len() - 1]));
@@ -256,50 +270,101 @@ fn fetches_agree_with_what_was_submitted_before_them() {
             assert!(got >= bytes_max || found.len() == rest.len(), "{group}: too little");
         }
     }
+    assert!(held > 500 && overtaken * 20 < held, "{held} held, {overtaken} overtaken");
     log.store.close().unwrap();
 }
 
+/// Every image is opened, and what its recovery writes is cut short as well; a part goes on with the
+/// workload, or finishes an install, and loses power again.
 #[test]
 fn whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
+    let asked = std::env::var("FLOTILLA_CRASH_IMAGES");
+    let wanted = asked.map_or(IMAGES, |number| number.parse().expect("a number of images"));
     let mut random = Random(1);
-    let mut lost_some = 0;
-    for seed in 0..4 {
-        let workload = Workload::new(seed, 40);
-        let disk = played(&workload);
+    let (mut images, mut lost_some, mut seed) = (0, 0, 0);
+    let (mut removed, mut rewrites, mut asked, mut installs) = (0, 0, 0, 0);
+    while images < wanted {
+        let config = config(seed);
+        let workload = Workload::new(seed, 100);
+        let (disk, played) = run(&workload, config);
+        removed += played.stats.removed_blobs;
+        rewrites += played.stats.rewrites;
+        asked += played.checkpoints_wanted;
         let steps = disk.steps();
         // Before its first reported write there may be no log at all.
         let first = steps.iter().position(|step| matches!(step, Step::Mark(_))).unwrap();
-        for _ in 0..60 {
-            let at = random.within(first..steps.len());
-            let durable = reported(&steps[..=at]);
-            let image = crash(&[], &steps[..=at], &mut random);
+        let mut points: Vec<usize> = (0..60).map(|_| random.within(first..steps.len())).collect();
+        points.sort_unstable();
+        let mut power = Power::new(&steps);
+        for at in points {
             let what = format!("seed {seed}, step {at}");
-            let recovered = check_image(&workload, image.clone(), durable, &what);
+            let durable = reported(&steps[..=at]);
+            let image = power.lost_after(at + 1, &mut random);
+            let opened = check_image(&workload, config, image.clone(), durable, &what);
             lost_some += usize::from(durable < workload.submissions.len());
 
             // And once more, while it recovers.
-            let recovery = recovered.steps();
-            let again = random.within(0..recovery.len());
-            let image = crash(&image, &recovery[..again], &mut random);
-            check_image(&workload, image, durable, &format!("{what}, then {again}"));
+            let recovery = opened.disk.steps();
+            let again = random.within(0..recovery.len() + 1);
+            let torn = crash(&image, &recovery[..again], &mut random);
+            check_image(&workload, config, torn, durable, &format!("{what}, then {again}"));
+            images += 2;
+            if random.below(2) == 0 {
+                let image = opened.disk.image();
+                let took = check_install(config, &image, &opened.found, &mut random, &what);
+                (images, installs) = (images + took, installs + took);
+            } else {
+                check_further(&workload, config, &opened, &mut random, &what);
+                images += 1;
+            }
         }
+        seed += 1;
     }
-    assert!(lost_some > 100, "the crashes came too late to mean anything");
+    println!(
+        "{images} images of {seed} logs; {removed} batches removed, {rewrites} groups written anew, \
+         {asked} asked for a checkpoint, {installs} installs finished"
+    );
+    assert!(lost_some * 4 > images, "the crashes came too late to mean anything");
+    assert!(removed > 20 * seed && rewrites > 2 * seed && installs > 0, "nothing was collected");
+    assert!(asked > 0 || seed < 2, "no checkpoint was asked for");
+}
+
+/// Goes on with the workload on a log that was recovered, and loses power again.
+fn check_further(
+    workload: &Workload,
+    config: LogStoreConfig,
+    opened: &Opened,
+    random: &mut Random,
+    what: &str,
+) {
+    let image = opened.disk.image();
+    let disk = Disk::with(image.clone());
+    let to = workload.submissions.len().min(opened.state + 20);
+    let played = play(open(&disk, config).unwrap(), workload, opened.state, to);
+    assert_eq!(played.failure, None, "{what}");
+    let steps = disk.steps();
+    let at = random.within(0..steps.len() + 1);
+    let durable = reported(&steps[..at]).max(opened.state);
+    let image = crash(&image, &steps[..at], random);
+    let what = format!("{what}, on from {} to step {at}", opened.state);
+    check_image(workload, config, image, durable, &what);
 }
 
 #[test]
 fn a_power_loss_at_the_very_beginning_leaves_a_log_that_opens_or_says_why_not() {
     let workload = Workload::new(9, 3);
-    let steps = played(&workload).steps();
+    let (disk, _) = run(&workload, config(0));
+    let steps = disk.steps();
     let mut random = Random(2);
     for at in 0..steps.len().min(60) {
         let image = crash(&[], &steps[..at], &mut random);
         let disk = Disk::with(image);
-        match open(&disk) {
+        match open(&disk, config(0)) {
             Ok(log) => {
-                let found = contents(&log);
+                let found = log.contents();
                 let durable = reported(&steps[..at]);
-                assert!(workload.states[durable..].contains(&found), "step {at}");
+                let fits = workload.states[durable..].iter().any(|state| allows(state, &found));
+                assert!(fits, "step {at}");
                 log.store.close().unwrap();
             }
             // Only a log that had never been opened may be unreadable.
@@ -310,22 +375,23 @@ fn a_power_loss_at_the_very_beginning_leaves_a_log_that_opens_or_says_why_not() 
 
 #[test]
 fn after_the_first_error_nothing_is_written_and_nothing_reported() {
-    let workload = Workload::new(5, 12);
-    let calls = played(&workload).calls();
+    let workload = Workload::new(5, 25);
+    let calls = run(&workload, config(0)).0.calls();
     let fresh = Disk::default();
-    open(&fresh).unwrap().store.close().unwrap();
+    open(&fresh, config(0)).unwrap().store.close().unwrap();
     let mut failures = 0;
     for fail_at in 0..calls {
         let disk = Disk::failing_at(fresh.image(), fail_at);
-        let Ok(log) = open(&disk) else { continue };
-        let (durable, failure) = play(log, &workload);
-        if let Some(sentence) = failure {
+        let Ok(log) = open(&disk, config(0)) else { continue };
+        let played = play(log, &workload, 0, workload.submissions.len());
+        if let Some(sentence) = played.failure {
             assert!(sentence.contains("the simulated disk is broken"), "{sentence}");
             assert_eq!(disk.calls_after_failure(), 0, "written after call {fail_at} failed");
             failures += 1;
         }
         // The commit in doubt may be there or not.
-        check_image(&workload, disk.image(), durable, &format!("call {fail_at}"));
+        let what = format!("call {fail_at}");
+        check_image(&workload, config(0), disk.image(), played.durable, &what);
     }
     assert!(failures > 10, "only {failures} failures were met");
 }
@@ -333,7 +399,7 @@ fn after_the_first_error_nothing_is_written_and_nothing_reported() {
 #[test]
 fn rot_is_found_or_does_not_matter() {
     let workload = Workload::new(7, 30);
-    let image = played(&workload).image();
+    let image = run(&workload, config(0)).0.image();
     let expected = workload.states.last().unwrap();
     let mut random = Random(3);
     let mut found = 0;
@@ -341,9 +407,9 @@ fn rot_is_found_or_does_not_matter() {
         let mut rotten = image.clone();
         let at = random.within(0..rotten.len());
         rotten[at] ^= 1 << random.below(8);
-        let opened = catch_unwind(AssertUnwindSafe(|| open(&Disk::with(rotten))));
+        let opened = catch_unwind(AssertUnwindSafe(|| open(&Disk::with(rotten), config(0))));
         match opened.unwrap_or_else(|_| panic!("byte {at}: a panic")) {
-            Ok(log) => assert_eq!(contents(&log), *expected, "byte {at}"),
+            Ok(log) => assert!(allows(expected, &log.contents()), "byte {at}"),
             Err(_) => found += 1,
         }
     }
@@ -353,7 +419,7 @@ fn rot_is_found_or_does_not_matter() {
 #[test]
 fn a_file_that_was_cut_or_overwritten_is_found_or_does_not_matter() {
     let workload = Workload::new(8, 30);
-    let image = played(&workload).image();
+    let image = run(&workload, config(0)).0.image();
     let expected = workload.states.last().unwrap();
     let mut random = Random(4);
     let mut found = 0;
@@ -377,9 +443,9 @@ fn a_file_that_was_cut_or_overwritten_is_found_or_does_not_matter() {
                 "overwritten"
             }
         };
-        let opened = catch_unwind(AssertUnwindSafe(|| open(&Disk::with(rotten))));
+        let opened = catch_unwind(AssertUnwindSafe(|| open(&Disk::with(rotten), config(0))));
         match opened.unwrap_or_else(|_| panic!("{what} at byte {at}: a panic")) {
-            Ok(log) => assert_eq!(contents(&log), *expected, "{what} at byte {at}"),
+            Ok(log) => assert!(allows(expected, &log.contents()), "{what} at byte {at}"),
             Err(_) => found += 1,
         }
     }

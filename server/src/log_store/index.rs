@@ -300,6 +300,8 @@ impl GroupLog {
     }
 
     fn cut(&mut self, from: Index) {
+        // Nothing is left, so nothing is missing.
+        self.missing &= from > self.base.index.next();
         if from > self.last.index {
             return;
         }

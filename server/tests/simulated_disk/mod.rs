@@ -177,6 +177,32 @@ pub fn crash(before: &[u8], steps: &[Step], random: &mut Random) -> Vec<u8> {
     image
 }
 
+/// Losses of power at later and later moments of the same steps.
+pub struct Power<'s> {
+    steps: &'s [Step],
+    /// What was surely on disk after `done` of them.
+    image: Vec<u8>,
+    done: usize,
+}
+
+impl<'s> Power<'s> {
+    pub fn new(steps: &'s [Step]) -> Power<'s> {
+        Power { steps, image: Vec::new(), done: 0 }
+    }
+
+    /// As [`crash`] after `count` steps; never fewer than the last time.
+    pub fn lost_after(&mut self, count: usize, random: &mut Random) -> Vec<u8> {
+        let new = &self.steps[self.done..count];
+        if let Some(sync) = new.iter().rposition(|step| matches!(step, Step::Sync)) {
+            for step in &new[..=sync] {
+                apply(&mut self.image, step);
+            }
+            self.done += sync + 1;
+        }
+        crash(&self.image, &self.steps[self.done..count], random)
+    }
+}
+
 fn sectors(offset: u64, data: &[u8]) -> Vec<(u64, &[u8])> {
     let mut pieces = Vec::new();
     let mut at = 0;
