@@ -453,4 +453,83 @@ mod tests {
             "term 0 of group 1 stands after term 2"
         );
     }
+
+    fn keep(base: EntryId, last: EntryId) -> LogFrame {
+        let hard = HardState { term: Term(3), ..HardState::default() };
+        LogFrame { group: G, hard, base, last, replace: false, entries: Vec::new() }
+    }
+
+    /// A log whose first 29 entries are gone, and that has 30 and 31.
+    fn beheaded() -> LogIndex {
+        let mut index = LogIndex::new(true);
+        index.append(G, id(30, 2), 30, at(5), 0).unwrap();
+        index.append(G, id(31, 3), 30, at(6), 30).unwrap();
+        index
+    }
+
+    #[test]
+    fn a_beginning_that_is_gone_is_made_good_by_a_log_frame_or_missing() {
+        let whole = |frame: &LogFrame| {
+            let mut index = beheaded();
+            index.log_frame(frame, at(7), 60).and_then(|()| index.check_whole())
+        };
+        let missing = beheaded().check_whole().unwrap_err().to_string();
+        assert_eq!(missing, "the log of group 1 lacks entries between 0@0 and 31@3");
+        assert_eq!(whole(&keep(id(29, 2), id(31, 3))), Ok(()));
+        assert_eq!(whole(&keep(id(31, 3), id(31, 3))), Ok(()));
+        assert_eq!(
+            whole(&keep(id(28, 2), id(31, 3))),
+            Err(Contradiction::Missing(G, id(28, 2), id(31, 3)))
+        );
+        assert_eq!(
+            whole(&keep(id(29, 2), id(32, 3))),
+            Err(Contradiction::End(G, id(32, 3), id(31, 3)))
+        );
+        assert_eq!(
+            whole(&keep(id(30, 1), id(31, 3))),
+            Err(Contradiction::Base(G, id(30, 1), id(0, 0), id(31, 3)))
+        );
+        let replace = LogFrame { replace: true, ..keep(id(9, 1), id(9, 1)) };
+        assert_eq!(whole(&replace), Ok(()));
+        // Where nothing was removed, nothing may be missing even for a moment.
+        let mut index = LogIndex::default();
+        assert!(index.append(G, id(30, 2), 30, at(5), 0).is_err());
+        index.log_frame(&keep(id(2, 1), id(4, 1)), at(5), 0).unwrap();
+        assert!(index.check_whole().is_err());
+        index.cut(G, Index(3)).unwrap();
+        assert_eq!(index.check_whole(), Ok(()));
+    }
+
+    #[test]
+    fn rows_are_needed_until_something_written_later_says_what_they_say() {
+        let mut index = LogIndex::default();
+        assert_eq!(index.first_needed(), None);
+        // A vote, and entries that come much later: the vote is needed.
+        let hard = HardState { term: Term(3), ..HardState::default() };
+        index.hard_state(G, hard, at(2)).unwrap();
+        for i in 1..=4 {
+            index.append(G, id(i, 1), 30, at(10 + i), i * RUN_BYTES_MAX).unwrap();
+        }
+        assert_eq!(index.first_needed(), Some(2));
+        index.hard_state(G, hard, at(20)).unwrap();
+        assert_eq!(index.first_needed(), Some(11));
+        // Compacted in memory alone, it would be whole after a crash only with all rows.
+        assert_eq!(index.compact(G, id(2, 1)), Ok(true));
+        assert_eq!(index.compact(G, id(1, 1)), Ok(false));
+        assert_eq!((index.first_needed(), index.live_bytes()), (Some(11), 60));
+        assert_eq!(index.plan(G, Index(2), Index(9)), None);
+        index.log_frame(&keep(id(2, 1), id(4, 1)), at(21), 0).unwrap();
+        assert_eq!(index.first_needed(), Some(13));
+        index.cut(G, Index(3)).unwrap();
+        assert_eq!((index.first_needed(), index.live_bytes()), (Some(21), 0));
+        assert_eq!(index.groups[&G].last, id(2, 1));
+        assert_eq!(
+            index.compact(G, id(3, 1)).unwrap_err().to_string(),
+            "the log of group 1 is to begin after 3@1, but goes from 2@1 to 2@1"
+        );
+        assert_eq!(
+            index.cut(G, Index(2)).unwrap_err().to_string(),
+            "index 2 of group 1 is written again, but its log begins after 2@1"
+        );
+    }
 }

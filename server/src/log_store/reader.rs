@@ -1,5 +1,6 @@
 //! Entries that groups need again: the thread that reads them, and how.
 
+use super::LogEvent;
 use super::index::Part;
 use super::recovery::first_row;
 use super::wal::{FrameReader, META, WAL, WalError};
@@ -12,8 +13,6 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-
-use super::LogEvent;
 
 /// A fetch with the places of its entries.
 pub(super) struct Read {
@@ -96,4 +95,65 @@ pub(super) fn read_entries(
         }
     }
     Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wal::{FIRST_KEY, Place, write_blob};
+    use super::*;
+    use raft_core::frame::encode_entry;
+    use raft_core::types::{EntryId, EntryKind, Index, Term};
+
+    /// The same missing row is gone for one that asked before it was removed, and damage if nobody
+    /// removed it.
+    #[test]
+    fn a_read_that_removal_has_overtaken_is_told_from_damage() {
+        let backend = redb::backends::InMemoryBackend::new();
+        let database = Database::builder().create_with_backend(backend).unwrap();
+        let group = GroupId(1);
+        let transaction = database.begin_write().unwrap();
+        {
+            let mut table = transaction.open_table(WAL).unwrap();
+            transaction.open_table(META).unwrap();
+            for seq in 0..4 {
+                let id = EntryId { index: Index(seq + 1), term: Term(1) };
+                let entry = encode_entry(group, id, EntryKind::Empty, b"");
+                write_blob(&mut table, seq, &[entry.frame]).unwrap();
+            }
+        }
+        transaction.commit().unwrap();
+        let part = |seq: u64| {
+            let place = Place { seq, offset: 0 };
+            Part { place, skip: 0, take: 2, first: Index(seq + 1) }
+        };
+        let reader = Reader {
+            database: Arc::new(database),
+            path: PathBuf::new(),
+            events: Arc::new(|_| unreachable!()),
+        };
+        let read = |seq| {
+            let parts = vec![part(seq)];
+            reader.read(&Read { group, id: FetchId(1), parts, bytes_max: u64::MAX })
+        };
+        let FetchResult::Entries(entries) = read(1).unwrap() else { panic!("gone") };
+        assert_eq!(entries.len(), 2);
+        let set = |first: u64, remove: Option<u64>| {
+            let transaction = reader.database.begin_write().unwrap();
+            {
+                let mut table = transaction.open_table(WAL).unwrap();
+                table.retain_in(0..first, |_, _| false).unwrap();
+                if let Some(seq) = remove {
+                    table.remove(seq).unwrap();
+                }
+                transaction.open_table(META).unwrap().insert(FIRST_KEY, first).unwrap();
+            }
+            transaction.commit().unwrap();
+        };
+        set(2, None);
+        assert_eq!(read(1).unwrap(), FetchResult::Gone);
+        assert!(matches!(read(2).unwrap(), FetchResult::Entries(_)));
+        set(2, Some(3));
+        let error = read(2).unwrap_err().to_string();
+        assert_eq!(error, "row 2 byte 0: the log ends before the entries that stood from here on");
+    }
 }
