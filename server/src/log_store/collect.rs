@@ -45,7 +45,7 @@ pub(super) struct Collector {
     pub(super) first: u64,
     /// Frame bytes of the rows.
     pub(super) log_bytes: u64,
-    /// Groups whose base in memory is ahead of the one in the log.
+    /// Groups whose base in memory is ahead of the one in the log: nothing is removed meanwhile.
     pub(super) compacted: BTreeSet<GroupId>,
     /// Nothing is to be done before the log reaches this row.
     check_at: u64,
@@ -77,8 +77,9 @@ impl Writer {
         self.collector.log_bytes > self.collector.collect_bytes_min.max(LIVE_FACTOR * live)
     }
 
+    /// The first row that is needed. If none is, all stay: a log that was written is never empty.
     fn first_needed(&self) -> u64 {
-        self.index.first_needed().unwrap_or(self.next_seq)
+        self.index.first_needed().unwrap_or(self.collector.first)
     }
 
     fn removal_is_due(&self, needed: u64, long: bool) -> bool {
@@ -229,9 +230,10 @@ impl Writer {
         Ok(removed)
     }
 
-    /// Whether the frames in memory allow a removal now.
+    /// Whether the transaction of the batch that is ready is to remove something.
     pub(super) fn can_remove(&self) -> bool {
-        self.removal_is_due(self.first_needed(), self.is_long())
+        self.collector.compacted.is_empty()
+            && self.removal_is_due(self.first_needed(), self.is_long())
     }
 }
 

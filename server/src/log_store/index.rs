@@ -46,8 +46,6 @@ pub(super) struct GroupLog {
     hard_row: Option<u64>,
     /// The row where the newest log frame stands.
     base_row: Option<u64>,
-    /// The first row that the base as the log has it needs, while the one here is ahead of it.
-    unwritten_row: Option<u64>,
     /// Entries are gone that no log frame has said to be.
     missing: bool,
     /// A checkpoint was asked for.
@@ -179,8 +177,8 @@ impl LogIndex {
         self.groups.entry(group).or_default().confs.push((index, conf));
     }
 
-    /// The log up to `base` is not needed any more. The log frame that says so comes later; whether
-    /// one is to come.
+    /// The log up to `base` is not needed any more; whether that is news. No row may go before a log
+    /// frame says so.
     pub(super) fn compact(&mut self, group: GroupId, base: EntryId) -> Result<bool, Contradiction> {
         let log = self.groups.entry(group).or_default();
         if base.index <= log.base.index {
@@ -189,8 +187,6 @@ impl LogIndex {
         if log.term_at(base.index) != Some(base.term) {
             return Err(Contradiction::Base(group, base, log.base, log.last));
         }
-        let rows = log.runs.first().map(|run| run.place.seq);
-        log.unwritten_row = log.unwritten_row.or(rows);
         log.drop_to(base);
         log.wanted = false;
         Ok(true)
@@ -211,7 +207,6 @@ impl LogIndex {
             return Err(Contradiction::Base(group, base, log.base, log.last));
         }
         log.base_row = Some(place.seq);
-        log.unwritten_row = None;
         log.wanted = false;
         if !frame.replace {
             log.drop_to(base);
@@ -245,10 +240,10 @@ impl LogIndex {
 }
 
 impl GroupLog {
-    /// The first row that recovery needs for this group; `None` if it needs none.
+    /// The first row that recovery needs for this group once its base is written; `None` if it needs
+    /// none.
     pub(super) fn first_needed(&self) -> Option<u64> {
-        let entries = self.unwritten_row.or(self.first_row());
-        [self.hard_row, self.base_row, entries].into_iter().flatten().min()
+        [self.hard_row, self.base_row, self.first_row()].into_iter().flatten().min()
     }
 
     /// The row where its first entry stands.
@@ -513,10 +508,9 @@ mod tests {
         assert_eq!(index.first_needed(), Some(2));
         index.hard_state(G, hard, at(20)).unwrap();
         assert_eq!(index.first_needed(), Some(11));
-        // Compacted in memory alone, it would be whole after a crash only with all rows.
         assert_eq!(index.compact(G, id(2, 1)), Ok(true));
         assert_eq!(index.compact(G, id(1, 1)), Ok(false));
-        assert_eq!((index.first_needed(), index.live_bytes()), (Some(11), 60));
+        assert_eq!((index.first_needed(), index.live_bytes()), (Some(13), 60));
         assert_eq!(index.plan(G, Index(2), Index(9)), None);
         index.log_frame(&keep(id(2, 1), id(4, 1)), at(21), 0).unwrap();
         assert_eq!(index.first_needed(), Some(13));

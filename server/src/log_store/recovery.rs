@@ -1,7 +1,7 @@
 //! What happens before the log's threads run: the file is made, and read once.
 
 use super::index::{Contradiction, LogIndex};
-use super::wal::{FIRST_KEY, FORMAT, FORMAT_KEY, FrameReader, META, Place, WAL, WalError};
+use super::wal::{FIRST_KEY, FORMAT, FORMAT_KEY, FrameReader, META, Place, WAL, WalError, missing};
 use super::{LogStoreError, database_error};
 use raft_core::Restored;
 use raft_core::conf::Conf;
@@ -134,11 +134,14 @@ fn read_all(
     wal: &impl ReadableTable<u64, &'static [u8]>,
     first: u64,
 ) -> Result<Recovered, WalError> {
-    if let Some((row, _)) = wal.first()?
-        && row.value() < first
-    {
-        let place = Place { seq: row.value(), offset: 0 };
-        return Err(WalError::Damaged(place, format!("a row before the first one, {first}")));
+    match wal.first()?.map(|(row, _)| row.value()) {
+        Some(row) if row < first => {
+            let place = Place { seq: row, offset: 0 };
+            return Err(WalError::Damaged(place, format!("a row before the first one, {first}")));
+        }
+        // Removal leaves something.
+        None if first > 0 => return Err(missing(first)),
+        Some(_) | None => {}
     }
     let mut reader = FrameReader::from_first(wal, first)?;
     let mut index = LogIndex::new(first > 0);

@@ -417,6 +417,37 @@ fn an_install_that_a_crash_interrupted_is_finished() {
     assert_eq!((log.groups[&G1].base, log.groups[&G2].base), (id(9, 2), id(7, 1)));
 }
 
+/// What is live stands at the end of a file that is mostly free space.
+#[test]
+fn a_start_gives_free_space_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log.redb");
+    let size = || std::fs::metadata(&path).unwrap().len();
+    let log = open(&path);
+    for index in 1..=40 {
+        log.store.submit(vec![(G1, write(index, vec![entry(G1, index, 1, &[1; 100_000])]))]);
+        log.persisted();
+    }
+    log.store.submit(vec![(G2, write(1, vec![entry(G2, 1, 1, &[2; 100_000])]))]);
+    log.store.compact(G1, id(40, 1));
+    log.store.submit(vec![(G2, write(2, vec![entry(G2, 2, 1, b"x")]))]);
+    log.store.close().unwrap();
+    let before = size();
+    open(&path).store.close().unwrap();
+    assert!(
+        before > 3 << 20 && size() > 3 << 20,
+        "{before}, {}: there was nothing to give",
+        size()
+    );
+    let log = try_open(&path, small()).unwrap();
+    assert!(size() < 1 << 20, "{before} became {}", size());
+    assert_eq!((log.groups[&G1].base, log.groups[&G2].last), (id(40, 1), id(2, 1)));
+    let FetchResult::Entries(entries) = log.fetched(G2, fetch(1, 1, 2, u64::MAX)) else {
+        panic!("gone")
+    };
+    assert_eq!(entries[0], entry(G2, 1, 1, &[2; 100_000]));
+}
+
 /// 64 groups, of which one voted, wrote, took some of it back and fell silent at the beginning, one
 /// only voted, and one has too much to be written anew: whatever the others write, the log stays
 /// short and these stay whole. `FLOTILLA_LOG_ROUNDS` says how much they write, 20 KB a round.

@@ -310,7 +310,7 @@ fn split_row(seq: u64, value: &[u8]) -> Result<(RowStart, u64, &[u8]), WalError>
     Ok((start, remaining, payload))
 }
 
-fn missing(seq: u64) -> WalError {
+pub(super) fn missing(seq: u64) -> WalError {
     WalError::Damaged(Place { seq, offset: 0 }, "the row is missing".into())
 }
 
