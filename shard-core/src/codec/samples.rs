@@ -389,7 +389,7 @@ impl Samples {
     fn chunk(&mut self) -> SnapshotChunk {
         let at = EntryId { index: Index(self.number()), term: Term(self.number()) };
         let (group, offset) = (GroupId(self.number() as u32), self.number());
-        let bytes = Bytes::from(vec![self.number() as u8; 1 + self.below(40) as usize]);
+        let bytes = Bytes::from(vec![self.number() as u8; 1 + self.below(40)]);
         SnapshotChunk { group, id: SnapshotId { at, hash: self.number() }, offset, bytes }
     }
 
