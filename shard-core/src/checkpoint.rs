@@ -63,7 +63,9 @@ pub enum StateCommand {
     /// What the core owes of snapshots.
     Snapshot(SnapCmd),
     /// A piece of a snapshot that comes in, to be staged. The offsets of one snapshot's pieces follow
-    /// each other. Answered, once durable, by [`SnapEvent::Received`], or by [`SnapEvent::Corrupt`].
+    /// each other, or begin again at what was last said to be durable: what does not fit what is there
+    /// is dropped. Answered, once durable, by [`SnapEvent::Received`], or by [`SnapEvent::Corrupt`]: then
+    /// it begins anew at 0, and pieces given before that and behind the corrupt one are dropped.
     Stage {
         /// Which snapshot, with its size.
         snapshot: Snapshot,
@@ -74,7 +76,8 @@ pub enum StateCommand {
     },
     /// The write that puts a snapshot, which is all staged, in the place of state and log. Answered by
     /// `Persisted` for its token and then by [`StateEvent::Installed`]. Later writes of the group wait
-    /// for it.
+    /// for it. Changes of the group that no `Commit` followed are given up with it; that they were taken
+    /// is told nevertheless.
     Install(Box<Write>),
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A command travels through [`wire`] to the leader of its slot's group ([`node`], [`replica`]), which
 //! writes it into an entry ([`codec`]); once the entry is committed, [`shard_store`] applies it:
-//! lanes first ([`session`]), then the effect of the [`op`].
+//! lanes first ([`session`]), then the effect of the [`op`]. What an entry changed gets to the disk by
+//! checkpoints ([`checkpoint`], [`rows`]), from which a [`machine`] is loaded again.
 //!
 //! # Invariants
 //! - Nothing here reads a clock, a random number or a file, takes a lock or starts a thread: the same
@@ -12,7 +13,7 @@
 //! - Numbers of variants and versions in [`codec`] are on disks: they are added to, never changed.
 //! - Nothing from a socket or a disk can panic this code, or take more memory than it has bytes
 //!   times a constant.
-//! - Absent on purpose: reads outside the log, slots that move, snapshots.
+//! - Absent on purpose: slots that move.
 
 pub mod checkpoint;
 pub mod cluster_config;

@@ -15,9 +15,6 @@ use raft_core::types::Index;
 /// Bytes of one chunk, small and no divisor of the window.
 const CHUNK_BYTES: usize = 700;
 
-/// The chunk that rots: the whole snapshot comes again.
-const ROTTEN: u64 = 20;
-
 const SMALL: CheckpointConfig = CheckpointConfig {
     dirty_bytes_min: 3000,
     dirty_share: 10,
@@ -47,6 +44,9 @@ pub(super) struct StateDisk {
     /// Every checkpoint there was: a reader may still be at one.
     snapshots: BTreeMap<SnapshotId, Bytes>,
     staged: Option<(Snapshot, Vec<u8>)>,
+    pieces: u64,
+    /// This one finds no room.
+    no_room: u64,
 }
 
 impl StateDisk {
@@ -62,6 +62,8 @@ impl StateDisk {
     }
 
     fn commit(&mut self, at: EntryId, conf: (Index, raft_core::conf::Conf)) -> Snapshot {
+        let before = self.checkpoint.as_ref().map_or(Index(0), |snapshot| snapshot.id.at.index);
+        assert!(at.index > before, "a checkpoint at {at} behind that at {before}");
         for change in self.pending.drain(..) {
             match change {
                 RowChange::Put { key, head, body } => {
@@ -90,20 +92,24 @@ impl StateDisk {
         snapshot
     }
 
-    fn stage(&mut self, snapshot: Snapshot, offset: u64, bytes: &[u8]) -> SnapEvent {
+    /// None: there was no room, and nothing is said of it.
+    fn stage(&mut self, snapshot: Snapshot, offset: u64, bytes: &[u8]) -> Option<SnapEvent> {
         let id = snapshot.id;
-        let (_, staged) = self
-            .staged
-            .take_if(|(known, _)| known.id == id)
-            .map_or((0, Vec::new()), |(_, staged)| (0, staged));
-        assert_eq!(staged.len() as u64, offset, "pieces follow each other");
-        let staged = [staged.as_slice(), bytes].concat();
+        self.pieces += 1;
+        if self.pieces == self.no_room {
+            return None;
+        }
+        let known = self.staged.take().filter(|(known, _)| known.id == id);
+        let mut staged = known.map_or(Vec::new(), |(_, staged)| staged);
+        if staged.len() as u64 == offset {
+            staged.extend_from_slice(bytes);
+        }
         let offset = staged.len() as u64;
         if offset == snapshot.bytes && hash(&staged) != id.hash {
-            return SnapEvent::Corrupt { id };
+            return Some(SnapEvent::Corrupt { id });
         }
         self.staged = Some((snapshot, staged));
-        SnapEvent::Received { id, offset }
+        Some(SnapEvent::Received { id, offset })
     }
 
     fn install(&mut self, id: SnapshotId) {
@@ -132,9 +138,10 @@ fn hash(bytes: &[u8]) -> u64 {
 #[derive(Default)]
 pub(super) struct Chunks {
     sent: u64,
-    /// Above 0: of so many, one is lost, one doubled and one swapped with the next; [`ROTTEN`] has other
-    /// bytes than were sent.
+    /// Above 0: of so many, one is lost, one comes by halves and whole, one is swapped with the next.
     one_in: u64,
+    /// This one has other bytes than were sent, so the whole snapshot comes again.
+    rotten: u64,
     held: Option<(NodeId, NodeId, SnapshotChunk)>,
 }
 
@@ -142,14 +149,16 @@ impl Chunks {
     fn pass(&mut self, from: NodeId, to: NodeId, chunk: SnapshotChunk) -> Vec<(NodeId, Input)> {
         self.sent += 1;
         let mut out = vec![(from, to, chunk.clone())];
-        if self.one_in > 0 {
+        if self.sent == self.rotten {
+            out[0].2.bytes = vec![b'!'; chunk.bytes.len()].into();
+        } else if self.one_in > 0 {
             match self.sent % self.one_in {
                 1 => out.clear(),
-                2 => out.push((from, to, chunk)),
-                3 => self.held = out.pop(),
-                _ if self.sent == ROTTEN => {
-                    out[0].2.bytes = vec![b'!'; out[0].2.bytes.len()].into();
+                2 => {
+                    let bytes = chunk.bytes.slice(..chunk.bytes.len() / 2);
+                    out.insert(0, (from, to, SnapshotChunk { bytes, ..chunk }));
                 }
+                3 => self.held = out.pop(),
                 _ => out.extend(self.held.take()),
             }
         }
@@ -198,7 +207,8 @@ impl World {
                 state.staged.take_if(|(snapshot, _)| snapshot.id == id);
             }
             StateCommand::Stage { snapshot, offset, bytes } => {
-                events.push(StateEvent::Snapshot(state.stage(snapshot, offset, &bytes)));
+                let event = state.stage(snapshot, offset, &bytes);
+                events.extend(event.map(StateEvent::Snapshot));
             }
             StateCommand::Install(write) => {
                 let id = write.install.as_ref().expect("an install").id;
@@ -250,6 +260,15 @@ impl World {
             assert_eq!(outcome(&self.replies[&(10_000 + seq)]), &Outcome::Ok);
         }
         self.run(50);
+    }
+
+    /// A node that was away has its links again, and is the process that it was.
+    fn relink(&mut self, node: NodeId) {
+        self.down.remove(&node);
+        for peer in others(node) {
+            self.link(node, peer);
+            self.link(peer, node);
+        }
     }
 
     fn replica(&self, node: NodeId) -> crate::wire::ReplicaStatus {
@@ -332,15 +351,17 @@ fn s17_replicas_take_checkpoints_at_the_same_places_and_let_go_of_their_logs() {
 
 #[test]
 fn s01_a_follower_behind_the_log_gets_a_snapshot_and_goes_on() {
-    // Chunks that come as sent, and such that are lost, doubled, swapped or rotten on the way (S6).
+    // Chunks that come as sent, and such that are lost, cut elsewhere, swapped,
+    // rotten or find no room (S6).
     for one_in in [0, 7, 11] {
         let (mut world, leader) = World::taking_checkpoints();
-        world.chunks.one_in = one_in;
+        (world.chunks.one_in, world.chunks.rotten) = (one_in, 2 * one_in + 6);
         let away = others(leader)[0];
         world.fill(leader, 1..=20, 1000);
         world.down.insert(away);
         world.fill(leader, 21..=400, 1000);
         assert!(world.replica(leader).log_base > world.replica(away).applied);
+        world.disks.get_mut(&away).unwrap().get_mut(&G1).unwrap().state.no_room = one_in;
         world.start(away);
         world.run(30_000);
         let replica = world.replica(away);
@@ -354,6 +375,59 @@ fn s01_a_follower_behind_the_log_gets_a_snapshot_and_goes_on() {
         world.restart_all();
         world.assert_same_states();
     }
+}
+
+#[test]
+fn s09_a_snapshot_of_the_last_entry_is_all_a_follower_needs() {
+    let (mut world, leader) = World::taking_checkpoints();
+    // It fits one window, and its first copy is rotten.
+    world.chunks.rotten = 1;
+    let away = others(leader)[0];
+    world.fill(leader, 1..=20, 8);
+    world.down.insert(away);
+    world.fill(leader, 21..=120, 8);
+    world.input(leader, Input::CheckpointWanted(G1));
+    world.run(5);
+    let last = world.replica(leader).last;
+    assert!(world.replica(leader).checkpoint == last && world.replica(away).last < last);
+    world.start(away);
+    world.run(10_000);
+    assert_eq!(world.replica(leader).last, last, "there was another entry");
+    assert_eq!((world.replica(away).installs, world.replica(away).applied), (1, last));
+    assert!(world.chunks.sent > 1, "nothing was rotten");
+    world.assert_same_states();
+}
+
+#[test]
+fn s08_a_newer_snapshot_takes_the_place_of_one_that_comes_in() {
+    let (mut world, old) = World::taking_checkpoints();
+    let [away, next] = others(old);
+    world.fill(old, 1..=20, 1000);
+    world.down.insert(away);
+    world.fill(old, 21..=300, 1000);
+    world.slow.insert(away, VecDeque::new());
+    world.start(away);
+    world.run(1000);
+    let (first, half) = world.disk(away).state.staged().expect("a snapshot comes in");
+    assert!(half > 0);
+    // Who sends it is gone, and the next leader has another one.
+    world.quicken(away);
+    world.slow.insert(away, VecDeque::new());
+    world.down.insert(old);
+    world.run(8000);
+    world.quicken(away);
+    world.run(200);
+    let leader = world.leader(G1);
+    assert_eq!(leader, next);
+    world.fill(leader, 301..=500, 1000);
+    world.run(10_000);
+    let replica = world.replica(away);
+    assert!(replica.checkpoint > first.at.index && replica.installs > 0);
+    assert_eq!(replica.applied, world.replica(leader).applied);
+    assert!(world.disk(away).state.staged.is_none());
+    world.start(old);
+    world.run(1000);
+    world.assert_same_states();
 }
 
 #[test]
@@ -372,10 +446,7 @@ fn s12_a_deposed_leader_answers_those_whose_writes_a_snapshot_has_overtaken() {
     let leader = world.leader(G1);
     world.fill(leader, 21..=400, 1000);
     assert!(world.replica(leader).log_base > away);
-    world.down.clear();
-    for (from, to) in [(old, one), (old, two), (one, old), (two, old)] {
-        world.link(from, to);
-    }
+    world.relink(old);
     world.run(10_000);
     assert_eq!(world.replies[&1], Answer::Lost);
     assert!(world.nodes[&old].is_idle() && world.replica(old).installs > 0);
@@ -388,7 +459,8 @@ fn s15_nothing_is_applied_between_an_install_and_its_state() {
     let away = others(leader)[0];
     world.down.insert(away);
     world.fill(leader, 1..=300, 1000);
-    world.start(away);
+    world.relink(away);
+    assert!(world.replica(away).applied.0 > 0, "it has a state of its own");
     // Its disk takes what it is given step by step, and then keeps the state to itself.
     let mut steps = 0;
     loop {
@@ -430,11 +502,7 @@ fn s23_a_checkpoint_under_way_ends_with_the_install_that_overtakes_it() {
     // The node stays, its links are gone.
     world.down.insert(away);
     world.fill(leader, 41..=400, 1000);
-    world.down.clear();
-    for peer in others(away) {
-        world.link(away, peer);
-        world.link(peer, away);
-    }
+    world.relink(away);
     for _ in 0..1000 {
         world.run(20);
         // The first answer is that of the checkpoint: it comes last.

@@ -282,18 +282,17 @@ impl Replica {
         };
         let known = self.checkpoints.staging.filter(|s| s.id == wanted && s.durable <= durable);
         let next = known.map_or(durable, |staging| staging.end.max(durable));
-        // The sender may cut it in other places when it sends again.
-        let Some(skip) = next.checked_sub(offset).filter(|skip| *skip < bytes.len() as u64) else {
-            return false;
-        };
         let end = offset.saturating_add(bytes.len() as u64);
-        let fits = end <= snapshot.bytes && end - durable <= STAGED_BYTES_MAX;
-        if id != wanted || !fits {
+        // The sender may cut it in other places when it sends again. It begins again at what is durable
+        // once it has waited for long: what was handed on behind that may have found no room.
+        let covered = [next, durable].into_iter().find(|at| (offset..end).contains(at));
+        let Some(from) = covered.filter(|_| id == wanted) else { return false };
+        if end > snapshot.bytes || end - durable > STAGED_BYTES_MAX {
             return false;
         }
-        bytes::Buf::advance(&mut bytes, skip as usize);
+        bytes::Buf::advance(&mut bytes, (from - offset) as usize);
         let snapshot = snapshot.clone();
-        out.state.push(StateCommand::Stage { snapshot, offset: next, bytes });
+        out.state.push(StateCommand::Stage { snapshot, offset: from, bytes });
         self.checkpoints.staging = Some(Staging { id, durable, end });
         true
     }
