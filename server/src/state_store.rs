@@ -57,8 +57,8 @@ use std::time::Duration;
 /// Commands that wait for the writer; at this bound the caller waits, as long as one commit lasts.
 /// What a group may have in it is bounded by its core: one batch of changes, one window of a snapshot.
 pub const QUEUE_MAX: usize = 4096;
-/// Bytes of incoming snapshots that wait for the writer, of all groups. A piece beyond is not taken:
-/// it is answered with how much is here, and sent again.
+/// Bytes of incoming snapshots that wait for the writer, of all groups. A piece beyond is not taken,
+/// and has to come again.
 pub const STAGE_WAITING_BYTES_MAX: u64 = 64 << 20;
 /// Requests that wait for the reader; one beyond is `Failed`.
 pub const READS_MAX: usize = 1024;
@@ -104,8 +104,9 @@ pub enum StateStoreEvent {
     Taken(GroupId),
     /// The checkpoint is durable.
     Checkpointed(GroupId, Snapshot),
-    /// `Failed`: a stream cannot go on. `Received`: so much of a snapshot is here, durable; it may be
-    /// less than the piece that it answers, which then was out of order or found no room. `Corrupt`.
+    /// `Failed`: a stream cannot go on. `Received`: so much of a snapshot is here, durable; less than
+    /// the piece that it answers, if that was out of order. `Corrupt`: and if `Received` follows, the
+    /// piece found no room ([`STAGE_WAITING_BYTES_MAX`]), and that much is here all the same.
     Snapshot(GroupId, SnapEvent),
     /// To be sent.
     Chunk(OutgoingChunk),
@@ -440,11 +441,12 @@ impl StateStore {
     /// `Corrupt`. The beginning of another snapshot drops what was here of the one before.
     pub fn stage(&self, group: GroupId, snapshot: Snapshot, offset: u64, mut bytes: Bytes) {
         let waiting = self.counters.waiting_bytes.load(Ordering::Relaxed);
-        if waiting.saturating_add(stage_cost(&bytes)) > STAGE_WAITING_BYTES_MAX {
+        let refused = waiting.saturating_add(stage_cost(&bytes)) > STAGE_WAITING_BYTES_MAX;
+        if refused {
             bytes.clear();
         }
         self.counters.waiting_bytes.fetch_add(stage_cost(&bytes), Ordering::Relaxed);
-        self.command(Command::Stage(writer::Piece { group, snapshot, offset, bytes }));
+        self.command(Command::Stage(writer::Piece { group, snapshot, offset, bytes, refused }));
     }
 
     /// Puts a snapshot, which is all staged, in the place of the group's state. A checkpoint of the

@@ -488,19 +488,20 @@ fn crash_everywhere(workload: &Workload, seed: u64, images: u64) -> (usize, u64)
             let (recovered, found) = check_image(workload, image.clone(), durable, &what);
             lost += workload.acts.len() - found;
             made += 1;
-            if made % 8 == 0 {
+
+            // And once more, while it recovers and deletes.
+            let recovery = recovered.steps();
+            let again = random.within(0..recovery.len());
+            let image = crash(&image, &recovery[..again], &mut random);
+            let again = format!("{what}, then {again}");
+            let (_, found_again) = check_image(workload, image, durable, &again);
+            assert_eq!(found_again, found, "{again}: another one than before");
+            made += 1;
+
+            if made % 16 == 0 {
                 let model = &workload.states[found];
                 check_clean(&recovered, model, workload, &what);
                 check_resumed(workload, &recovered, model, &what);
-            } else if made < due || made % 2 == 1 {
-                // And once more, while it recovers and deletes.
-                let recovery = recovered.steps();
-                let again = random.within(0..recovery.len());
-                let image = crash(&image, &recovery[..again], &mut random);
-                let what = format!("{what}, then {again}");
-                let (_, found_again) = check_image(workload, image, durable, &what);
-                assert_eq!(found_again, found, "{what}: another one than before");
-                made += 1;
             }
         }
     }

@@ -63,6 +63,8 @@ pub(super) struct Piece {
     pub(super) snapshot: Snapshot,
     pub(super) offset: u64,
     pub(super) bytes: Bytes,
+    /// There was no room for its bytes.
+    pub(super) refused: bool,
 }
 
 impl Writer {
@@ -276,7 +278,11 @@ impl Writer {
         let (mut next, mut bytes, mut changed) = (Some(first), 0, false);
         while let Some(piece) = next.take() {
             bytes += super::stage_cost(&piece.bytes);
-            let group = piece.group;
+            let (group, id, refused) = (piece.group, piece.snapshot.id, piece.refused);
+            if refused {
+                // Who gave it believes it to be on its way, and must forget that.
+                answers.push((group, SnapEvent::Corrupt { id }));
+            }
             let answer = self.take_piece(&transaction, piece, &mut changed)?;
             match answers.iter_mut().rev().find(|(of, _)| *of == group) {
                 Some((_, last)) if goes_on(last, &answer) => *last = answer,
@@ -319,7 +325,7 @@ impl Writer {
         piece: Piece,
         changed: &mut bool,
     ) -> Result<SnapEvent, Fault> {
-        let Piece { group, snapshot, offset, mut bytes } = piece;
+        let Piece { group, snapshot, offset, mut bytes, refused: _ } = piece;
         let id = snapshot.id;
         if !is_possible(&snapshot) {
             return Ok(SnapEvent::Corrupt { id });
