@@ -3,10 +3,11 @@
 //! | file | |
 //! |---|---|
 //! | `LOCK` | locked while a process uses the directory; its presence alone means nothing |
-//! | `identity` | format, cluster, node, and whether there has been a log; written before the log |
+//! | `identity` | format, cluster, node, and whether there have been log and state; written before them |
 //! | `cluster.toml` | the cluster file of the first start, so that later starts need none |
 //! | `secret` | what the node proves to its peers; like the others readable by its owner alone |
 //! | `log.redb` | the log of every group ([`crate::log_store`]) |
+//! | `state.redb` | the applied state of every group, as of its newest checkpoint ([`crate::state_store`]) |
 //!
 //! Files are replaced whole: written beside, synced, renamed, the directory synced. A crash leaves
 //! the old file or the new one, and a first start that was cut short is simply begun again
@@ -29,6 +30,7 @@ pub const CLUSTER: &str = "cluster.toml";
 /// The secret's name in the directory.
 pub const SECRET: &str = "secret";
 const LOG: &str = "log.redb";
+const STATE: &str = "state.redb";
 /// What the file that replaces another is called until it does.
 const UNFINISHED: &str = ".unfinished";
 /// Upper bound of the small files, far above what they need.
@@ -212,13 +214,18 @@ impl DataDir {
         self.dir.join(LOG)
     }
 
-    /// Whether there has been a log: if so, it must not be missing
+    /// Where the state is.
+    pub fn state_path(&self) -> PathBuf {
+        self.dir.join(STATE)
+    }
+
+    /// Whether there have been log and state: if so, neither must be missing
     /// ([`crate::log_store::LogStoreConfig::must_exist`]).
     pub fn log_exists(&self) -> bool {
         self.log_exists
     }
 
-    /// To be called once the log was opened, before anything in it counts.
+    /// To be called once both were opened, before anything in them counts.
     pub fn set_log_exists(&mut self) -> Result<(), DataDirError> {
         if !self.log_exists {
             write_identity(&self.dir, &self.identity, true)?;
@@ -256,7 +263,7 @@ impl DataDir {
 /// What of a node that ran is missing from its directory: without it the node would not know what it
 /// was and what it acknowledged.
 pub(crate) fn missing_of_node(dir: &Path) -> Option<PathBuf> {
-    let files = [IDENTITY, LOG].map(|name| dir.join(name));
+    let files = [IDENTITY, LOG, STATE].map(|name| dir.join(name));
     let mut needed = [dir.to_owned()].into_iter().chain(files);
     needed.find(|path| !path.exists())
 }
@@ -312,7 +319,7 @@ fn check_unused(dir: &Path) -> Result<(), DataDirError> {
         let leftover = matches!(name.as_str(), LOCK | "lost+found")
             || name.strip_suffix(UNFINISHED) == Some(IDENTITY);
         let of = name.strip_suffix(UNFINISHED).unwrap_or(&name);
-        if matches!(of, LOG | CLUSTER | SECRET) {
+        if matches!(of, LOG | STATE | CLUSTER | SECRET) {
             return Err(DataDirError::NoIdentity { dir: dir.to_owned(), name });
         }
         if !leftover {

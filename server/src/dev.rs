@@ -504,10 +504,15 @@ mod tests {
         let without = |node: &Path, names: &[&str]| {
             names.iter().for_each(|name| fs::remove_file(node.join(name)).unwrap());
         };
-        let cuts: [Cut; 6] = [
+        let cuts: [Cut; 7] = [
             |_| {},
-            |node| fs::remove_file(node.join("log.redb")).unwrap(),
+            |node| fs::remove_file(node.join("state.redb")).unwrap(),
             |node| {
+                fs::remove_file(node.join("state.redb")).unwrap();
+                fs::remove_file(node.join("log.redb")).unwrap();
+            },
+            |node| {
+                fs::remove_file(node.join("state.redb")).unwrap();
                 fs::rename(node.join("log.redb"), node.join("log.redb.unfinished")).unwrap();
             },
             |node| {
@@ -527,7 +532,7 @@ mod tests {
             fs::write(half.join("identity"), identity.replace("log = true", "log = false"))
                 .unwrap();
             match number {
-                3 | 4 => without(&half, &["log.redb", "cluster.toml", "secret"]),
+                4 | 5 => without(&half, &["state.redb", "log.redb", "cluster.toml", "secret"]),
                 _ => {}
             }
             cut(&half);

@@ -12,6 +12,7 @@ pub mod cluster_file;
 pub mod config;
 pub mod data_dir;
 pub mod dev;
+pub mod disk;
 pub mod fail_stop;
 pub mod listener;
 pub mod log_store;

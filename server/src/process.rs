@@ -5,11 +5,13 @@ use crate::clock::Clock;
 use crate::cluster_file::{Cluster, ClusterFile};
 use crate::config::ClientSettings;
 use crate::data_dir::{self, DataDir, DataDirError, Identity};
+use crate::disk::{self, Disk, StateError};
 use crate::listener::{self, Inbound, LocalIdentity};
 use crate::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError};
 use crate::random;
+use crate::state_store::{StateStore, StateStoreConfig};
 use crate::transport::Transport;
-use crate::worker::{self, LocalRouter, Parts, Shared, WorkerError};
+use crate::worker::{self, DiskEvents, LocalRouter, Parts, Shared, WorkerError};
 use raft_core::{Config, OpenError};
 use router::backend::{Backend, BackendConfig, LocalNode};
 use router::dispatch::Bounds;
@@ -17,6 +19,7 @@ use router::{FrontEnd, ServeConfig};
 use shard_core::cluster_config::{ClusterConfig, NodeConfig};
 use shard_core::handshake::{Credentials, Secret};
 use shard_core::node::{Node, NodeSetup};
+use shard_core::replica::{CheckpointConfig, Recovered};
 use shard_core::wire::NodeStatus;
 use shard_core::{GroupId, NodeId};
 use std::collections::BTreeMap;
@@ -36,6 +39,11 @@ use tracing::info;
 const INBOX_MAX: usize = 4096;
 /// Log events that may wait for the worker: one per commit and one per fetch.
 const LOG_EVENTS_MAX: usize = 1024;
+/// State events that may wait for the worker: at most one for each command. No fewer than commands may
+/// wait ([`crate::state_store::QUEUE_MAX`]), so that worker and writer never wait for each other.
+const STATE_EVENTS_MAX: usize = crate::state_store::QUEUE_MAX;
+/// State machines that were loaded and wait for the worker.
+const LOADED_MAX: usize = 16;
 /// Message batches between the worker and the router of its process, each way.
 const LOCAL_MAX: usize = 4096;
 const NO_RANDOMNESS: &str = "cannot read /dev/urandom";
@@ -80,6 +88,9 @@ pub enum NodeError {
     /// Its log cannot be opened.
     #[error(transparent)]
     Log(#[from] LogStoreError),
+    /// Its state cannot be opened or loaded.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// A replica cannot be opened.
     #[error("a replica cannot be opened: {0}")]
     Replica(#[from] OpenError),
@@ -104,13 +115,15 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> NodeError {
 pub type StatusWatch = watch::Receiver<Arc<NodeStatus>>;
 
 /// Makes what a node's first start leaves on disk before the node says anything: its directory with
-/// identity and an empty log. Who makes several nodes can so tell, from their first write on, one that
+/// identity, an empty log and no state. Who makes several nodes can so tell, from their first write on, one that
 /// was lost from one that is new. Changes nothing where all that is there.
 pub fn prepare_node(id: NodeId, dir: &Path, cluster: &Cluster) -> Result<(), NodeError> {
     let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
     let mut data_dir = DataDir::open(dir, &identity)?;
     keep_cluster(&mut data_dir, cluster)?;
-    LogStore::create(&data_dir.log_path(), data_dir.log_exists())?;
+    let must_exist = data_dir.log_exists();
+    LogStore::create(&data_dir.log_path(), must_exist)?;
+    StateStore::create(&data_dir.state_path(), must_exist).map_err(StateError::Store)?;
     Ok(data_dir.set_log_exists()?)
 }
 
@@ -164,14 +177,7 @@ fn open_replicas(
     stop: &Stop,
 ) -> Result<Parts, NodeError> {
     let id = data_dir.identity().node;
-    let (events, log_events) = mpsc::channel::<LogEvent>(LOG_EVENTS_MAX);
-    let report = move |event| {
-        // The receiver goes with the worker; nobody waits for what comes after that.
-        let _ = events.blocking_send(event);
-    };
-    let config = LogStoreConfig { must_exist: data_dir.log_exists(), ..LogStoreConfig::default() };
-    let (log, recovered) = LogStore::open(&data_dir.log_path(), config, &BTreeMap::new(), report)?;
-    data_dir.set_log_exists()?;
+    let (disk, disk_events, recovered) = open_disk(data_dir)?;
 
     let clock = Clock::start();
     let local = LocalIdentity {
@@ -186,13 +192,12 @@ fn open_replicas(
         bootstrap: cluster.config,
         addresses: addresses.clone(),
         seed: random::number().map_err(system(NO_RANDOMNESS))?,
-        checkpoints: None,
+        checkpoints: Some(CheckpointConfig::default()),
     };
     // What was asked before a start must not be answered after it.
     let epoch = local.epoch >> 32;
     let raft_config =
         |group: GroupId, voters: Vec<NodeId>| Config { epoch, ..Config::new(id, group, voters) };
-    let recovered = recovered.into_iter().map(|(group, log)| (group, log.into())).collect();
     let node = Node::open(setup, recovered, &raft_config, clock.now())?;
 
     let (inbox_tx, inbox) = mpsc::channel::<Inbound>(INBOX_MAX);
@@ -209,7 +214,48 @@ fn open_replicas(
         listening,
     ));
     let (hand_over, local) = (stop.hand_over, local_router);
-    Ok(Parts { shared, log, log_events, inbox, transport, local, hand_over })
+    Ok(Parts { shared, disk, disk_events, inbox, transport, local, hand_over })
+}
+
+/// What each group's replica starts from.
+type Recovereds = BTreeMap<GroupId, Recovered>;
+
+/// Opens both files and loads every group's newest checkpoint. An install that was cut short is
+/// finished first: the state says which, and the log follows.
+fn open_disk(data_dir: &mut DataDir) -> Result<(Disk, DiskEvents, Recovereds), NodeError> {
+    let must_exist = data_dir.log_exists();
+    let (events, state_events) = mpsc::channel(STATE_EVENTS_MAX);
+    let report = move |event| {
+        // The receiver goes with the worker; nobody waits for what comes after that.
+        let _ = events.blocking_send(event);
+    };
+    let config = StateStoreConfig { must_exist, ..StateStoreConfig::default() };
+    let (state, stored) =
+        StateStore::open(&data_dir.state_path(), config, report).map_err(StateError::Store)?;
+    let installing: BTreeMap<_, _> =
+        stored.iter().filter_map(|(group, stored)| Some((*group, stored.installing?))).collect();
+
+    let (events, log_events) = mpsc::channel::<LogEvent>(LOG_EVENTS_MAX);
+    let report = move |event| {
+        let _ = events.blocking_send(event);
+    };
+    let config = LogStoreConfig { must_exist, ..LogStoreConfig::default() };
+    let (log, restored) = LogStore::open(&data_dir.log_path(), config, &installing, report)?;
+    installing.keys().for_each(|group| state.installed(*group));
+    data_dir.set_log_exists()?;
+
+    let mut recovered: Recovereds =
+        restored.into_iter().map(|(group, log)| (group, log.into())).collect();
+    for (group, stored) in stored {
+        let replica = recovered.entry(group).or_default();
+        (replica.raft.checkpoint, replica.raft.staged) = (stored.checkpoint, stored.staged);
+        if replica.raft.checkpoint.is_some() {
+            replica.machine = Some(disk::load(&state, group)?);
+        }
+    }
+    let (loaded, loaded_events) = mpsc::channel(LOADED_MAX);
+    let events = DiskEvents { log: log_events, state: state_events, loaded: loaded_events };
+    Ok((Disk::new(log, state, loaded), events, recovered))
 }
 
 fn finish(

@@ -417,23 +417,26 @@ impl StateStore {
     }
 
     /// Sends of the newest checkpoint, stops that, or discards what has come in. `Send` is answered by
-    /// `Chunk`s, or by `Failed` - on the calling thread if too much waits.
-    pub fn snapshot(&self, group: GroupId, command: SnapCmd) {
+    /// `Chunk`s, or by `Failed`: at once, which is returned, if too much waits.
+    pub fn snapshot(&self, group: GroupId, command: SnapCmd) -> Option<SnapEvent> {
         let read = match command {
             SnapCmd::Send { peer, id, from, to } => {
                 streams::Read::Send { group, peer, id, from, to }
             }
             SnapCmd::Stop { peer, id } => streams::Read::Stop { group, peer, id },
-            SnapCmd::Discard { id } => return self.command(Command::Discard(group, id)),
+            SnapCmd::Discard { id } => {
+                self.command(Command::Discard(group, id));
+                return None;
+            }
         };
         match self.reads.try_send(read) {
             Err(TrySendError::Full(streams::Read::Send { peer, .. })) => {
-                self.reporter.tell(StateStoreEvent::Snapshot(group, SnapEvent::Failed { peer }));
+                Some(SnapEvent::Failed { peer })
             }
             // A stream that is not stopped is given up once nobody asks for more of it. The reader is
             // gone only after it has reported why.
             Err(TrySendError::Full(streams::Read::Stop { .. }) | TrySendError::Disconnected(_))
-            | Ok(()) => {}
+            | Ok(()) => None,
         }
     }
 

@@ -1,11 +1,13 @@
 //! The loop around one node's replicas: takes what came, decides, hands out what is owed.
 //!
 //! It lives on the node's `current_thread` runtime beside the client connections and the links. It
-//! never waits for the disk: writes go to the log's own thread, which answers with an event.
+//! never waits for the disk: writes go to the files' own threads, which answer with events.
 
 use crate::clock::Clock;
+use crate::disk::{Disk, Happened, Loaded};
 use crate::listener::{ConnId, Inbound};
-use crate::log_store::{LogEvent, LogStore};
+use crate::log_store::LogEvent;
+use crate::state_store::StateStoreEvent;
 use crate::transport::{AppendSource, Transport};
 use raft_core::effects::RoleChange;
 use raft_core::node_pair::PairEdge;
@@ -73,14 +75,24 @@ pub struct LocalRouter {
     pub status: watch::Sender<Arc<NodeStatus>>,
 }
 
+/// What the disk reports, each by its own threads.
+pub struct DiskEvents {
+    /// The log.
+    pub log: mpsc::Receiver<LogEvent>,
+    /// The state.
+    pub state: mpsc::Receiver<StateStoreEvent>,
+    /// State machines that were loaded from snapshots.
+    pub loaded: mpsc::Receiver<Loaded>,
+}
+
 /// Everything a worker is made of.
 pub struct Parts {
     /// The replicas.
     pub shared: Rc<Shared>,
-    /// The log.
-    pub log: LogStore,
-    /// What the log reports.
-    pub log_events: mpsc::Receiver<LogEvent>,
+    /// Log and state.
+    pub disk: Disk,
+    /// What they report.
+    pub disk_events: DiskEvents,
     /// What peers and routers send.
     pub inbox: mpsc::Receiver<Inbound>,
     /// The links to peers.
@@ -94,9 +106,9 @@ pub struct Parts {
 /// Why a worker ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// The log cannot be written or read any more.
+    /// Log or state cannot be written or read any more.
     #[error("{0}")]
-    Log(String),
+    Disk(String),
     /// A replica cannot go on.
     #[error(transparent)]
     Replica(#[from] shard_core::replica::ReplicaError),
@@ -107,7 +119,8 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Worker
     let mut worker = Worker {
         shared: parts.shared,
         transport: parts.transport,
-        log: parts.log,
+        disk: parts.disk,
+        happened: Vec::new(),
         local: parts.local.to,
         status: parts.local.status,
         routers: BTreeMap::new(),
@@ -119,8 +132,8 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Worker
         peers_met: BTreeSet::new(),
         peers_lost: BTreeSet::new(),
     };
-    let result = worker.run(parts.local.from, parts.inbox, parts.log_events, shutdown).await;
-    let closed = worker.log.close().map_err(WorkerError::Log);
+    let result = worker.run(parts.local.from, parts.inbox, parts.disk_events, shutdown).await;
+    let closed = worker.disk.close().map_err(WorkerError::Disk);
     result.and(closed)
 }
 
@@ -133,7 +146,9 @@ struct RouterLink {
 struct Worker {
     shared: Rc<Shared>,
     transport: Rc<Transport>,
-    log: LogStore,
+    disk: Disk,
+    /// Reused.
+    happened: Vec<Happened>,
     local: mpsc::Sender<ToRouter>,
     status: watch::Sender<Arc<NodeStatus>>,
     routers: BTreeMap<Origin, RouterLink>,
@@ -152,6 +167,8 @@ enum Wake {
     Inbound(Inbound),
     Local(ToNode),
     Log(LogEvent),
+    State(StateStoreEvent),
+    Loaded(Loaded),
     Timer,
 }
 
@@ -160,7 +177,7 @@ impl Worker {
         &mut self,
         mut local: mpsc::Receiver<ToNode>,
         mut inbox: mpsc::Receiver<Inbound>,
-        mut log_events: mpsc::Receiver<LogEvent>,
+        mut disk_events: DiskEvents,
         shutdown: CancellationToken,
     ) -> Result<(), WorkerError> {
         let local_link = RouterLink { to: self.local.clone(), backlog: VecDeque::new() };
@@ -194,7 +211,9 @@ impl Worker {
                 // Durable writes first: they release acknowledgements others wait for.
                 let wake = tokio::select! {
                     biased;
-                    Some(event) = log_events.recv() => Wake::Log(event),
+                    Some(event) = disk_events.log.recv() => Wake::Log(event),
+                    Some(event) = disk_events.state.recv() => Wake::State(event),
+                    Some(loaded) = disk_events.loaded.recv() => Wake::Loaded(loaded),
                     Some(inbound) = inbox.recv() => Wake::Inbound(inbound),
                     Some(message) = local.recv() => Wake::Local(message),
                     () = timer => Wake::Timer,
@@ -212,8 +231,10 @@ impl Worker {
             };
             self.take(wake)?;
             for _ in 0..INPUTS_PER_TURN_MAX {
-                if let Ok(event) = log_events.try_recv() {
+                if let Ok(event) = disk_events.log.try_recv() {
                     self.take(Wake::Log(event))?;
+                } else if let Ok(event) = disk_events.state.try_recv() {
+                    self.take(Wake::State(event))?;
                 } else if let Ok(inbound) = inbox.try_recv() {
                     self.take(Wake::Inbound(inbound))?;
                 } else if let Ok(message) = local.try_recv() {
@@ -244,16 +265,28 @@ impl Worker {
         match wake {
             Wake::Timer => {}
             Wake::Local(message) => self.take_message(LOCAL, message),
-            Wake::Log(LogEvent::Persisted(tokens)) => self.handle(Input::Persisted(tokens)),
-            Wake::Log(LogEvent::Fetched { group, id, result }) => {
-                self.handle(Input::Fetched { group, id, result });
-            }
-            Wake::Log(LogEvent::CheckpointWanted(group)) => {
-                debug!(%group, "the log waits for a checkpoint");
-            }
-            Wake::Log(LogEvent::Failed(error)) => return Err(WorkerError::Log(error)),
+            Wake::Log(event) => self.on_disk(|disk, out| disk.on_log(event, out))?,
+            Wake::State(event) => self.on_disk(|disk, out| disk.on_state(event, out))?,
+            Wake::Loaded(loaded) => self.on_disk(|disk, out| disk.on_loaded(loaded, out))?,
             Wake::Inbound(inbound) => self.inbound(inbound),
         }
+        Ok(())
+    }
+
+    /// Takes what the disk reports.
+    fn on_disk(
+        &mut self,
+        take: impl FnOnce(&mut Disk, &mut Vec<Happened>) -> Result<(), String>,
+    ) -> Result<(), WorkerError> {
+        let mut happened = std::mem::take(&mut self.happened);
+        take(&mut self.disk, &mut happened).map_err(WorkerError::Disk)?;
+        for one in happened.drain(..) {
+            match one {
+                Happened::Input(input) => self.handle(input),
+                Happened::Send(chunk) => self.transport.chunk(chunk.to, chunk.chunk),
+            }
+        }
+        self.happened = happened;
         Ok(())
     }
 
@@ -263,7 +296,7 @@ impl Worker {
             Inbound::Heartbeat { from, heartbeat } => {
                 self.handle(Input::Heartbeat { from, heartbeat });
             }
-            Inbound::Chunk { .. } => {}
+            Inbound::Chunk { from, chunk } => self.handle(Input::Chunk { from, chunk }),
             Inbound::LinkUp { node, epoch, link } => {
                 self.handle(Input::LinkUp { node, epoch, link });
             }
@@ -305,7 +338,14 @@ impl Worker {
         node.borrow_mut().poll(clock.now(), clock.wall(), &mut self.output)?;
         let mut out = std::mem::take(&mut self.output);
         if !out.writes.is_empty() {
-            self.log.submit(std::mem::take(&mut out.writes));
+            self.disk.submit(std::mem::take(&mut out.writes));
+        }
+        let mut answered = Vec::new();
+        for (group, command) in out.state.drain(..) {
+            answered.extend(self.disk.state(group, command));
+        }
+        for (group, base) in out.compact.drain(..) {
+            self.disk.compact(group, base);
         }
         for (to, heartbeat) in out.heartbeats.drain(..) {
             self.transport.heartbeat(to, heartbeat);
@@ -317,7 +357,7 @@ impl Worker {
             self.transport.wake(peer);
         }
         for (group, fetch) in out.fetches.drain(..) {
-            self.log.fetch(group, fetch);
+            self.disk.fetch(group, fetch);
         }
         for (peer, edge) in out.edges.drain(..) {
             self.log_edge(peer, edge);
@@ -343,6 +383,10 @@ impl Worker {
         }
         self.publish_status();
         self.output = out;
+        for input in answered {
+            self.handle(input);
+            self.output.again = true;
+        }
         Ok(())
     }
 
@@ -414,7 +458,7 @@ impl Worker {
         }
         self.status_due = Instant::now() + STATUS_EVERY;
         let mut status = self.shared.node.borrow().status(self.shared.clock.now());
-        let log = self.log.stats();
+        let (log, state) = self.disk.stats();
         status.log_file_bytes = log.file_bytes;
         status.log_commits = log.commits;
         status.log_entries = log.entries;
@@ -424,6 +468,14 @@ impl Worker {
             ("raft_log_live_bytes", log.live_bytes),
             ("raft_log_removed_batches", log.removed_blobs),
             ("raft_log_rewritten_groups", log.rewrites),
+            ("state_file_bytes", state.file_bytes),
+            ("state_live_bytes", state.live_bytes),
+            ("state_checkpoints", state.checkpoints),
+            ("state_checkpoint_last_us", state.last_checkpoint_us),
+            ("state_rows_written", state.rows_written),
+            ("snapshot_streams", state.streams),
+            ("snapshot_bytes_sent", state.sent_bytes),
+            ("snapshot_bytes_received", state.staged_bytes),
             ("raft_messages_sent", links.sent),
             ("raft_bytes_sent", links.sent_bytes),
             ("raft_messages_dropped", links.dropped),

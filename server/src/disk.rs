@@ -1,0 +1,345 @@
+//! A node's disk: the log and the state, two files that act as one.
+//!
+//! **Invariants.**
+//! - Nothing here waits for a disk: everything is asked of the files' own threads, whose answers come
+//!   back through [`Disk::on_log`], [`Disk::on_state`] and [`Disk::on_loaded`].
+//! - A snapshot is installed over both files in this order (`docs/disk-format.md`): the group's writes
+//!   so far are durable, and so is the term that it was accepted in (R3); the state is the snapshot's,
+//!   with a note that the log is not; the log begins after the snapshot; the note is gone; then, and no
+//!   sooner, the write counts as durable. A crash anywhere leaves the old state or the new one, and the
+//!   next start finishes what was begun (scenarios S5, P8).
+//! - What the group writes after the snapshot is held back until then, in order. Its core bounds it.
+
+use crate::log_store::{LogEvent, LogStats, LogStore};
+use crate::state_store::{LoadError, StateStats, StateStore, StateStoreError, StateStoreEvent};
+use raft_core::effects::{Fetch, Write};
+use raft_core::snapshot::SnapshotId;
+use raft_core::types::{EntryId, GroupId, WriteToken};
+use shard_core::checkpoint::{OutgoingChunk, StateCommand, StateEvent};
+use shard_core::machine::{Machine, MachineLoader};
+use shard_core::node::Input;
+use shard_core::rows::RowError;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::sync::mpsc;
+
+/// A state machine that was loaded from a snapshot's rows, or a sentence that says why it cannot be.
+pub type Loaded = (GroupId, SnapshotId, Result<Machine, String>);
+
+/// Why a group's state cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Store(#[from] StateStoreError),
+    /// A row is not one that this program has written.
+    #[error(
+        "the state of group {group} cannot be loaded: {source}; the node does not start without it"
+    )]
+    Row {
+        /// The group.
+        group: GroupId,
+        /// What is wrong.
+        source: RowError,
+    },
+}
+
+/// Loads a group's newest checkpoint, on the calling thread.
+pub fn load(state: &StateStore, group: GroupId) -> Result<Machine, StateError> {
+    let mut loader = MachineLoader::new(group);
+    let row_error = |source| StateError::Row { group, source };
+    state.load(group, |key, value| loader.row(key, value)).map_err(|error| match error {
+        LoadError::Store(error) => StateError::Store(error),
+        LoadError::Refused(source) => row_error(source),
+    })?;
+    loader.finish().map_err(row_error)
+}
+
+/// What the disk has for the worker.
+#[derive(Debug)]
+pub enum Happened {
+    /// For the node.
+    Input(Input),
+    /// For a link.
+    Send(OutgoingChunk),
+}
+
+/// Both files.
+pub struct Disk {
+    log: LogStore,
+    state: Arc<StateStore>,
+    loaded: mpsc::Sender<Loaded>,
+    loaders: Vec<JoinHandle<()>>,
+    /// The newest write of each group that the log was given, and that it has reported.
+    tokens: BTreeMap<GroupId, Tokens>,
+    installs: BTreeMap<GroupId, Install>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Tokens {
+    given: WriteToken,
+    durable: WriteToken,
+}
+
+/// A snapshot on its way into both files.
+struct Install {
+    id: SnapshotId,
+    write: Write,
+    step: Step,
+    /// What the group writes behind it.
+    held: Vec<Write>,
+    compact: Option<EntryId>,
+}
+
+/// What an install waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The group's earlier writes.
+    Draining,
+    /// Term and vote that it came with.
+    HardState,
+    /// The state's flip.
+    Flipping,
+    /// The log's reset.
+    Resetting,
+    /// That the note is gone.
+    Settling,
+    /// The state machine.
+    Loading,
+}
+
+impl Disk {
+    /// `loaded` gets what is loaded after the start; the worker gives it to [`Disk::on_loaded`].
+    pub fn new(log: LogStore, state: StateStore, loaded: mpsc::Sender<Loaded>) -> Disk {
+        Disk {
+            log,
+            state: Arc::new(state),
+            loaded,
+            loaders: Vec::new(),
+            tokens: BTreeMap::new(),
+            installs: BTreeMap::new(),
+        }
+    }
+
+    /// Queues writes of entries, terms and votes.
+    pub fn submit(&mut self, writes: Vec<(GroupId, Write)>) {
+        let mut now = Vec::with_capacity(writes.len());
+        for (group, write) in writes {
+            match self.installs.get_mut(&group) {
+                Some(install) if install.step != Step::Loading => install.held.push(write),
+                Some(_) | None => {
+                    self.tokens.entry(group).or_default().given = write.token;
+                    now.push((group, write));
+                }
+            }
+        }
+        if !now.is_empty() {
+            self.log.submit(now);
+        }
+    }
+
+    /// The group's log up to `base` is not needed any more.
+    pub fn compact(&mut self, group: GroupId, base: EntryId) {
+        match self.installs.get_mut(&group) {
+            Some(install) if install.step != Step::Loading => install.compact = Some(base),
+            Some(_) | None => self.log.compact(group, base),
+        }
+    }
+
+    /// Asks for entries.
+    pub fn fetch(&self, group: GroupId, fetch: Fetch) {
+        self.log.fetch(group, fetch);
+    }
+
+    /// Does what is owed of a group's state.
+    /// What is answered at once is returned.
+    #[must_use]
+    pub fn state(&mut self, group: GroupId, command: StateCommand) -> Option<Input> {
+        match command {
+            StateCommand::Changes(changes) => self.state.changes(group, changes),
+            StateCommand::Commit(mark) => self.state.commit(group, mark),
+            StateCommand::Snapshot(command) => {
+                let event = self.state.snapshot(group, command)?;
+                return Some(Input::State { group, event: StateEvent::Snapshot(event) });
+            }
+            StateCommand::Stage { snapshot, offset, bytes } => {
+                self.state.stage(group, snapshot, offset, bytes);
+            }
+            StateCommand::Install(write) => {
+                let snapshot = write.install.as_ref().expect("an install names its snapshot");
+                let (id, held) = (snapshot.id, Vec::new());
+                let install =
+                    Install { id, write: *write, step: Step::Draining, held, compact: None };
+                let before = self.installs.insert(group, install);
+                assert!(before.is_none(), "the core installs one snapshot at a time");
+                self.drained(group);
+            }
+        }
+        None
+    }
+
+    /// Takes what the log reports.
+    ///
+    /// # Errors
+    /// If the log has failed: the node has to stop.
+    pub fn on_log(&mut self, event: LogEvent, out: &mut Vec<Happened>) -> Result<(), String> {
+        let input = match event {
+            LogEvent::Persisted(tokens) => {
+                let mut told = Vec::with_capacity(tokens.len());
+                for (group, token) in tokens {
+                    if !self.persisted(group, token) {
+                        told.push((group, token));
+                    }
+                }
+                Input::Persisted(told)
+            }
+            LogEvent::Fetched { group, id, result } => Input::Fetched { group, id, result },
+            LogEvent::CheckpointWanted(group) => Input::CheckpointWanted(group),
+            LogEvent::Failed(error) => return Err(error),
+        };
+        out.push(Happened::Input(input));
+        Ok(())
+    }
+
+    /// Takes note of a durable write. Whether it was a step of an install, of which the core knows
+    /// nothing.
+    fn persisted(&mut self, group: GroupId, token: WriteToken) -> bool {
+        self.tokens.entry(group).or_default().durable = token;
+        let Some(install) = self.installs.get_mut(&group) else { return false };
+        match install.step {
+            Step::Draining => {
+                self.drained(group);
+                false
+            }
+            Step::HardState => {
+                install.step = Step::Flipping;
+                self.state.flip(group, install.id);
+                true
+            }
+            Step::Resetting => {
+                install.step = Step::Settling;
+                self.state.installed(group);
+                true
+            }
+            Step::Flipping | Step::Settling => true,
+            Step::Loading => false,
+        }
+    }
+
+    /// Goes on with an install once the group's earlier writes are durable.
+    fn drained(&mut self, group: GroupId) {
+        let Tokens { given, durable } = self.tokens.get(&group).copied().unwrap_or_default();
+        let Some(install) = self.installs.get_mut(&group).filter(|_| durable >= given) else {
+            return;
+        };
+        if install.write.hard.is_none() {
+            install.step = Step::Flipping;
+            return self.state.flip(group, install.id);
+        }
+        install.step = Step::HardState;
+        let write = &install.write;
+        let hard = Write {
+            token: write.token,
+            hard: write.hard,
+            truncate_from: None,
+            install: None,
+            entries: Default::default(),
+            mark: write.mark,
+        };
+        self.log.submit(vec![(group, hard)]);
+    }
+
+    /// Takes what the state reports.
+    ///
+    /// # Errors
+    /// If the state has failed: the node has to stop.
+    pub fn on_state(
+        &mut self,
+        event: StateStoreEvent,
+        out: &mut Vec<Happened>,
+    ) -> Result<(), String> {
+        let (group, event) = match event {
+            StateStoreEvent::Taken(group) => (group, StateEvent::Taken),
+            StateStoreEvent::Checkpointed(group, snapshot) => {
+                (group, StateEvent::Checkpointed(snapshot))
+            }
+            StateStoreEvent::Snapshot(group, event) => (group, StateEvent::Snapshot(event)),
+            StateStoreEvent::Chunk(chunk) => {
+                out.push(Happened::Send(chunk));
+                return Ok(());
+            }
+            StateStoreEvent::Flipped(group, id) => {
+                if let Some(install) = self.installs.get_mut(&group)
+                    && install.step == Step::Flipping
+                    && install.id == id
+                {
+                    install.step = Step::Resetting;
+                    self.log.submit(vec![(group, install.write.clone())]);
+                }
+                return Ok(());
+            }
+            StateStoreEvent::Settled(group) => return self.settled(group, out),
+            StateStoreEvent::Cleaned => return Ok(()),
+            StateStoreEvent::Failed(error) => return Err(error),
+        };
+        out.push(Happened::Input(Input::State { group, event }));
+        Ok(())
+    }
+
+    /// Both files have the snapshot: the write is durable, and its state is loaded by a thread of its
+    /// own.
+    fn settled(&mut self, group: GroupId, out: &mut Vec<Happened>) -> Result<(), String> {
+        let settling = |install: &&mut Install| install.step == Step::Settling;
+        let Some(install) = self.installs.get_mut(&group).filter(settling) else { return Ok(()) };
+        install.step = Step::Loading;
+        let id = install.id;
+        out.push(Happened::Input(Input::Persisted(vec![(group, install.write.token)])));
+        let held = std::mem::take(&mut install.held);
+        let compact = install.compact.take();
+        self.submit(held.into_iter().map(|write| (group, write)).collect());
+        if let Some(base) = compact {
+            self.compact(group, base);
+        }
+        let (state, loaded) = (self.state.clone(), self.loaded.clone());
+        let loader = std::thread::Builder::new().name("state-loader".to_owned()).spawn(move || {
+            let machine = load(&state, group).map_err(|error| error.to_string());
+            // Released before anybody hears: whoever closes the file does not wait for this thread.
+            drop(state);
+            // The receiver goes with the worker.
+            let _ = loaded.blocking_send((group, id, machine));
+        });
+        let no_thread = |error: io::Error| format!("cannot start a thread to load state: {error}");
+        self.loaders.retain(|loader| !loader.is_finished());
+        self.loaders.push(loader.map_err(no_thread)?);
+        Ok(())
+    }
+
+    /// Takes a state machine that was loaded.
+    ///
+    /// # Errors
+    /// If it could not be: the node has to stop.
+    pub fn on_loaded(&mut self, loaded: Loaded, out: &mut Vec<Happened>) -> Result<(), String> {
+        let (group, id, machine) = loaded;
+        self.installs.remove(&group);
+        let event = StateEvent::Installed { id, machine: machine? };
+        out.push(Happened::Input(Input::State { group, event }));
+        Ok(())
+    }
+
+    /// Counters since the start, of the log and of the state.
+    pub fn stats(&self) -> (LogStats, StateStats) {
+        (self.log.stats(), self.state.stats())
+    }
+
+    /// Writes what was asked for and closes both files. The next start needs no repair.
+    pub fn close(self) -> Result<(), String> {
+        let log = self.log.close();
+        for loader in self.loaders {
+            loader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+        let state = Arc::into_inner(self.state).map_or(Ok(()), StateStore::close);
+        log.and(state)
+    }
+}
