@@ -337,7 +337,9 @@ impl Play<'_> {
                 let piece = bytes.slice(*from as usize..*to as usize);
                 store.stage(*group, snapshot.clone(), *from, piece);
             }
-            Act::Discard(group, id) => store.snapshot(*group, SnapCmd::Discard { id: *id }),
+            Act::Discard(group, id) => {
+                let _ = store.snapshot(*group, SnapCmd::Discard { id: *id });
+            }
             Act::Flip(group, id) => store.flip(*group, *id),
             Act::Installed(group) => store.installed(*group),
             Act::Checkpoint(group, batches, mark) => {
