@@ -127,3 +127,93 @@ impl MachineLoader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster_config::{ClusterConfig, ConfigNum, GroupConfig, NodeConfig};
+    use crate::codec::EntryItem;
+    use crate::rows::{Row, RowFault};
+    use crate::{checkpoint::RowChange, rows};
+    use raft_core::types::NodeId;
+    use std::collections::BTreeMap;
+
+    const ALL: RowBudget = RowBudget { rows: 512, bytes: 1 << 20 };
+
+    fn bootstrap(stamp: u64) -> EntryBatch {
+        let node = NodeConfig { peer: "h:1".into(), resp: "h:2".into() };
+        let seats = GroupConfig { voters: vec![NodeId(1)], weight: 0 };
+        let config = ClusterConfig {
+            num: ConfigNum(1),
+            cluster_id: "c".into(),
+            nodes: [(NodeId(1), node)].into(),
+            groups: [(SHARDMASTER, seats)].into(),
+            slots: Vec::new(),
+        };
+        EntryBatch { stamp: LogTime(stamp), items: vec![EntryItem::Bootstrap(config)] }
+    }
+
+    fn collect(machine: &mut Machine, disk: &mut BTreeMap<Bytes, Bytes>) -> usize {
+        machine.freeze();
+        let Collected { rows, done } = machine.collect(ALL);
+        assert!(done);
+        let count = rows.len();
+        for row in rows {
+            let RowChange::Put { key, head, body } = row else { panic!("{row:?}") };
+            disk.insert(key, [head.as_slice(), &body].concat().into());
+        }
+        count
+    }
+
+    fn load(group: GroupId, disk: &BTreeMap<Bytes, Bytes>) -> Result<Machine, RowError> {
+        let mut loader = MachineLoader::new(group);
+        disk.iter().try_for_each(|(key, value)| loader.row(key, value.clone()))?;
+        loader.finish()
+    }
+
+    #[test]
+    fn p19_a_shardmaster_out_of_its_rows_is_the_one_they_are_of() {
+        let (mut machine, mut disk) = (Machine::new(SHARDMASTER), BTreeMap::new());
+        assert_eq!(collect(&mut machine, &mut disk), 2, "the first configuration is a row");
+        let first = load(SHARDMASTER, &disk).expect("rows of a shardmaster");
+        assert_eq!(first.digest(), machine.digest());
+        machine.apply(bootstrap(7));
+        assert!(machine.dirty().any);
+        assert_eq!(collect(&mut machine, &mut disk), 2, "only what is new");
+        assert!(!machine.dirty().any);
+        machine.apply(bootstrap(9));
+        assert_eq!(collect(&mut machine, &mut disk), 1, "log time alone");
+        let mut loaded = load(SHARDMASTER, &disk).expect("rows of a shardmaster");
+        assert_eq!(loaded.digest(), machine.digest());
+        assert!(!loaded.dirty().any);
+        assert_eq!(loaded.apply(bootstrap(11)), machine.apply(bootstrap(11)));
+        assert_eq!(loaded.digest(), machine.digest());
+    }
+
+    #[test]
+    fn rows_that_no_shardmaster_has_are_refused_by_name() {
+        let (mut machine, mut disk) = (Machine::new(SHARDMASTER), BTreeMap::new());
+        machine.apply(bootstrap(7));
+        collect(&mut machine, &mut disk);
+        let fault = |change: &dyn Fn(&mut BTreeMap<Bytes, Bytes>)| {
+            let mut disk = disk.clone();
+            change(&mut disk);
+            load(SHARDMASTER, &disk).expect_err("no shardmaster has these rows").fault
+        };
+        let config = |num| Row::Config(num).key();
+        assert_eq!(fault(&|disk| drop(disk.remove(&config(0)))), RowFault::Contradiction);
+        assert_eq!(fault(&|disk| disk.retain(|key, _| *key < config(0))), RowFault::Missing);
+        assert_eq!(fault(&|disk| drop(disk.remove(&Row::Group.key()))), RowFault::Missing);
+        let one = disk[&config(1)].clone();
+        assert_eq!(fault(&|d| drop(d.insert(config(2), one.clone()))), RowFault::Contradiction);
+        let cut = one.slice(..one.len() - 1);
+        assert!(matches!(fault(&|d| drop(d.insert(config(1), cut.clone()))), RowFault::Codec(_)));
+        let slot = Row::Slot(crate::slot::Slot(5));
+        let value: Bytes = rows::versioned().to_vec().into();
+        assert_eq!(fault(&|d| drop(d.insert(slot.key(), value.clone()))), RowFault::Group);
+        // Nor is one a group of slots.
+        let error = load(GroupId(1), &disk).expect_err("another kind of group");
+        assert_eq!(error.fault, RowFault::Group);
+        assert_eq!(error.to_string(), "row 000000 belongs to a group of another kind");
+    }
+}
