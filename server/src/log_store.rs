@@ -299,8 +299,8 @@ impl LogStore {
     }
 
     /// The group's log up to `base`, an entry of it, is not needed any more, and is gone for every
-    /// fetch after this. It is durable once something else is: after a crash before that, the log
-    /// begins where it did.
+    /// fetch after this. It is durable once something else is, or once rows are removed for it: after a
+    /// crash before that, the log begins where it did.
     pub fn compact(&self, group: GroupId, base: EntryId) {
         let _ = self.commands.send(Command::Compact(group, base));
     }

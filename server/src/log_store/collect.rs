@@ -19,7 +19,7 @@ use super::wal::{FIRST_KEY, META, Place, Removable, WAL, removable};
 use super::writer::{Batch, Writer};
 use super::{LogEvent, LogStoreConfig};
 use raft_core::frame::{LOG_HEADER_BYTES, LogFrame, encode_log};
-use raft_core::types::{Entry, EntryId, GroupId};
+use raft_core::types::{EntryId, GroupId};
 use redb::{ReadableDatabase, Table, WriteTransaction};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -136,26 +136,30 @@ impl Writer {
             let log = self.index.get(group).expect("it pins a row");
             let small = log.first_row().is_none_or(|row| row > far);
             let most = self.collector.rewrite_bytes_max;
-            if !small && (log.bytes() > most || log.plan_all().is_none()) {
-                blocked = true;
-                if !log.wanted {
+            if !small && !blocked && batch.bytes > 0 && batch.bytes + log.bytes() > most {
+                break;
+            }
+            let frame = match small {
+                true => Some(keep(group, log)),
+                false if log.bytes() > most => None,
+                // Nothing is gained by what stands behind a group that has to be waited for.
+                false if blocked => continue,
+                false => self.whole(group, log)?,
+            };
+            match frame {
+                Some(frame) if !blocked => {
+                    self.push_log(frame, batch)?;
+                    self.counters.rewrites.fetch_add(1, Ordering::Relaxed);
+                }
+                Some(_) => {}
+                None => {
+                    let wanted = log.wanted;
+                    blocked = true;
                     self.index.set_wanted(group);
-                    (self.events)(LogEvent::CheckpointWanted(group));
+                    if !wanted {
+                        (self.events)(LogEvent::CheckpointWanted(group));
+                    }
                 }
-            } else if !blocked {
-                if !small && batch.bytes > 0 && batch.bytes + log.bytes() > most {
-                    break;
-                }
-                let frame = match small {
-                    true => keep(group, log),
-                    false => LogFrame {
-                        replace: true,
-                        entries: self.read_all(group, log)?,
-                        ..keep(group, log)
-                    },
-                };
-                self.push_log(frame, batch)?;
-                self.counters.rewrites.fetch_add(1, Ordering::Relaxed);
             }
         }
         self.collector.blocked_at = batch.frames.is_empty().then_some(needed);
@@ -171,10 +175,14 @@ impl Writer {
         pinning.into_iter().map(|(_, group)| group).collect()
     }
 
-    fn read_all(&self, group: GroupId, log: &GroupLog) -> Result<Vec<Entry>, Error> {
-        let parts = log.plan_all().unwrap_or_default();
+    /// The log frame with all entries of a group; `None` if they are too many, or spread too wide.
+    fn whole(&self, group: GroupId, log: &GroupLog) -> Result<Option<LogFrame>, Error> {
+        let Some(parts) = log.plan_all() else { return Ok(None) };
         let table = self.database.begin_read()?.open_table(WAL)?;
-        Ok(read_entries(&table, group, &parts, u64::MAX)?)
+        // After cuts their size is an estimate.
+        let entries = read_entries(&table, group, &parts, 2 * self.collector.rewrite_bytes_max)?;
+        let all = entries.last().is_some_and(|entry| entry.id == log.last);
+        Ok(all.then(|| LogFrame { replace: true, entries, ..keep(group, log) }))
     }
 
     pub(super) fn push_log(&mut self, frame: LogFrame, batch: &mut Batch) -> Result<(), Error> {
