@@ -646,6 +646,30 @@ fn while_a_checkpoint_is_under_way_the_rest_waits_and_is_then_done() {
 }
 
 #[test]
+fn a_checkpoint_that_had_to_wait_is_ended_by_what_waited_behind_it() {
+    let folder = Folder::new();
+    let store = open(&folder.file("state.redb"));
+    let model = some_rows();
+    let snapshot = expected(&model, &mark(5));
+    let (half, bytes) = (snapshot.bytes as usize / 2, Bytes::from(stream(&model)));
+    store.stage(G2, &snapshot, 0, &bytes[..half]);
+    store.changes(G1, vec![put(b"a", b"1")]);
+    // Behind it: one that is committed, and one that is dropped for what has come in.
+    store.store.changes(GroupId(3), vec![put(b"c", b"3")]);
+    store.store.changes(G2, vec![put(b"b", b"2")]);
+    store.store.stage(G2, snapshot.clone(), half as u64, bytes.slice(half..));
+    store.store.flip(G2, snapshot.id);
+    store.store.commit(GroupId(3), mark(2));
+    store.commit(G1, 1);
+    assert!(matches!(store.next(), StateStoreEvent::Taken(GroupId(3))));
+    assert!(matches!(store.next(), StateStoreEvent::Checkpointed(GroupId(3), _)));
+    assert!(matches!(store.next(), StateStoreEvent::Taken(G2)));
+    assert!(matches!(store.next(), StateStoreEvent::Snapshot(G2, SnapEvent::Received { .. })));
+    assert!(matches!(store.next(), StateStoreEvent::Flipped(G2, _)));
+    assert_eq!(store.rows(G2), model);
+}
+
+#[test]
 fn pieces_beyond_what_may_wait_are_not_taken() {
     let folder = Folder::new();
     let store = open(&folder.file("state.redb"));

@@ -141,6 +141,9 @@ impl Writer {
             self.clean()?;
             self.count();
         }
+        if let Some(next) = self.own_pending() {
+            return Ok(Some(next));
+        }
         match queue.recv() {
             Ok(next) => Ok(Some(next)),
             Err(_) if self.checkpoint.is_some() => {
@@ -154,6 +157,17 @@ impl Writer {
         }
     }
 
+    /// What waits for the group whose checkpoint is under way. It may have waited already when the
+    /// checkpoint began, and the other commands wait for it.
+    fn own_pending(&mut self) -> Option<Command> {
+        let group = self.checkpoint.as_ref()?.group;
+        let own = self.pending.iter().position(|command| match command {
+            Command::Changes(of, _) | Command::Commit(of, _) | Command::Flip(of, _) => *of == group,
+            Command::Stage(_) | Command::Discard(..) | Command::Installed(_) => false,
+        })?;
+        self.pending.remove(own)
+    }
+
     /// A command that comes while a checkpoint is under way: it is part of it, or it waits.
     fn during(&mut self, checkpoint: Checkpoint, command: Command) -> Result<(), Fault> {
         match command {
@@ -164,7 +178,7 @@ impl Writer {
                 self.commit(checkpoint, mark)
             }
             Command::Flip(group, id) if group == checkpoint.group => {
-                // What it was a checkpoint of is about to be replaced.
+                // What it was a checkpoint of is about to be replaced. Pieces may wait before it.
                 checkpoint.transaction.abort()?;
                 self.pending.push_back(Command::Flip(group, id));
                 Ok(())
