@@ -132,7 +132,8 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Worker
         peers_met: BTreeSet::new(),
         peers_lost: BTreeSet::new(),
     };
-    let result = worker.run(parts.local.from, parts.inbox, parts.disk_events, shutdown).await;
+    let inlets = Inlets { local: parts.local.from, inbox: parts.inbox, disk: parts.disk_events };
+    let result = worker.run(inlets, shutdown).await;
     let closed = worker.disk.close().map_err(WorkerError::Disk);
     result.and(closed)
 }
@@ -172,12 +173,46 @@ enum Wake {
     Timer,
 }
 
+/// Where what wakes the worker comes from.
+struct Inlets {
+    local: mpsc::Receiver<ToNode>,
+    inbox: mpsc::Receiver<Inbound>,
+    disk: DiskEvents,
+}
+
+impl Inlets {
+    /// The next to come. Durable writes first: they release acknowledgements others wait for.
+    async fn next(
+        &mut self,
+        planned: Instant,
+        shutdown: &CancellationToken,
+        stopping: bool,
+    ) -> Wake {
+        tokio::select! {
+            biased;
+            Some(event) = self.disk.log.recv() => Wake::Log(event),
+            Some(event) = self.disk.state.recv() => Wake::State(event),
+            Some(loaded) = self.disk.loaded.recv() => Wake::Loaded(loaded),
+            Some(inbound) = self.inbox.recv() => Wake::Inbound(inbound),
+            Some(message) = self.local.recv() => Wake::Local(message),
+            () = sleep_until(planned) => Wake::Timer,
+            () = shutdown.cancelled(), if !stopping => Wake::Timer,
+        }
+    }
+
+    /// What is there already.
+    fn waiting(&mut self) -> Option<Wake> {
+        let log = self.disk.log.try_recv().ok().map(Wake::Log);
+        log.or_else(|| self.disk.state.try_recv().ok().map(Wake::State))
+            .or_else(|| self.inbox.try_recv().ok().map(Wake::Inbound))
+            .or_else(|| self.local.try_recv().ok().map(Wake::Local))
+    }
+}
+
 impl Worker {
     async fn run(
         &mut self,
-        mut local: mpsc::Receiver<ToNode>,
-        mut inbox: mpsc::Receiver<Inbound>,
-        mut disk_events: DiskEvents,
+        mut inlets: Inlets,
         shutdown: CancellationToken,
     ) -> Result<(), WorkerError> {
         let local_link = RouterLink { to: self.local.clone(), backlog: VecDeque::new() };
@@ -200,50 +235,38 @@ impl Worker {
             {
                 return Ok(());
             }
-            let wake = if self.output.again {
-                self.output.again = false;
-                // The links and connections of this thread get their turn between ours.
-                tokio::task::yield_now().await;
-                Wake::Timer
-            } else {
-                let planned = self.next_wake();
-                let timer = sleep_until(planned);
-                // Durable writes first: they release acknowledgements others wait for.
-                let wake = tokio::select! {
-                    biased;
-                    Some(event) = disk_events.log.recv() => Wake::Log(event),
-                    Some(event) = disk_events.state.recv() => Wake::State(event),
-                    Some(loaded) = disk_events.loaded.recv() => Wake::Loaded(loaded),
-                    Some(inbound) = inbox.recv() => Wake::Inbound(inbound),
-                    Some(message) = local.recv() => Wake::Local(message),
-                    () = timer => Wake::Timer,
-                    () = shutdown.cancelled(), if stopping.is_none() => Wake::Timer,
-                };
-                if Instant::now() > planned + STALL {
-                    // A leader's heartbeats may lie unread in the sockets: without them a timer
-                    // that is overdue says nothing about the leader (scenario T6).
-                    self.stalls += 1;
-                    for _ in 0..TURNS_AFTER_STALL {
-                        tokio::task::yield_now().await;
-                    }
-                }
-                wake
-            };
+            let wake = self.wait(&mut inlets, &shutdown, stopping.is_some()).await;
             self.take(wake)?;
             for _ in 0..INPUTS_PER_TURN_MAX {
-                if let Ok(event) = disk_events.log.try_recv() {
-                    self.take(Wake::Log(event))?;
-                } else if let Ok(event) = disk_events.state.try_recv() {
-                    self.take(Wake::State(event))?;
-                } else if let Ok(inbound) = inbox.try_recv() {
-                    self.take(Wake::Inbound(inbound))?;
-                } else if let Ok(message) = local.try_recv() {
-                    self.take(Wake::Local(message))?;
-                } else {
-                    break;
-                }
+                let Some(wake) = inlets.waiting() else { break };
+                self.take(wake)?;
             }
         }
+    }
+
+    /// Until there is something to do.
+    async fn wait(
+        &mut self,
+        inlets: &mut Inlets,
+        shutdown: &CancellationToken,
+        stopping: bool,
+    ) -> Wake {
+        if std::mem::take(&mut self.output.again) {
+            // The links and connections of this thread get their turn between ours.
+            tokio::task::yield_now().await;
+            return Wake::Timer;
+        }
+        let planned = self.next_wake();
+        let wake = inlets.next(planned, shutdown, stopping).await;
+        if Instant::now() > planned + STALL {
+            // A leader's heartbeats may lie unread in the sockets: without them a timer that is
+            // overdue says nothing about the leader (scenario T6).
+            self.stalls += 1;
+            for _ in 0..TURNS_AFTER_STALL {
+                tokio::task::yield_now().await;
+            }
+        }
+        wake
     }
 
     /// Whether a stop may go on: no client waits, and others lead what this node led.
