@@ -4,7 +4,7 @@
 use crate::cluster_file::{self, Cluster, ClusterFile, GroupEntry, NodeEntry, Seats};
 use crate::config::DevArgs;
 use crate::data_dir;
-use crate::process::{NodeOptions, StatusWatch, Stop, prepare_node, run_node};
+use crate::process::{DiskOptions, NodeOptions, StatusWatch, Stop, prepare_node, run_node};
 use crate::standalone::{self, RunError, bind, runtime};
 use shard_core::cluster_config::NodeConfig;
 use shard_core::{GroupId, NodeId};
@@ -49,6 +49,7 @@ pub fn run(args: DevArgs) -> Result<(), RunError> {
             peer,
             request_timeout: Duration::from_millis(crate::config::REQUEST_TIMEOUT_MS),
             clients: args.clients.clone(),
+            disk: DiskOptions::default(),
         };
         let (started_tx, started_rx) = oneshot::channel();
         let (drained_tx, drained_rx) = oneshot::channel();

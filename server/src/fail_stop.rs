@@ -12,29 +12,34 @@ use std::sync::OnceLock;
 /// After its first failed write, growth or sync every further one fails, and does not reach the
 /// storage.
 #[derive(Debug)]
-pub struct FailStop<B> {
-    inner: B,
+pub struct FailStop {
+    inner: Box<dyn StorageBackend>,
     /// What it said.
     failed: OnceLock<String>,
 }
 
-impl<B> FailStop<B> {
+impl FailStop {
     /// Around some storage.
-    pub fn new(inner: B) -> FailStop<B> {
+    pub fn new(inner: impl StorageBackend) -> FailStop {
+        FailStop::around(Box::new(inner))
+    }
+
+    /// The same.
+    pub fn around(inner: Box<dyn StorageBackend>) -> FailStop {
         FailStop { inner, failed: OnceLock::new() }
     }
 
-    fn change(&self, change: impl FnOnce(&B) -> io::Result<()>) -> io::Result<()> {
+    fn change(&self, change: impl FnOnce(&dyn StorageBackend) -> io::Result<()>) -> io::Result<()> {
         match self.failed.get() {
             Some(said) => Err(io::Error::other(format!("an earlier write or sync failed: {said}"))),
-            None => change(&self.inner).inspect_err(|error| {
+            None => change(&*self.inner).inspect_err(|error| {
                 self.failed.get_or_init(|| error.to_string());
             }),
         }
     }
 }
 
-impl<B: StorageBackend> StorageBackend for FailStop<B> {
+impl StorageBackend for FailStop {
     fn len(&self) -> io::Result<u64> {
         self.inner.len()
     }
@@ -48,7 +53,7 @@ impl<B: StorageBackend> StorageBackend for FailStop<B> {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.change(B::sync_data)
+        self.change(|inner| inner.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -22,5 +22,6 @@ pub mod random;
 pub mod small_file;
 pub mod standalone;
 pub mod state_store;
+pub mod storage;
 pub mod transport;
 pub mod worker;

@@ -29,6 +29,8 @@ mod recovery;
 mod wal;
 mod writer;
 
+use crate::fail_stop::FailStop;
+use crate::storage::OpenStorage;
 use raft_core::Restored;
 use raft_core::effects::{Fetch, FetchResult, Write};
 use raft_core::types::{EntryId, FetchId, GroupId, WriteToken};
@@ -120,6 +122,17 @@ pub enum LogStoreError {
         /// Why.
         source: Box<redb::Error>,
     },
+    /// redb found pages that are not as they were written, and no sound version of the file.
+    #[error(
+        "the log {path} is damaged: {what}; the node does not start with a part of it, the others serve \
+         on while they are a majority"
+    )]
+    Rotten {
+        /// The file.
+        path: PathBuf,
+        /// What redb says.
+        what: String,
+    },
     /// What it holds is not what was written.
     #[error(
         "the log {path} is damaged at {place}: {what}; the node does not start with a part of its log"
@@ -209,19 +222,19 @@ impl LogStore {
 
     /// Opens or creates the log and reads it once from its beginning. `installing`: the groups whose
     /// state has taken a snapshot, up to these entries, without being sure that the log knows; it
-    /// does when this returns. `events` is called from the log's threads and must not block for long.
+    /// does when this returns. `storage` opens the file. `events` is called from the log's threads and must not block for long.
     pub fn open(
         path: &Path,
+        storage: &OpenStorage,
         config: LogStoreConfig,
         installing: &BTreeMap<GroupId, EntryId>,
         events: impl Fn(LogEvent) + Send + Sync + 'static,
     ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
         recovery::prepare_file(path, config.must_exist)?;
-        let size = std::fs::metadata(path)
-            .map_err(|source| LogStoreError::Io { path: path.to_owned(), source })?
-            .len();
+        let io_error = |source| LogStoreError::Io { path: path.to_owned(), source };
+        let size = std::fs::metadata(path).map_err(io_error)?.len();
         let database = builder(&config)
-            .open(path)
+            .create_with_backend(storage.open(path).map_err(io_error)?)
             .map_err(|source| database_error(path, redb::Error::from(source)))?;
         let (store, groups) =
             LogStore::start(database, path, size, &config, installing, Arc::new(events))?;
@@ -247,7 +260,7 @@ impl LogStore {
             return Err(LogStoreError::Missing(path.to_owned()));
         }
         let database = builder(&config)
-            .create_with_backend(backend)
+            .create_with_backend(FailStop::new(backend))
             .map_err(|source| database_error(path, redb::Error::from(source)))?;
         recovery::write_format(&database).map_err(|source| database_error(path, source))?;
         LogStore::start(database, path, size, &config, installing, Arc::new(events))
@@ -350,7 +363,11 @@ fn builder(config: &LogStoreConfig) -> Builder {
 }
 
 fn database_error(path: &Path, source: redb::Error) -> LogStoreError {
-    LogStoreError::Database { path: path.to_owned(), source: Box::new(source) }
+    let path = path.to_owned();
+    match source {
+        redb::Error::Corrupted(what) => LogStoreError::Rotten { path, what },
+        source => LogStoreError::Database { path, source: Box::new(source) },
+    }
 }
 
 #[cfg(test)]

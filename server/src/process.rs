@@ -10,6 +10,7 @@ use crate::listener::{self, Inbound, LocalIdentity};
 use crate::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError};
 use crate::random;
 use crate::state_store::{StateStore, StateStoreConfig};
+use crate::storage::OpenStorage;
 use crate::transport::Transport;
 use crate::worker::{self, DiskEvents, LocalRouter, Parts, Shared, WorkerError};
 use raft_core::{Config, OpenError};
@@ -66,6 +67,21 @@ pub struct NodeOptions {
     pub request_timeout: Duration,
     /// What clients may do.
     pub clients: ClientSettings,
+    /// How log and state are kept.
+    pub disk: DiskOptions,
+}
+
+/// How a node's log and state are kept. The program takes the default.
+#[derive(Clone, Debug, Default)]
+pub struct DiskOptions {
+    /// What they are kept on.
+    pub storage: OpenStorage,
+    /// The log's sizes. Whether it must exist says the directory.
+    pub log: LogStoreConfig,
+    /// The state's sizes. Whether it must exist says the directory.
+    pub state: StateStoreConfig,
+    /// When the state is put to disk.
+    pub checkpoints: CheckpointConfig,
 }
 
 /// How a node is told to stop: first its clients, then the rest.
@@ -135,7 +151,8 @@ pub async fn run_node(
     drained: oneshot::Sender<()>,
     stop: Stop,
 ) -> Result<(), NodeError> {
-    let NodeOptions { id, dir, cluster, addresses, resp, peer, request_timeout, clients } = options;
+    let NodeOptions { id, dir, cluster, addresses, resp, peer, request_timeout, clients, disk } =
+        options;
     let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
     // Held until the end: no other process can open the directory meanwhile.
     let mut data_dir = DataDir::open(&dir, &identity)?;
@@ -146,7 +163,17 @@ pub async fn run_node(
     bootstrap.nodes.extend(addresses.clone());
     let backend =
         start_backend(bootstrap, cluster.secret.clone(), request_timeout, Some(local_node))?;
-    let parts = open_replicas(&mut data_dir, cluster, addresses, peer, local_router, &stop)?;
+    let opened = open_disk(&mut data_dir, &disk)?;
+    let setup = NodeSetup {
+        id,
+        epoch: random::number().map_err(system(NO_RANDOMNESS))?,
+        bootstrap: cluster.config,
+        addresses,
+        seed: random::number().map_err(system(NO_RANDOMNESS))?,
+        checkpoints: Some(disk.checkpoints),
+    };
+    let secret = Secret::new(cluster.secret);
+    let parts = start_replicas(opened, setup, secret, peer, local_router, &stop)?;
     let mut worker = tokio::task::spawn_local(worker::run(parts, stop.replicas.clone()));
 
     let front = FrontEnd::new(backend, serve_config(&resp, &clients)?);
@@ -167,33 +194,23 @@ pub async fn run_node(
     finish(worker.await)
 }
 
-/// Opens the log and the replicas on it, and links them to their peers.
-fn open_replicas(
-    data_dir: &mut DataDir,
-    cluster: Cluster,
-    addresses: BTreeMap<NodeId, NodeConfig>,
+/// Opens the replicas on what the disk has, and links them to their peers.
+fn start_replicas(
+    (disk, disk_events, recovered): (Disk, DiskEvents, Recovereds),
+    setup: NodeSetup,
+    secret: Secret,
     peer: StdListener,
     local_router: LocalRouter,
     stop: &Stop,
 ) -> Result<Parts, NodeError> {
-    let id = data_dir.identity().node;
-    let (disk, disk_events, recovered) = open_disk(data_dir)?;
-
     let clock = Clock::start();
     let local = LocalIdentity {
-        node: id,
-        epoch: random::number().map_err(system(NO_RANDOMNESS))?,
-        cluster_id: cluster.config.cluster_id.clone(),
-        secret: Secret::new(cluster.secret),
+        node: setup.id,
+        epoch: setup.epoch,
+        cluster_id: setup.bootstrap.cluster_id.clone(),
+        secret,
     };
-    let setup = NodeSetup {
-        id,
-        epoch: local.epoch,
-        bootstrap: cluster.config,
-        addresses: addresses.clone(),
-        seed: random::number().map_err(system(NO_RANDOMNESS))?,
-        checkpoints: Some(CheckpointConfig::default()),
-    };
+    let (id, addresses) = (setup.id, setup.addresses.clone());
     // What was asked before a start must not be answered after it.
     let epoch = local.epoch >> 32;
     let raft_config =
@@ -222,16 +239,19 @@ type Recovereds = BTreeMap<GroupId, Recovered>;
 
 /// Opens both files and loads every group's newest checkpoint. An install that was cut short is
 /// finished first: the state says which, and the log follows.
-fn open_disk(data_dir: &mut DataDir) -> Result<(Disk, DiskEvents, Recovereds), NodeError> {
-    let must_exist = data_dir.log_exists();
+fn open_disk(
+    data_dir: &mut DataDir,
+    options: &DiskOptions,
+) -> Result<(Disk, DiskEvents, Recovereds), NodeError> {
+    let (must_exist, storage) = (data_dir.log_exists(), &options.storage);
     let (events, state_events) = mpsc::channel(STATE_EVENTS_MAX);
     let report = move |event| {
         // The receiver goes with the worker; nobody waits for what comes after that.
         let _ = events.blocking_send(event);
     };
-    let config = StateStoreConfig { must_exist, ..StateStoreConfig::default() };
-    let (state, stored) =
-        StateStore::open(&data_dir.state_path(), config, report).map_err(StateError::Store)?;
+    let config = StateStoreConfig { must_exist, ..options.state };
+    let (state, stored) = StateStore::open(&data_dir.state_path(), storage, config, report)
+        .map_err(StateError::Store)?;
     let installing: BTreeMap<_, _> =
         stored.iter().filter_map(|(group, stored)| Some((*group, stored.installing?))).collect();
 
@@ -239,8 +259,9 @@ fn open_disk(data_dir: &mut DataDir) -> Result<(Disk, DiskEvents, Recovereds), N
     let report = move |event| {
         let _ = events.blocking_send(event);
     };
-    let config = LogStoreConfig { must_exist, ..LogStoreConfig::default() };
-    let (log, restored) = LogStore::open(&data_dir.log_path(), config, &installing, report)?;
+    let config = LogStoreConfig { must_exist, ..options.log };
+    let (log, restored) =
+        LogStore::open(&data_dir.log_path(), storage, config, &installing, report)?;
     installing.keys().for_each(|group| state.installed(*group));
     data_dir.set_log_exists()?;
 

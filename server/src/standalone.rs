@@ -7,7 +7,7 @@ use crate::config::{
 };
 use crate::dev::refuse_embedded_cluster;
 use crate::process::{
-    NodeError, NodeOptions, Stop, into_tokio, run_node, serve_config, start_backend,
+    DiskOptions, NodeError, NodeOptions, Stop, into_tokio, run_node, serve_config, start_backend,
 };
 use crate::{data_dir, logging};
 use router::FrontEnd;
@@ -73,9 +73,15 @@ pub enum RunError {
 
 /// Runs one node until a signal or a failure.
 pub fn node(args: NodeArgs) -> Result<(), RunError> {
+    node_with(args, |_| {})
+}
+
+/// The same, with what no argument can say: a test's disk, for one.
+pub fn node_with(args: NodeArgs, adjust: impl FnOnce(&mut NodeOptions)) -> Result<(), RunError> {
     let settings = args.merged()?;
     logging::start(settings.log.as_deref().unwrap_or("info")).map_err(RunError::Sentence)?;
-    let options = node_options(settings)?;
+    let mut options = node_options(settings)?;
+    adjust(&mut options);
     let id = options.id;
     let stop = Stop { hand_over: true, ..Stop::default() };
     let (started, _) = oneshot::channel();
@@ -151,6 +157,7 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
             settings.request_timeout.unwrap_or(REQUEST_TIMEOUT_MS),
         ),
         cluster,
+        disk: DiskOptions::default(),
     })
 }
 

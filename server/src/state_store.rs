@@ -37,16 +37,15 @@ mod streams;
 mod writer;
 
 use crate::fail_stop::FailStop;
+use crate::storage::OpenStorage;
 use bytes::Bytes;
 use format::{Fault, GROUPS, GroupRow, Home, PARTS, ROWS};
 use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
 use raft_core::types::{EntryId, GroupId};
-use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadableDatabase, StorageBackend};
 use rows::Stopped;
 use shard_core::checkpoint::{CheckpointMark, OutgoingChunk, RowChange};
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -146,6 +145,17 @@ pub enum StateStoreError {
         /// Why.
         source: Box<redb::Error>,
     },
+    /// redb found pages that are not as they were written, and no sound version of the file.
+    #[error(
+        "the state {path} is damaged: {what}; the node does not start with a part of it, the others serve \
+         on while they are a majority"
+    )]
+    Rotten {
+        /// The file.
+        path: PathBuf,
+        /// What redb says.
+        what: String,
+    },
     /// What it holds is not what was written.
     #[error(
         "the state {path} is damaged at {place}: {what}; the node does not start with a part of its \
@@ -181,6 +191,7 @@ impl StateStoreError {
     fn of(path: &Path, fault: Fault) -> StateStoreError {
         let path = path.to_owned();
         match fault {
+            Fault::Database(redb::Error::Corrupted(what)) => StateStoreError::Rotten { path, what },
             Fault::Database(source) => StateStoreError::Database { path, source: Box::new(source) },
             Fault::Damaged { place, what } => {
                 StateStoreError::Damaged { path, place, what: what.to_owned() }
@@ -324,20 +335,18 @@ impl StateStore {
         open::prepare_file(path, must_exist)
     }
 
-    /// Opens or creates the state. redb verifies the whole file. `events` is called from the store's
+    /// Opens or creates the state. redb verifies the whole file, which `storage` opens. `events` is called from the store's
     /// threads, one call at a time; it must neither block for long nor call the store.
     pub fn open(
         path: &Path,
+        storage: &OpenStorage,
         config: StateStoreConfig,
         events: impl Fn(StateStoreEvent) + Send + Sync + 'static,
     ) -> Result<(StateStore, BTreeMap<GroupId, StoredGroup>), StateStoreError> {
         open::prepare_file(path, config.must_exist)?;
         let io_error = |source| StateStoreError::Io { path: path.to_owned(), source };
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(io_error)?;
-        let backend =
-            FileBackend::new(file).map_err(|source| StateStoreError::of(path, source.into()))?;
         let database = builder(&config)
-            .create_with_backend(FailStop::new(backend))
+            .create_with_backend(storage.open(path).map_err(io_error)?)
             .map_err(|source| StateStoreError::of(path, source.into()))?;
         let storage = Storage { name: path.to_owned(), path: Some(path.to_owned()) };
         StateStore::start(database, storage, config, events)

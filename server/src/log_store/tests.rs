@@ -53,9 +53,10 @@ fn open_installing(
 ) -> Result<Open, LogStoreError> {
     let (sender, events) = channel();
     let installing = installing.iter().copied().collect();
-    let (store, groups) = LogStore::open(path, config, &installing, move |event| {
-        let _ = sender.send(event);
-    })?;
+    let (store, groups) =
+        LogStore::open(path, &OpenStorage::default(), config, &installing, move |event| {
+            let _ = sender.send(event);
+        })?;
     Ok(Open { store, groups, events })
 }
 

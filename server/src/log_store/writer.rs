@@ -254,7 +254,7 @@ impl Writer {
     fn fail(self, error: &dyn std::fmt::Display) -> Result<(), String> {
         let sentence = format!(
             "writing the log {} failed: {error}; whether the last commit is on disk is unknown, and \
-             nothing was written after it",
+             nothing was written after it; mend the disk or make room, then start the node again",
             self.path.display()
         );
         std::mem::forget(self.database);

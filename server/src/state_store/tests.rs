@@ -23,7 +23,7 @@ struct Open {
 
 fn try_open(path: &Path, config: StateStoreConfig) -> Result<Open, StateStoreError> {
     let (sender, events) = channel();
-    let (store, groups) = StateStore::open(path, config, move |event| {
+    let (store, groups) = StateStore::open(path, &OpenStorage::default(), config, move |event| {
         let _ = sender.send(event);
     })?;
     Ok(Open { store, groups, events })

@@ -459,7 +459,7 @@ impl Writer {
         std::mem::forget(self.database.clone());
         self.reporter.fail(format!(
             "writing the state {} failed: {fault}; whether the last commit is on disk is unknown, \
-             and nothing was written after it",
+             and nothing was written after it; mend the disk or make room, then start the node again",
             self.storage.name.display()
         ));
     }
