@@ -1,20 +1,22 @@
 # Every target is one line; what it calls is a script to read.
-.PHONY: run test lint sim prove prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash cluster bench bench-failover bench-raft clients
+.PHONY: run test lint sim prove prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power cluster bench bench-failover bench-raft clients
 
 run: ; cargo build --release --locked -p server && exec ./target/release/flotilla dev
 test: clients ; tests/run.sh
 lint: ; tests/lint.sh
 sim: ; FLOTILLA_SIM_SEED=$(SEED) FLOTILLA_SIM_FAULTS=$(FAULTS) FLOTILLA_SIM_EVENTS=$(EVENTS) cargo test --locked -p tests --test sim -- --nocapture
-prove: prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash
+prove: prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power
 SEEDS ?= 10000
 STATES ?= 5000000
 IMAGES ?= 200000
+CUTS ?= 200
 prove-sim: ; FLOTILLA_SIM_SEEDS=$(SEEDS) cargo test --release --locked -p tests --test sim -- --nocapture
 prove-explore: ; FLOTILLA_STATES=$(STATES) cargo test --release --locked -p tests --test explore -- --nocapture --test-threads 1
 prove-fuzz: ; FLOTILLA_FUZZ=100000 cargo test --release --locked -p tests --test fuzz_step -- --nocapture
 prove-mutants: ; FLOTILLA_MUTANTS=all cargo test --release --locked -p tests --features mutants --test mutants -- --nocapture
 prove-differential: ; FLOTILLA_DIFFERENTIAL_SEEDS=$(SEEDS) cargo test --release --locked -p tests --test differential -- --nocapture
 prove-crash: ; FLOTILLA_CRASH_IMAGES=$(IMAGES) FLOTILLA_LOG_ROUNDS=100000 cargo test --release --locked -p server --lib --test log_crash --test state_crash -- --nocapture
+prove-power: ; FLOTILLA_POWER_CUTS=$(CUTS) cargo test --release --locked -p tests --test power_cut -- --nocapture
 cluster: ; cargo build --release --locked -p server && exec examples/cluster.sh
 bench: ; cargo build --release --locked -p server && python3 bench/bench.py
 bench-failover: ; cargo build --release --locked -p server && python3 bench/failover.py

@@ -2,143 +2,15 @@
 
 use harness::process::{DevCluster, Process, ThreeNodes};
 use harness::resp::{Client, Value};
+use harness::tokens::{Attempt, Patience, WriterEnd, Writers, acknowledged, check_tokens};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a process may take to end after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that write at once.
 const WRITERS: usize = 20;
-/// Keys that they share.
-const KEYS: usize = 100;
-
-// ---- Writers that append tokens and remember what they were told ----
-
-/// One APPEND of a token that nobody else appends.
-struct Attempt {
-    key: String,
-    token: String,
-    /// Whether a reply came.
-    acknowledged: bool,
-    /// When it was answered.
-    answered: Instant,
-}
-
-/// Error replies and broken connections end a writer; which of the two is kept.
-enum WriterEnd {
-    Told,
-    Refused(String),
-    Disconnected,
-}
-
-struct Writer {
-    thread: JoinHandle<(Vec<Attempt>, WriterEnd)>,
-}
-
-struct Writers {
-    writers: Vec<Writer>,
-    stop: Arc<AtomicBool>,
-    acks: mpsc::Receiver<()>,
-}
-
-impl Writers {
-    /// Starts `count` writers, each on a connection of its own, over keys and tokens with `prefix`.
-    fn start(port: u16, count: usize, prefix: &str) -> Writers {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (told, acks) = mpsc::channel();
-        let writers = (0..count)
-            .map(|number| {
-                let (stop, told, prefix) = (stop.clone(), told.clone(), prefix.to_owned());
-                let thread =
-                    thread::spawn(move || write_tokens(port, number, &prefix, &stop, &told));
-                Writer { thread }
-            })
-            .collect();
-        Writers { writers, stop, acks }
-    }
-
-    /// Waits until so many more writes were acknowledged.
-    fn wait_for_acks(&self, count: usize) {
-        for seen in 0..count {
-            let next = self.acks.recv_timeout(Duration::from_secs(30));
-            assert!(next.is_ok(), "only {seen} of {count} writes were acknowledged");
-        }
-    }
-
-    /// Lets writers end after the write they are at, and collects what they tried.
-    fn end(self) -> Vec<(Vec<Attempt>, WriterEnd)> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.writers.into_iter().map(|writer| writer.thread.join().expect("a writer")).collect()
-    }
-}
-
-fn write_tokens(
-    port: u16,
-    number: usize,
-    prefix: &str,
-    stop: &AtomicBool,
-    told: &mpsc::Sender<()>,
-) -> (Vec<Attempt>, WriterEnd) {
-    let mut client = Client::connect(port).expect("a connection");
-    let mut attempts = Vec::new();
-    for n in 0.. {
-        if stop.load(Ordering::Relaxed) {
-            return (attempts, WriterEnd::Told);
-        }
-        let key = format!("{prefix}:{}", (n * 7 + number * 13) % KEYS);
-        let token = format!("{number}-{n};");
-        let reply = client.call(&["APPEND", &key, &token]);
-        let acknowledged = matches!(reply, Ok(Value::Integer(_)));
-        attempts.push(Attempt { key, token, acknowledged, answered: Instant::now() });
-        match reply {
-            Ok(Value::Integer(_)) => {
-                // Nobody listens any more once the test has seen enough.
-                let _ = told.send(());
-            }
-            Ok(other) => return (attempts, WriterEnd::Refused(format!("{other:?}"))),
-            Err(_) => return (attempts, WriterEnd::Disconnected),
-        }
-    }
-    unreachable!("the range has no end")
-}
-
-/// Checks every attempt against what the keys hold now: acknowledged tokens once, others once or
-/// never, nothing that nobody wrote, and each writer's tokens in its order.
-fn check_tokens(client: &mut Client, attempts: &[Vec<Attempt>]) {
-    let mut held: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for attempt in attempts.iter().flatten() {
-        held.entry(&attempt.key).or_insert_with(|| match client.call(&["GET", &attempt.key]) {
-            Ok(Value::Bulk(bytes)) => {
-                let text = String::from_utf8(bytes).expect("tokens are text");
-                text.split_inclusive(';').map(str::to_owned).collect()
-            }
-            Ok(Value::Nil) => Vec::new(),
-            other => panic!("GET {}: {other:?}", attempt.key),
-        });
-    }
-    let mut explained = 0;
-    for writer in attempts {
-        let mut last_place: BTreeMap<&str, usize> = BTreeMap::new();
-        for attempt in writer {
-            let tokens = &held[attempt.key.as_str()];
-            let places: Vec<usize> =
-                (0..tokens.len()).filter(|at| tokens[*at] == attempt.token).collect();
-            let (key, token) = (&attempt.key, &attempt.token);
-            assert!(places.len() <= 1, "{token} is in {key} {} times", places.len());
-            assert!(!places.is_empty() || !attempt.acknowledged, "{token} of {key} was lost");
-            if let Some(place) = places.first() {
-                let before = last_place.insert(key, *place);
-                assert!(before.is_none_or(|before| before < *place), "{token} of {key} overtook");
-                explained += 1;
-            }
-        }
-    }
-    let all: usize = held.values().map(Vec::len).sum();
-    assert_eq!(explained, all, "every token held was written by somebody");
-}
 
 // ---- One process with the whole cluster ----
 
@@ -147,7 +19,8 @@ fn sigkill_of_everything_loses_no_acknowledged_write_and_doubles_none() {
     let mut cluster = DevCluster::start(&[]);
     let mut attempts: Vec<Vec<Attempt>> = Vec::new();
     for round in 0..10 {
-        let writers = Writers::start(cluster.port(), WRITERS, &format!("round{round}"));
+        let writers =
+            Writers::start(cluster.port(), WRITERS, &format!("round{round}"), Patience::None);
         // Another instant of the group commit each time.
         writers.wait_for_acks(150 + 37 * round);
         cluster.process.kill();
@@ -160,7 +33,7 @@ fn sigkill_of_everything_loses_no_acknowledged_write_and_doubles_none() {
         cluster.restart();
         check_tokens(&mut cluster.client(), &attempts);
     }
-    let acknowledged = attempts.iter().flatten().filter(|attempt| attempt.acknowledged).count();
+    let acknowledged = acknowledged(&attempts);
     println!("10 SIGKILLs, {acknowledged} acknowledged writes: each there once");
 }
 
@@ -182,7 +55,7 @@ fn sigterm_ends_it_with_code_0_and_keeps_the_data() {
 #[test]
 fn sigterm_under_load_answers_what_it_took() {
     let mut cluster = DevCluster::start(&[]);
-    let writers = Writers::start(cluster.port(), WRITERS, "term");
+    let writers = Writers::start(cluster.port(), WRITERS, "term", Patience::None);
     writers.wait_for_acks(200);
     cluster.process.signal("TERM");
     let status = cluster.process.wait(STOP_TIMEOUT);
@@ -291,7 +164,7 @@ fn longest_gap(attempts: &[Vec<Attempt>]) -> Duration {
 fn a_leaders_death_fails_no_request_and_it_catches_up_when_it_returns() {
     let mut cluster = ThreeNodes::start();
     let port = cluster.router_port();
-    let writers = Writers::start(port, WRITERS, "load");
+    let writers = Writers::start(port, WRITERS, "load", Patience::None);
     writers.wait_for_acks(500);
     let leader = leader_of(&cluster, "load:0");
     cluster.node(leader).kill();
@@ -307,14 +180,7 @@ fn a_leaders_death_fails_no_request_and_it_catches_up_when_it_returns() {
     cluster.node(other).kill();
     writers.wait_for_acks(1000);
 
-    let mut attempts = Vec::new();
-    for (tried, end) in writers.end() {
-        match end {
-            WriterEnd::Told => attempts.push(tried),
-            WriterEnd::Refused(reply) => panic!("a writer was answered {reply}"),
-            WriterEnd::Disconnected => panic!("the router closed a connection"),
-        }
-    }
+    let attempts = writers.end_all_told();
     check_tokens(&mut Client::connect(port).expect("a connection"), &attempts);
     let gap = longest_gap(&attempts);
     println!("longest gap around two leaders' deaths: {} ms", gap.as_millis());
@@ -325,7 +191,7 @@ fn a_leaders_death_fails_no_request_and_it_catches_up_when_it_returns() {
 fn a_planned_stop_of_a_leader_fails_no_request() {
     let mut cluster = ThreeNodes::start();
     let port = cluster.router_port();
-    let writers = Writers::start(port, WRITERS, "load");
+    let writers = Writers::start(port, WRITERS, "load", Patience::None);
     writers.wait_for_acks(500);
     for _ in 0..2 {
         let leader = leader_of(&cluster, "load:0");
@@ -339,14 +205,7 @@ fn a_planned_stop_of_a_leader_fails_no_request() {
         cluster.node(leader).wait_until_it_serves(own_port);
         wait_until_caught_up(own_port, cluster.node_port(leader % ThreeNodes::COUNT + 1));
     }
-    let mut attempts = Vec::new();
-    for (tried, end) in writers.end() {
-        match end {
-            WriterEnd::Told => attempts.push(tried),
-            WriterEnd::Refused(reply) => panic!("a writer was answered {reply}"),
-            WriterEnd::Disconnected => panic!("the router closed a connection"),
-        }
-    }
+    let attempts = writers.end_all_told();
     check_tokens(&mut Client::connect(port).expect("a connection"), &attempts);
     println!("longest gap around two planned stops: {} ms", longest_gap(&attempts).as_millis());
 }

@@ -1,5 +1,6 @@
 //! What the tests share: real processes and a client to talk to them, golden scripts.
 
+pub mod hostile_disk;
 pub mod process;
 pub mod raft_checker;
 pub mod raft_differential;
@@ -21,3 +22,4 @@ pub mod raft_world;
 pub mod resp;
 pub mod resp_script;
 pub mod shard_script;
+pub mod tokens;

@@ -5,6 +5,7 @@
 //! of them. What a test started dies with it.
 
 use crate::resp::{Client, Value};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::TcpListener;
@@ -86,11 +87,29 @@ pub fn run_to_end(arguments: &[String]) -> Ended {
     Ended { code: status.code(), stderr: process.log() }
 }
 
+/// What is started: the program, or a test's executable that takes the program's part.
+#[derive(Clone, Debug)]
+pub enum Launch {
+    /// The program under test.
+    Program,
+    /// This executable again, to run the one test of this name, which finds the program's arguments in
+    /// [`ARGUMENTS_VARIABLE`], one a line, and ends the process.
+    Test(&'static str),
+}
+
+/// See [`Launch::Test`].
+pub const ARGUMENTS_VARIABLE: &str = "FLOTILLA_TEST_ARGUMENTS";
+
 /// One process of the program.
 pub struct Process {
     name: String,
+    launch: Launch,
     arguments: Vec<String>,
+    /// Variables besides those of this process.
+    environment: BTreeMap<String, String>,
     log: PathBuf,
+    /// How long the log was at its last start.
+    log_before: usize,
     child: Child,
 }
 
@@ -98,15 +117,28 @@ impl Process {
     /// Starts `flotilla` with these arguments; its log (standard error) goes to a file in `folder`, its
     /// standard output to one beside it that ends in `.out`.
     pub fn start(name: &str, arguments: &[String], folder: &Path) -> Process {
+        Process::start_as(Launch::Program, name, arguments, folder)
+    }
+
+    /// The same, of something else.
+    pub fn start_as(launch: Launch, name: &str, arguments: &[String], folder: &Path) -> Process {
         let log = folder.join(format!("{}.log", name.replace(' ', "-")));
-        let child = spawn(arguments, &log);
-        Process { name: name.to_owned(), arguments: arguments.to_vec(), log, child }
+        let environment = BTreeMap::new();
+        let child = spawn(&launch, arguments, &environment, &log);
+        let (name, arguments) = (name.to_owned(), arguments.to_vec());
+        Process { name, launch, arguments, environment, log, log_before: 0, child }
+    }
+
+    /// Sets a variable for its further starts.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
     }
 
     /// Starts it again, with the arguments of the first start.
     pub fn restart(&mut self) {
         assert!(self.has_ended(), "{} still runs", self.name);
-        self.child = spawn(&self.arguments, &self.log);
+        self.log_before = fs::metadata(&self.log).map_or(0, |log| log.len() as usize);
+        self.child = spawn(&self.launch, &self.arguments, &self.environment, &self.log);
     }
 
     /// Its process id.
@@ -146,6 +178,12 @@ impl Process {
     /// All that it logged so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// What it logged since its last start.
+    pub fn log_since_start(&self) -> String {
+        let log = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&log[self.log_before.min(log.len())..]).into_owned()
     }
 
     /// Waits until `port` answers and every group takes writes through it; panics if it does not.
@@ -192,12 +230,30 @@ impl Drop for Process {
     }
 }
 
-fn spawn(arguments: &[String], log: &Path) -> Child {
+fn spawn(
+    launch: &Launch,
+    arguments: &[String],
+    environment: &BTreeMap<String, String>,
+    log: &Path,
+) -> Child {
     let open = |path: &Path| {
         OpenOptions::new().create(true).append(true).open(path).expect("a file for output")
     };
-    Command::new(program())
-        .args(arguments)
+    let mut command = match launch {
+        Launch::Program => {
+            let mut command = Command::new(program());
+            command.args(arguments);
+            command
+        }
+        Launch::Test(test) => {
+            let mut command = Command::new(std::env::current_exe().expect("this executable"));
+            command.args(["--exact", test, "--nocapture"]);
+            command.env(ARGUMENTS_VARIABLE, arguments.join("\n"));
+            command
+        }
+    };
+    command
+        .envs(environment)
         .stdin(Stdio::null())
         .stdout(open(&log.with_extension("out")))
         .stderr(open(log))
@@ -288,6 +344,11 @@ impl ThreeNodes {
 
     /// Starts them with two groups on all three and waits until the router serves.
     pub fn start() -> ThreeNodes {
+        ThreeNodes::start_as(&Launch::Program)
+    }
+
+    /// The same, of something else.
+    pub fn start_as(launch: &Launch) -> ThreeNodes {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ports = Ports::take();
         let file = write_cluster_file(folder.path(), &ports);
@@ -296,12 +357,13 @@ impl ThreeNodes {
                 let dir = folder.path().join(format!("node-{id}")).display().to_string();
                 let id_text = id.to_string();
                 let words = ["node", "--id", &id_text, "--dir", &dir, "--cluster-file", &file];
-                Process::start(&format!("node {id}"), &arguments(&words), folder.path())
+                let name = format!("node {id}");
+                Process::start_as(launch.clone(), &name, &arguments(&words), folder.path())
             })
             .collect();
         let listen = format!("127.0.0.1:{}", ports.port(0));
         let words = ["router", "--listen", &listen, "--cluster-file", &file];
-        let router = Process::start("router", &arguments(&words), folder.path());
+        let router = Process::start_as(launch.clone(), "router", &arguments(&words), folder.path());
         let mut cluster = ThreeNodes { nodes, router, ports, _folder: folder };
         let port = cluster.router_port();
         cluster.router.wait_until_it_serves(port);
@@ -316,6 +378,11 @@ impl ThreeNodes {
     /// Where node `id` (from 1) listens for clients.
     pub fn node_port(&self, id: u16) -> u16 {
         self.ports.port(id)
+    }
+
+    /// The directory of node `id`, from 1.
+    pub fn data(&self, id: u16) -> PathBuf {
+        self._folder.path().join(format!("node-{id}"))
     }
 
     /// The process of node `id`, from 1.
