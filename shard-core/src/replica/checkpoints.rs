@@ -36,7 +36,8 @@ pub struct CheckpointConfig {
     pub log_bytes_max: u64,
     /// The longest that something stays changed. Default 60 s.
     pub interval_ns: Now,
-    /// Behind which indexes one is begun: the multiples of this. Default 1024.
+    /// Behind which indexes one is begun: the multiples of this. Default 64: an entry may carry a thousand
+    /// commands.
     pub align: u64,
     /// What is handed out in one step. Default 512 rows of 1 MiB.
     pub step: RowBudget,
@@ -49,7 +50,7 @@ impl Default for CheckpointConfig {
             dirty_share: 10,
             log_bytes_max: 64 << 20,
             interval_ns: 60_000_000_000,
-            align: 1024,
+            align: 64,
             step: RowBudget { rows: 512, bytes: 1 << 20 },
         }
     }
