@@ -44,8 +44,8 @@ fn seeds_agree_with_the_model() {
 }
 
 /// What a seed has to meet to have tested anything: executed, repeated, old, gap, elsewhere,
-/// expired, too far, group.
-const KINDS: usize = 8;
+/// expired, too far, group, refused for memory.
+const KINDS: usize = 9;
 const KEYS: u64 = 12;
 
 fn key(number: u64) -> Bytes {
@@ -58,6 +58,8 @@ struct World {
     /// The slots of two keys in three.
     owned: BTreeSet<Slot>,
     now: u64,
+    /// The entry is of a leader whose memory is full.
+    full: bool,
     sessions: u128,
     /// What a correct store holds: value and expiry.
     keys: BTreeMap<Bytes, (Bytes, Option<u64>)>,
@@ -80,6 +82,7 @@ impl World {
             stores: [(); 2].map(|()| ShardStore::new(GroupId(1))),
             owned: (0..KEYS).filter(|n| n % 3 > 0).map(|n| hash_slot(&key(n))).collect(),
             now: 1_000_000,
+            full: false,
             sessions: 1,
             keys: BTreeMap::new(),
             lanes: BTreeMap::new(),
@@ -108,6 +111,7 @@ impl World {
             1 => self.now + self.below(SESSION_LIFE_MS / 4),
             _ => self.now + self.below(300),
         };
+        self.full = self.below(8) == 0;
         self.now = self.now.max(stamp);
         if self.below(12) == 0 {
             self.sessions += 1;
@@ -141,7 +145,7 @@ impl World {
     }
 
     fn apply(&mut self, stamp: u64, items: Vec<EntryItem>) -> Vec<Answer> {
-        let batch = EntryBatch { stamp: LogTime(stamp), items };
+        let batch = EntryBatch { stamp: LogTime(stamp), items, full: self.full };
         let bytes = encode_batch(&batch);
         let [a, b] = &mut self.stores;
         let answers = a.apply(batch);
@@ -240,10 +244,14 @@ impl World {
             return ("gap", Answer::Gap { last: Seq(last) });
         }
         lane.acked = lane.acked.max(request.acked);
-        let outcome = self.execute(&request.op);
+        let grows = matches!(request.op, Op::Append { .. } | Op::IncrBy { .. } | Op::Set(_));
+        let (kind, outcome) = match self.full && grows {
+            true => ("out of memory", Outcome::Error(OpError::OutOfMemory)),
+            false => ("executed", self.execute(&request.op)),
+        };
         let lane = self.lanes.get_mut(&(request.session, request.slot)).unwrap();
         lane.outcomes.push(outcome.clone());
-        ("executed", Answer::Done { outcome, log_time })
+        (kind, Answer::Done { outcome, log_time })
     }
 
     fn execute(&mut self, op: &Op) -> Outcome {
@@ -307,6 +315,7 @@ impl World {
 
     /// Every key is as it should be; once all is deleted and all sessions are over, nothing is left.
     fn end(&mut self) {
+        self.full = false;
         let deadline = LogTime(self.now + SESSION_LIFE_MS);
         for number in 0..KEYS {
             self.sessions += 1;

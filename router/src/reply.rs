@@ -248,6 +248,7 @@ pub fn op_error_text(error: OpError) -> Cow<'static, str> {
             "ERR string exceeds maximum allowed size (proto-max-bulk-len)".into()
         }
         OpError::InvalidExpireTime(command) => invalid_expire_time(command).into(),
+        OpError::OutOfMemory => "OOM command not allowed when used memory > 'maxmemory'.".into(),
     }
 }
 
@@ -360,6 +361,11 @@ mod tests {
                 Outcome::Error(OpError::InvalidExpireTime(command)),
                 Shape::Plain,
                 "-ERR invalid expire time in 'pexpireat' command ",
+            ),
+            (
+                Outcome::Error(OpError::OutOfMemory),
+                Shape::Plain,
+                "-OOM command not allowed when used memory > 'maxmemory'. ",
             ),
             (
                 Outcome::Error(OpError::WrongType),

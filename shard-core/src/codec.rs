@@ -28,6 +28,10 @@ use serde::{Deserialize, Serialize};
 
 /// Version of an entry's payload. It is in logs: a program reads every version it ever wrote.
 pub const ENTRY_VERSION: u8 = 1;
+/// Version of the payload of an entry that was proposed where memory was full: the same body. A program
+/// that does not know it stops at such an entry, where it would else execute what others refuse; all
+/// other entries are as they were.
+pub const ENTRY_VERSION_FULL: u8 = 2;
 /// Version of the frames between processes.
 pub const WIRE_VERSION: u8 = 1;
 /// Bytes of a wire frame before its body.
@@ -49,6 +53,17 @@ pub struct EntryBatch {
     pub stamp: LogTime,
     /// Applied in order; each yields one answer.
     pub items: Vec<EntryItem>,
+    /// The leader had no memory left when it proposed the entry: what may take more is refused, on
+    /// every replica alike. Told by the version.
+    #[serde(skip)]
+    pub full: bool,
+}
+
+impl EntryBatch {
+    /// Of a leader that has memory left.
+    pub fn new(stamp: LogTime, items: Vec<EntryItem>) -> EntryBatch {
+        EntryBatch { stamp, items, full: false }
+    }
 }
 
 /// One step of a state machine.
@@ -132,7 +147,7 @@ pub enum CodecError {
 /// Encodes the payload of a command entry.
 pub fn encode_batch(batch: &EntryBatch) -> Vec<u8> {
     let mut bytes = BytesMut::with_capacity(64);
-    bytes.put_u8(ENTRY_VERSION);
+    bytes.put_u8(if batch.full { ENTRY_VERSION_FULL } else { ENTRY_VERSION });
     append(batch, &mut bytes);
     bytes.into()
 }
@@ -143,6 +158,7 @@ pub fn decode_batch(bytes: &[u8]) -> Result<EntryBatch, CodecError> {
     let (version, body) = bytes.split_first().ok_or(CodecError::Short)?;
     match *version {
         ENTRY_VERSION => whole(body),
+        ENTRY_VERSION_FULL => Ok(EntryBatch { full: true, ..whole(body)? }),
         other => Err(CodecError::Version(other)),
     }
 }

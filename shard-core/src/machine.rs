@@ -150,7 +150,7 @@ mod tests {
             groups: [(SHARDMASTER, seats)].into(),
             slots: Vec::new(),
         };
-        EntryBatch { stamp: LogTime(stamp), items: vec![EntryItem::Bootstrap(config)] }
+        EntryBatch::new(LogTime(stamp), vec![EntryItem::Bootstrap(config)])
     }
 
     fn collect(machine: &mut Machine, disk: &mut BTreeMap<Bytes, Bytes>) -> usize {

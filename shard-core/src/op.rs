@@ -223,6 +223,8 @@ pub enum OpError {
     StringTooLong,
     /// `ERR invalid expire time in '<command>' command`
     InvalidExpireTime(ExpiryCommand),
+    /// `OOM command not allowed when used memory > 'maxmemory'.`
+    OutOfMemory,
 }
 
 impl Op {
@@ -245,6 +247,27 @@ impl Op {
             | Op::Persist { .. }
             | Op::FlushSlot
             | Op::GetDel { .. } => true,
+        }
+    }
+
+    /// Whether the op is refused where memory is full: those that Redis flags `denyoom`, whatever the
+    /// key holds. What frees memory, or changes an expiry alone, goes on.
+    pub fn is_denied_when_full(&self) -> bool {
+        match self {
+            Op::Set(_) | Op::Append { .. } | Op::IncrBy { .. } => true,
+            Op::Get { .. }
+            | Op::MGet { .. }
+            | Op::Del { .. }
+            | Op::Exists { .. }
+            | Op::Strlen { .. }
+            | Op::Ttl { .. }
+            | Op::Expire(_)
+            | Op::Persist { .. }
+            | Op::Type { .. }
+            | Op::FlushSlot
+            | Op::CountKeys
+            | Op::ListKeys { .. }
+            | Op::GetDel { .. } => false,
         }
     }
 

@@ -625,7 +625,7 @@ impl Batch {
                 count += 1;
                 total += bytes;
             }
-            let batch = EntryBatch { stamp, items: items.by_ref().take(count).collect() };
+            let batch = EntryBatch::new(stamp, items.by_ref().take(count).collect());
             payloads.push(codec::encode_batch(&batch).into());
             clients.push(owners.by_ref().take(count).collect());
         }

@@ -20,7 +20,7 @@ use crate::cluster_config::ConfigNum;
 use crate::codec::{EntryBatch, EntryItem};
 use crate::data::{self, Changing, SlotData, Tally};
 use crate::digest::Digest;
-use crate::op::{Op, Outcome};
+use crate::op::{Op, OpError, Outcome};
 use crate::rows::{GroupRow, Row, RowValue, SlotRow};
 use crate::session::{
     LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, Lanes, LogTime, ReplyBytes,
@@ -125,11 +125,12 @@ impl ShardStore {
         self.drop_ended_lanes();
         self.collect_expired();
         self.changes.free(KEYS_FREED_PER_ENTRY_MAX);
+        let full = batch.full;
         batch
             .items
             .into_iter()
             .map(|item| match item {
-                EntryItem::Lane(request) => self.apply_lane(request),
+                EntryItem::Lane(request) => self.apply_lane(request, full),
                 EntryItem::Group(query) => Answer::Group(self.query(&query)),
                 EntryItem::Assign { config, ranges } => self.assign(config, &ranges),
                 EntryItem::Bootstrap(_) => Answer::Invalid,
@@ -232,7 +233,7 @@ impl ShardStore {
     /// not own the slot knows nothing of its log time, so its "expired" would let a router go on
     /// in a new session while the owner still executes a late copy of the old one's op. Expiry
     /// comes before the lane, whose record may be dropped by then.
-    fn apply_lane(&mut self, request: LaneRequest) -> Answer {
+    fn apply_lane(&mut self, request: LaneRequest, full: bool) -> Answer {
         if !is_well_formed(&request) {
             return Answer::Invalid;
         }
@@ -267,18 +268,25 @@ impl ShardStore {
             {
                 Answer::LanesFull
             }
-            Verdict::Execute => Answer::Done { outcome: self.execute(request, log_time), log_time },
+            Verdict::Execute => {
+                Answer::Done { outcome: self.execute(request, log_time, full), log_time }
+            }
         }
     }
 
-    /// Executes the next op of a lane and remembers what it answered.
-    fn execute(&mut self, request: LaneRequest, log_time: LogTime) -> Outcome {
+    /// Executes the next op of a lane and remembers what it answered. One that is refused because memory
+    /// is full was executed too, as far as the lane goes: sent again, it must not find that there is
+    /// memory by now.
+    fn execute(&mut self, request: LaneRequest, log_time: LogTime, full: bool) -> Outcome {
         let LaneRequest { session, deadline, slot: number, seq, acked, op } = request;
         let slot = self.slots.get_mut(&number).expect("ownership was checked");
 
         let held = slot.data.tally();
         let first_expiry = slot.data.first_expiry();
-        let outcome = data::execute(&mut slot.changing(number, &mut self.changes), op, log_time);
+        let outcome = match full && op.is_denied_when_full() {
+            true => Outcome::Error(OpError::OutOfMemory),
+            false => data::execute(&mut slot.changing(number, &mut self.changes), op, log_time),
+        };
         self.tally = self.tally.moved(held, slot.data.tally());
         reschedule(&mut self.expiry_due, number, first_expiry, slot.data.first_expiry());
 

@@ -35,7 +35,7 @@ fn store() -> Store {
     let mut store = ShardStore::new(GROUP);
     let ranges = vec![(Slot(0), Slot(SLOTS - 1))];
     let items = vec![EntryItem::Assign { config: ConfigNum(1), ranges }];
-    store.apply(EntryBatch { stamp: LogTime(1), items });
+    store.apply(EntryBatch::new(LogTime(1), items));
     Rc::new(RefCell::new(store))
 }
 
@@ -57,7 +57,7 @@ fn serve(store: &Store, batch: RequestBatch) -> ToRouter {
 }
 
 fn apply(store: &mut ShardStore, item: EntryItem) -> Answer {
-    let batch = EntryBatch { stamp: LogTime(1000), items: vec![item] };
+    let batch = EntryBatch::new(LogTime(1000), vec![item]);
     store.apply(batch).pop().expect("an answer per item")
 }
 

@@ -122,7 +122,7 @@ impl World {
         let mut store = ShardStore::new(GROUP);
         let ranges = vec![(Slot(0), Slot(SLOTS - 1))];
         let items = vec![EntryItem::Assign { config: ConfigNum(1), ranges }];
-        store.apply(EntryBatch { stamp: LogTime(1), items });
+        store.apply(EntryBatch::new(LogTime(1), items));
         let mut random = Random::new([seed, 0]);
         World {
             rates: Rates::draw(&mut random),
@@ -352,7 +352,7 @@ impl World {
         let count = 1 + self.random.below(self.log.len() as u64) as usize;
         let (waiting, items): (Vec<_>, Vec<_>) =
             self.log.drain(..count).map(|proposed| (proposed.reply, proposed.item)).unzip();
-        let answers = self.store.apply(EntryBatch { stamp: LogTime(self.wall_ms), items });
+        let answers = self.store.apply(EntryBatch::new(LogTime(self.wall_ms), items));
         for (reply, answer) in waiting.into_iter().zip(answers) {
             if let Some((node, id)) = reply
                 && !self.fault(self.rates.unheard)
@@ -428,7 +428,7 @@ impl World {
             op: Op::Get { key: name },
         };
         let items = vec![EntryItem::Lane(request)];
-        match self.store.apply(EntryBatch { stamp: LogTime(self.wall_ms), items }).pop() {
+        match self.store.apply(EntryBatch::new(LogTime(self.wall_ms), items)).pop() {
             Some(Answer::Done { outcome, .. }) => text(&outcome),
             other => panic!("{other:?}"),
         }

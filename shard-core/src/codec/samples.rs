@@ -133,7 +133,7 @@ impl Samples {
     }
 
     fn outcome(&mut self) -> Outcome {
-        match self.below(8) {
+        match self.below(9) {
             0 => Outcome::Ok,
             1 => Outcome::Nil,
             2 => Outcome::Integer(self.number() as i64),
@@ -141,6 +141,7 @@ impl Samples {
             4 => Outcome::Values(self.many(|samples| samples.some(Samples::bytes))),
             5 => Outcome::Keys(self.many(Samples::bytes)),
             6 => Outcome::Word(Word::String),
+            7 => Outcome::Error(OpError::OutOfMemory),
             _ => Outcome::Error(OpError::InvalidExpireTime(self.expiry_command())),
         }
     }
@@ -199,7 +200,11 @@ impl Samples {
     }
 
     pub(super) fn batch(&mut self) -> EntryBatch {
-        EntryBatch { stamp: LogTime(self.number()), items: self.many(Samples::item) }
+        EntryBatch {
+            stamp: LogTime(self.number()),
+            items: self.many(Samples::item),
+            full: self.below(2) == 1,
+        }
     }
 
     fn read_request(&mut self) -> ReadRequest {

@@ -1,7 +1,7 @@
 use super::samples::Samples;
 use super::*;
 use crate::op::{
-    Expire, ExpireAt, ExpiryCommand, Op, Outcome, Set, SetCondition, SetExpiry, TimeUnit,
+    Expire, ExpireAt, ExpiryCommand, Op, OpError, Outcome, Set, SetCondition, SetExpiry, TimeUnit,
 };
 use crate::session::{Seq, SessionId};
 use crate::wire::{Answer, GroupAnswer, Reply, Request, RequestBatch, RequestBody};
@@ -135,12 +135,14 @@ fn golden_bytes() {
         EntryItem::Assign { config: ConfigNum(1), ranges: vec![(Slot(0), Slot(16383))] },
         EntryItem::Bootstrap(config),
     ];
-    let batch = EntryBatch { stamp: LogTime(1000), items };
+    let batch = EntryBatch::new(LogTime(1000), items);
     assert_eq!(
         hex(&encode_batch(&batch)),
         "01e8070400ef9bafcdf8acd19181deb7de9af1d9a2a302c8af12965f02010103666f6f0362617202\
              d00f01000100010002010100ff7f03010163000000"
     );
+    let full = EntryBatch { full: true, ..EntryBatch::new(LogTime(1000), Vec::new()) };
+    assert_eq!(hex(&encode_batch(&full)), "02e80700");
 }
 
 /// A variant's number is its place: one moved, and a program reads another's log wrongly.
@@ -197,6 +199,17 @@ fn variants_keep_their_numbers() {
         Answer::Invalid,
         Answer::LanesFull,
     ];
+    let errors = [
+        OpError::WrongType,
+        OpError::NotAnInteger,
+        OpError::Overflow,
+        OpError::StringTooLong,
+        OpError::InvalidExpireTime(ExpiryCommand::Set),
+        OpError::OutOfMemory,
+    ];
+    for (number, error) in errors.iter().enumerate() {
+        assert_eq!(usize::from(bytes_of(error)[0]), number, "{error:?}");
+    }
     for (number, answer) in answers.iter().enumerate() {
         assert_eq!(usize::from(bytes_of(answer)[0]), number, "{answer:?}");
     }
@@ -282,7 +295,7 @@ fn versions_kinds_and_bytes_that_do_not_belong_are_refused() {
     let long = [&name[..], &vec![0; CHUNK_BYTES_MAX + 2]].concat();
     assert_eq!(decoded(&sealed(1, 5, &long)), Err(CodecError::Trailing(2)));
     assert_eq!(decode_batch(&[]), Err(CodecError::Short));
-    assert_eq!(decode_batch(&[2, 0, 0]), Err(CodecError::Version(2)));
+    assert_eq!(decode_batch(&[3, 0, 0]), Err(CodecError::Version(3)));
     assert_eq!(decode_batch(&[1, 0, 0, 0]), Err(CodecError::Trailing(1)));
     assert!(matches!(decode_batch(&[1, 0, 1, 99]), Err(CodecError::Body(_))));
 }

@@ -47,7 +47,7 @@ impl Replica {
             return;
         }
         let stamp = self.stamp(wall);
-        let clock = codec::encode_batch(&EntryBatch { stamp, items: Vec::new() });
+        let clock = codec::encode_batch(&EntryBatch::new(stamp, Vec::new()));
         let proposed = self.raft.propose(now, &mut std::iter::once(clock.into()));
         if proposed.count > 0 {
             self.last_stamp = stamp;

@@ -267,7 +267,7 @@ impl Replica {
         mut waiters: Vec<Waiter>,
         out: &mut ReplicaOutput,
     ) {
-        let clock = codec::encode_batch(&EntryBatch { stamp, items: Vec::new() });
+        let clock = codec::encode_batch(&EntryBatch::new(stamp, Vec::new()));
         let proposed = self.raft.propose(now, &mut std::iter::once(clock.into()));
         if let Some(refused) = proposed.refused {
             return self.refuse_reads(&waiters, &answer_to(refused), out);

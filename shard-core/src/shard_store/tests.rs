@@ -15,7 +15,7 @@ fn keys(session: u128, count: u64) -> EntryBatch {
         op: Op::Append { key: format!("{{t}}{n}").into(), value: Bytes::from_static(b"v") },
     };
     let items = (1..=count).map(|n| EntryItem::Lane(append(n))).collect();
-    EntryBatch { stamp: LogTime(1), items }
+    EntryBatch::new(LogTime(1), items)
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn a_flushed_slot_is_freed_in_bounded_steps() {
     let mut store = ShardStore::new(GroupId(1));
     let ranges = vec![(Slot(0), Slot(SLOTS - 1))];
     let assign = EntryItem::Assign { config: ConfigNum(1), ranges };
-    store.apply(EntryBatch { stamp: LogTime(1), items: vec![assign] });
+    store.apply(EntryBatch::new(LogTime(1), vec![assign]));
     store.apply(keys(1, 3000));
     assert_eq!(store.stats().keys, 3000);
 
@@ -31,11 +31,11 @@ fn a_flushed_slot_is_freed_in_bounded_steps() {
         EntryItem::Lane(request) => LaneRequest { op: Op::FlushSlot, ..request.clone() },
         item => panic!("{item:?}"),
     };
-    store.apply(EntryBatch { stamp: LogTime(1), items: vec![EntryItem::Lane(flush)] });
+    store.apply(EntryBatch::new(LogTime(1), vec![EntryItem::Lane(flush)]));
     assert_eq!((store.stats().keys, store.stats().data_bytes), (0, 0));
     let mut entries = 0;
     while store.changes.is_to_free() {
-        store.apply(EntryBatch { stamp: LogTime(1), items: Vec::new() });
+        store.apply(EntryBatch::new(LogTime(1), Vec::new()));
         entries += 1;
     }
     assert_eq!(entries, 3, "3000 keys, 1024 an entry");

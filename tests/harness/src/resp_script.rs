@@ -126,7 +126,7 @@ impl Default for RefusalScript {
         let mut store = ShardStore::new(GroupId(1));
         let ranges = vec![(Slot(0), Slot(SLOTS - 1))];
         let assign = EntryItem::Assign { config: ConfigNum(1), ranges };
-        store.apply(EntryBatch { stamp: NOW, items: vec![assign] });
+        store.apply(EntryBatch::new(NOW, vec![assign]));
         RefusalScript { store, seqs: BTreeMap::new() }
     }
 }
@@ -204,7 +204,7 @@ impl RefusalScript {
             acked: Seq(*seq - 1),
             op,
         };
-        let batch = EntryBatch { stamp: NOW, items: vec![EntryItem::Lane(lane)] };
+        let batch = EntryBatch::new(NOW, vec![EntryItem::Lane(lane)]);
         match self.store.apply(batch).pop() {
             Some(Answer::Done { outcome, .. }) => outcome,
             answer => panic!("{answer:?} is no outcome"),

@@ -7,6 +7,8 @@
 //! `s=` session (1), `n=` seq (the next of its lane), `acked=` (n - 1), `d=` deadline (of a session
 //! 300000 after the stamp of its first op), `slot=` (the first key's).
 //!
+//! `full` sets that the entries from here on are of a leader whose memory is full, `full 0` that they are not.
+//!
 //! `read` before an op reads without an entry. `after=` is the seq it must see, `stamp=` what the
 //! leader would stamp now (the stamp of the script); `clocked=1`: it has waited for a clock entry.
 
@@ -35,6 +37,7 @@ pub struct ShardScript {
     stores: [ShardStore; 2],
     masters: [Shardmaster; 2],
     stamp: LogTime,
+    full: bool,
     /// Last seq of each lane that was executed, or is in the entry being written.
     seqs: BTreeMap<(u128, Slot), u64>,
     deadlines: BTreeMap<u128, LogTime>,
@@ -48,6 +51,7 @@ impl Default for ShardScript {
             stores: stores(LaneLimits::default()),
             masters: [Shardmaster::new(), Shardmaster::new()],
             stamp: LogTime(0),
+            full: false,
             seqs: BTreeMap::new(),
             deadlines: BTreeMap::new(),
             entry: None,
@@ -67,6 +71,10 @@ impl Runner for ShardScript {
         let output = match command.name.as_str() {
             "at" => {
                 self.stamp = LogTime(positional(&mut args)?);
+                String::new()
+            }
+            "full" => {
+                self.full = args.next_pos().is_none_or(|word| word != "0");
                 String::new()
             }
             "begin" => {
@@ -239,7 +247,7 @@ impl ShardScript {
                 _ => None,
             })
             .collect();
-        let bytes = encode_batch(&EntryBatch { stamp: self.stamp, items });
+        let bytes = encode_batch(&EntryBatch { stamp: self.stamp, items, full: self.full });
         let [a, b] = &mut self.stores;
         let answers = a.apply(decode_batch(&bytes)?);
         assert_eq!(answers, b.apply(decode_batch(&bytes)?), "two stores, one entry");
@@ -254,7 +262,7 @@ impl ShardScript {
     }
 
     fn apply_to_master(&mut self, text: String, item: EntryItem) -> Result<String> {
-        let bytes = encode_batch(&EntryBatch { stamp: self.stamp, items: vec![item] });
+        let bytes = encode_batch(&EntryBatch::new(self.stamp, vec![item]));
         let [a, b] = &mut self.masters;
         let answers = a.apply(decode_batch(&bytes)?);
         assert_eq!(answers, b.apply(decode_batch(&bytes)?), "two masters, one entry");

@@ -136,7 +136,7 @@ impl History {
             self.sessions += 4;
         }
         let items = (0..self.below(6)).map(|_| EntryItem::Lane(self.request())).collect();
-        EntryBatch { stamp: LogTime(self.stamp), items }
+        EntryBatch::new(LogTime(self.stamp), items)
     }
 
     fn request(&mut self) -> LaneRequest {
@@ -176,7 +176,7 @@ fn assigned() -> ShardStore {
     let ranges = TAGS.map(|tag| hash_slot(tag.as_bytes())).into_iter().collect::<BTreeSet<_>>();
     let ranges = ranges.into_iter().map(|slot| (slot, slot)).collect();
     let assign = EntryItem::Assign { config: ConfigNum(1), ranges };
-    store.apply(EntryBatch { stamp: LogTime(1), items: vec![assign] });
+    store.apply(EntryBatch::new(LogTime(1), vec![assign]));
     store
 }
 
@@ -270,13 +270,13 @@ fn s18_many_changes_of_one_key_are_one_row() {
     let mut store = ShardStore::new(G1);
     let ranges = vec![(Slot(0), Slot(SLOTS - 1))];
     let assign = EntryItem::Assign { config: ConfigNum(1), ranges };
-    store.apply(EntryBatch { stamp: LogTime(1), items: vec![assign] });
+    store.apply(EntryBatch::new(LogTime(1), vec![assign]));
     store.freeze();
     while !store.collect(RowBudget { rows: 512, bytes: 1 << 20 }).done {}
     let EntryItem::Lane(first) = keys(1, 1).items.remove(0) else { panic!() };
     for n in 1..=200 {
         let lane = LaneRequest { seq: Seq(n), acked: Seq(n - 1), ..first.clone() };
-        store.apply(EntryBatch { stamp: LogTime(n), items: vec![EntryItem::Lane(lane)] });
+        store.apply(EntryBatch::new(LogTime(n), vec![EntryItem::Lane(lane)]));
     }
     assert_eq!(store.dirty(), Dirty { keys: 1, bytes: 4 + 200, any: true });
     store.freeze();
@@ -300,10 +300,7 @@ fn a_freeze_of_many_keys_hands_out_bounded_steps() {
             acked: Seq(n - 1),
             op,
         };
-        store.apply(EntryBatch {
-            stamp: LogTime(history.stamp),
-            items: vec![EntryItem::Lane(lane)],
-        });
+        store.apply(EntryBatch::new(LogTime(history.stamp), vec![EntryItem::Lane(lane)]));
     }
     store.freeze();
     let mut disk = Rows::new();
