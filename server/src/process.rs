@@ -171,6 +171,7 @@ pub async fn run_node(
         addresses,
         seed: random::number().map_err(system(NO_RANDOMNESS))?,
         checkpoints: Some(disk.checkpoints),
+        memory_max: 0,
     };
     let secret = Secret::new(cluster.secret);
     let parts = start_replicas(opened, setup, secret, peer, local_router, &stop)?;

@@ -24,6 +24,7 @@ pub mod handshake;
 mod health;
 pub mod integer;
 pub mod machine;
+pub mod memory;
 pub mod node;
 #[cfg(test)]
 mod node_tests;

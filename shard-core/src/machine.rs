@@ -2,6 +2,7 @@
 
 use crate::cluster_config::SHARDMASTER;
 use crate::codec::EntryBatch;
+use crate::memory::MemoryUse;
 use crate::rows::RowError;
 use crate::session::LogTime;
 use crate::shard_store::{Collected, Dirty, RowBudget, ShardStore, StoreLoader};
@@ -53,6 +54,14 @@ impl Machine {
         match self {
             Machine::Shard(store) => store.dirty(),
             Machine::Master(master) => master.dirty(),
+        }
+    }
+
+    /// What it takes in memory, in constant time. The shardmaster's few configurations are not counted.
+    pub fn memory(&self) -> MemoryUse {
+        match self {
+            Machine::Shard(store) => store.memory(),
+            Machine::Master(_) => MemoryUse::default(),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::checkpoint::{SnapshotChunk, StateCommand, StateEvent};
 use crate::cluster_config::{ClusterConfig, NodeConfig, SHARDMASTER};
 use crate::health::{Health, told};
 use crate::machine::Machine;
+use crate::memory::MemoryUse;
 use crate::replica::{
     CheckpointConfig, Origin, Recovered, Replica, ReplicaError, ReplicaOutput, ReplicaSetup,
 };
@@ -141,6 +142,8 @@ pub struct NodeSetup {
     pub seed: u64,
     /// When checkpoints are taken. None: the host keeps no states, and every log is kept whole.
     pub checkpoints: Option<CheckpointConfig>,
+    /// Bytes of memory from which on this node, where it leads, lets nothing grow; 0: no limit.
+    pub memory_max: u64,
 }
 
 /// The replicas of one worker.
@@ -169,6 +172,12 @@ pub struct Node {
     leaving: bool,
     /// What the replicas were last told of it.
     told_hand_over: bool,
+    memory_max: u64,
+    /// What the replicas take, and of it what each did when it was last polled.
+    memory: MemoryUse,
+    counted: BTreeMap<GroupId, MemoryUse>,
+    /// What its host said of buffers.
+    buffers: u64,
     rejected: u64,
     chunks_dropped: u64,
 }
@@ -181,7 +190,7 @@ impl Node {
         raft_config: &dyn Fn(GroupId, Vec<NodeId>) -> Config,
         now: Now,
     ) -> Result<Node, OpenError> {
-        let NodeSetup { id, bootstrap, addresses, epoch, seed, checkpoints } = setup;
+        let NodeSetup { id, bootstrap, addresses, epoch, seed, checkpoints, memory_max } = setup;
         let bootstrap = Arc::new(bootstrap);
         let mut replicas = BTreeMap::new();
         for (group, seats) in &bootstrap.groups {
@@ -213,6 +222,10 @@ impl Node {
             transfers: Transfers::default(),
             leaving: false,
             told_hand_over: false,
+            memory_max,
+            memory: MemoryUse::default(),
+            counted: BTreeMap::new(),
+            buffers: 0,
             rejected: 0,
             chunks_dropped: 0,
         })
@@ -356,11 +369,16 @@ impl Node {
             }
         }
         for group in std::mem::take(&mut self.touched) {
+            let room = self.room();
             let Some(replica) = self.replicas.get_mut(&group) else { continue };
+            replica.set_room(room);
             if replica.poll(now, wall, &mut self.scratch)? {
                 self.touched.insert(group);
                 out.again = true;
             }
+            let after = replica.memory();
+            let before = self.counted.insert(group, after).unwrap_or_default();
+            self.memory = self.memory.moved(before, after);
             self.collect(now, group, out);
         }
         self.run_next_checkpoint(now, out);
@@ -368,6 +386,24 @@ impl Node {
             out.replies.entry(origin).or_default().push(reply);
         }
         Ok(())
+    }
+
+    /// Bytes of memory that may be taken until the limit.
+    fn room(&self) -> u64 {
+        match self.memory_max {
+            0 => u64::MAX,
+            max => max.saturating_sub(self.memory().total()),
+        }
+    }
+
+    /// What this node takes in memory, as of the last poll.
+    pub fn memory(&self) -> MemoryUse {
+        MemoryUse { buffers: self.buffers, ..self.memory }
+    }
+
+    /// What requests and replies take in buffers that only the host knows. Bytes; they count as memory.
+    pub fn set_buffers(&mut self, bytes: u64) {
+        self.buffers = bytes;
     }
 
     /// One group's checkpoint is under way at a time: the disk makes one of them durable as fast as two.
@@ -508,6 +544,8 @@ impl Node {
     pub fn status(&self, now: Now) -> NodeStatus {
         NodeStatus {
             node: self.id,
+            memory: self.memory(),
+            memory_max: self.memory_max,
             peers: self.health.status(now),
             sync_age_ms: self.health.sync_age(now) / 1_000_000,
             replicas: self.replicas.iter().map(|(group, r)| (*group, r.status(now))).collect(),

@@ -19,6 +19,7 @@ use raft_core::{Config, Restored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 mod collect;
+mod memory;
 mod reads;
 mod snapshots;
 
@@ -84,6 +85,7 @@ struct World {
     queue: VecDeque<(NodeId, Input)>,
     draining: bool,
     checkpoints: Option<CheckpointConfig>,
+    memory_max: u64,
     /// Disks of states that take their time: what they have answered so far.
     slow: BTreeMap<NodeId, VecDeque<Input>>,
     /// What becomes of chunks on their way: each may be lost, doubled or held back.
@@ -120,6 +122,14 @@ impl World {
     }
 
     fn taking(config: ClusterConfig, checkpoints: Option<CheckpointConfig>) -> World {
+        World::limited(config, checkpoints, 0)
+    }
+
+    fn limited(
+        config: ClusterConfig,
+        checkpoints: Option<CheckpointConfig>,
+        memory_max: u64,
+    ) -> World {
         let mut world = World {
             now: 0,
             nodes: BTreeMap::new(),
@@ -135,6 +145,7 @@ impl World {
             queue: VecDeque::new(),
             draining: false,
             checkpoints,
+            memory_max,
             slow: BTreeMap::new(),
             chunks: snapshots::Chunks::default(),
         };
@@ -157,6 +168,7 @@ impl World {
             epoch: self.epoch,
             seed: 7,
             checkpoints: self.checkpoints,
+            memory_max: self.memory_max,
         };
         let small = self.checkpoints.is_some();
         let raft = |group, voters| match small {

@@ -18,6 +18,7 @@ use crate::checkpoint::StateCommand;
 use crate::cluster_config::{ClusterConfig, ConfigNum};
 use crate::codec::{self, EntryBatch, EntryItem};
 use crate::machine::Machine;
+use crate::memory::MemoryUse;
 use crate::session::LogTime;
 use crate::wire::{
     Answer, GroupAnswer, LaneRequest, LeaderView, ReadRequest, ReplicaStatus, Reply, Request,
@@ -152,6 +153,8 @@ pub struct Replica {
     settled: bool,
     /// The last stamp given as leader.
     last_stamp: LogTime,
+    /// Bytes that entries proposed from here on may take, until the node tells anew.
+    room: u64,
     batch: Batch,
     waiting: BTreeMap<Index, Waiting>,
     waiting_count: usize,
@@ -209,6 +212,7 @@ impl Replica {
             role: RoleChange { role: status.role, term: status.hard.term, leader: status.leader },
             settled: false,
             last_stamp: LogTime(0),
+            room: u64::MAX,
             batch: Batch::default(),
             waiting: BTreeMap::new(),
             waiting_count: 0,
@@ -322,6 +326,21 @@ impl Replica {
                 Pull::Needs(_) | Pull::Nothing => None,
             },
         }
+    }
+
+    /// Tells how many bytes of memory the node has left. None left: what is proposed then may take no
+    /// more.
+    pub fn set_room(&mut self, bytes: u64) {
+        self.room = bytes;
+    }
+
+    /// What it takes in memory.
+    pub fn memory(&self) -> MemoryUse {
+        let raft = self.raft.memory();
+        // What is on its way to the disk is in the cache as well, until it is overwritten.
+        let overwritten = raft.unsynced_bytes.saturating_sub(raft.unsettled_bytes);
+        let log = raft.cache_bytes + raft.fetched_bytes + overwritten;
+        MemoryUse { log, ..self.machine.memory() }
     }
 
     /// Proposes what arrived, applies what is committed and collects what is owed. Returns whether
@@ -475,7 +494,7 @@ impl Replica {
             return;
         }
         let stamp = self.stamp(wall);
-        let (payloads, mut clients) = self.batch.take_entries(stamp);
+        let (payloads, mut clients) = self.batch.take_entries(stamp, &mut self.room);
         let proposed = self.raft.propose(now, &mut payloads.into_iter());
         let rest = clients.split_off((proposed.count as usize).min(clients.len()));
         if proposed.count > 0 {
@@ -609,8 +628,13 @@ impl Batch {
         self.bytes.push(bytes);
     }
 
-    /// Encodes the items as entries' payloads, each with the clients of its items.
-    fn take_entries(&mut self, stamp: LogTime) -> (Vec<bytes::Bytes>, Vec<Vec<Option<Client>>>) {
+    /// Encodes the items as entries' payloads, each with the clients of its items. Those behind the one
+    /// that takes the last of the room say so.
+    fn take_entries(
+        &mut self,
+        stamp: LogTime,
+        room: &mut u64,
+    ) -> (Vec<bytes::Bytes>, Vec<Vec<Option<Client>>>) {
         let mut payloads = Vec::new();
         let mut clients = Vec::new();
         let mut items = std::mem::take(&mut self.items).into_iter();
@@ -625,7 +649,9 @@ impl Batch {
                 count += 1;
                 total += bytes;
             }
-            let batch = EntryBatch::new(stamp, items.by_ref().take(count).collect());
+            let items = items.by_ref().take(count).collect();
+            let batch = EntryBatch { stamp, items, full: *room == 0 };
+            *room = room.saturating_sub(total as u64);
             payloads.push(codec::encode_batch(&batch).into());
             clients.push(owners.by_ref().take(count).collect());
         }

@@ -20,6 +20,7 @@ use crate::cluster_config::ConfigNum;
 use crate::codec::{EntryBatch, EntryItem};
 use crate::data::{self, Changing, SlotData, Tally};
 use crate::digest::Digest;
+use crate::memory::MemoryUse;
 use crate::op::{Op, OpError, Outcome};
 use crate::rows::{GroupRow, Row, RowValue, SlotRow};
 use crate::session::{
@@ -210,6 +211,19 @@ impl ShardStore {
             data_bytes: self.tally.bytes,
             lanes,
             lane_bytes: lanes * LANE_RECORD_BYTES + self.reply_bytes.total(),
+        }
+    }
+
+    /// What all of it takes in memory, in constant time.
+    pub fn memory(&self) -> MemoryUse {
+        MemoryUse {
+            keys: self.tally.key_memory(),
+            values: self.tally.bytes - self.tally.key_bytes,
+            lanes: self.lane_ends.len() as u64 * LANE_RECORD_BYTES,
+            replies: self.reply_bytes.total(),
+            checkpoint: self.changes.memory(),
+            log: 0,
+            buffers: 0,
         }
     }
 

@@ -3,6 +3,7 @@
 //! Enums here are append-only: variants and fields keep their order for ever (postcard).
 
 use crate::cluster_config::ClusterConfig;
+use crate::memory::MemoryUse;
 use crate::op::{ELEMENT_BYTES, Op, Outcome};
 use crate::session::{LogTime, Seq, SessionId};
 use crate::slot::Slot;
@@ -303,6 +304,10 @@ pub struct LeaderView {
 pub struct NodeStatus {
     /// The node.
     pub node: NodeId,
+    /// What its replicas and buffers take in memory.
+    pub memory: MemoryUse,
+    /// From where on nothing may grow; 0: no limit. Bytes.
+    pub memory_max: u64,
     /// Its replicas.
     pub replicas: BTreeMap<GroupId, ReplicaStatus>,
     /// Bytes of the log file.

@@ -10,6 +10,7 @@ mod string;
 pub(crate) use self::row::item_of_row;
 
 use crate::digest::Digest;
+use crate::memory::{EXPIRY_RECORD_BYTES, KEY_RECORD_BYTES, NOTE_RECORD_BYTES};
 use crate::op::{Op, Outcome};
 use crate::session::LogTime;
 use crate::shard_store::{Changes, Epoch};
@@ -35,14 +36,22 @@ pub(crate) struct Item {
     noted: Epoch,
 }
 
+impl Item {
+    /// What it takes in memory with its key.
+    pub(crate) fn memory(&self, key: &[u8]) -> u64 {
+        KEY_RECORD_BYTES + (key.len() + self.value.len()) as u64
+    }
+}
+
 /// The keys of one slot, in key order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SlotData {
     items: BTreeMap<Bytes, Item>,
     /// Every key that has an expiry, in the order in which they expire.
     expiries: BTreeSet<(LogTime, Bytes)>,
-    /// Bytes of keys and values.
+    /// Bytes of keys and values, and of keys alone.
     bytes: u64,
+    key_bytes: u64,
     /// Raised by every change, so that a key changed, deleted and made again never looks unchanged.
     version: u64,
 }
@@ -66,7 +75,15 @@ impl Flushed {
     pub(crate) fn free_one(&mut self) -> bool {
         self.data.expiries.pop_first();
         let noted = (0..4).filter(|_| self.noted.pop_first().is_some()).count() > 0;
-        self.data.items.pop_first().is_some() || noted
+        let Some((key, item)) = self.data.items.pop_first() else { return noted };
+        self.data.bytes -= (key.len() + item.value.len()) as u64;
+        self.data.key_bytes -= key.len() as u64;
+        true
+    }
+
+    /// What is left to be freed, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.data.tally().memory() + self.noted.len() as u64 * NOTE_RECORD_BYTES
     }
 }
 
@@ -84,6 +101,7 @@ pub(crate) struct Tally {
     pub(crate) keys: u64,
     pub(crate) expires: u64,
     pub(crate) bytes: u64,
+    pub(crate) key_bytes: u64,
 }
 
 impl Tally {
@@ -93,7 +111,18 @@ impl Tally {
             keys: self.keys - before.keys + after.keys,
             expires: self.expires - before.expires + after.expires,
             bytes: self.bytes - before.bytes + after.bytes,
+            key_bytes: self.key_bytes - before.key_bytes + after.key_bytes,
         }
+    }
+
+    /// What the keys take in memory, their values apart.
+    pub(crate) fn key_memory(self) -> u64 {
+        self.key_bytes + self.keys * KEY_RECORD_BYTES + self.expires * EXPIRY_RECORD_BYTES
+    }
+
+    /// What all of it takes in memory.
+    pub(crate) fn memory(self) -> u64 {
+        self.key_memory() + self.bytes - self.key_bytes
     }
 }
 
@@ -195,7 +224,7 @@ impl SlotData {
     pub(crate) fn live_tally(&self, now: LogTime) -> Tally {
         let expired = self.expired(now);
         let all = self.tally();
-        Tally { keys: all.keys - expired, expires: all.expires - expired, bytes: all.bytes }
+        Tally { keys: all.keys - expired, expires: all.expires - expired, ..all }
     }
 
     /// What is held.
@@ -204,7 +233,15 @@ impl SlotData {
             keys: self.items.len() as u64,
             expires: self.expiries.len() as u64,
             bytes: self.bytes,
+            key_bytes: self.key_bytes,
         }
+    }
+
+    /// Bytes of keys, and of keys and values.
+    #[cfg(test)]
+    pub(crate) fn counted_anew(&self) -> (u64, u64) {
+        let keys = self.items.keys().map(|key| key.len() as u64).sum();
+        (keys, keys + self.items.values().map(|item| item.value.len() as u64).sum::<u64>())
     }
 
     /// When the first key expires.
@@ -235,12 +272,13 @@ impl Changing<'_> {
     /// Sets value and expiry of a key.
     fn put(&mut self, key: Bytes, value: Bytes, expires: Option<LogTime>) {
         let noted = self.changes.epoch();
-        let SlotData { items, expiries, bytes, version } = &mut *self.data;
+        let SlotData { items, expiries, bytes, key_bytes, version } = &mut *self.data;
         let Some(item) = items.get_mut(&key) else {
             self.changes.note_key(self.slot, *version, &key, None);
             self.changes.resize(0, value.len());
             *version += 1;
             *bytes += (key.len() + value.len()) as u64;
+            *key_bytes += key.len() as u64;
             if let Some(at) = expires {
                 expiries.insert((at, key.clone()));
             }
@@ -278,6 +316,7 @@ impl Changing<'_> {
         *version += 1;
         self.changes.resize(item.value.len(), 0);
         self.data.bytes -= (key.len() + item.value.len()) as u64;
+        self.data.key_bytes -= key.len() as u64;
         if let Some(at) = item.expires {
             self.data.expiries.remove(&(at, key));
         }

@@ -50,7 +50,8 @@ impl SlotData {
         let bytes = items.iter().map(|(key, item)| (key.len() + item.value.len()) as u64).sum();
         let expires = |(key, item): &(Bytes, Item)| item.expires.map(|at| (at, key.clone()));
         let expiries = items.iter().filter_map(expires).collect();
-        SlotData { items: items.into_iter().collect(), expiries, bytes, version }
+        let key_bytes = items.iter().map(|(key, _)| key.len() as u64).sum();
+        SlotData { items: items.into_iter().collect(), expiries, bytes, key_bytes, version }
     }
 
     /// Raised by every change.

@@ -11,8 +11,9 @@
 
 use crate::checkpoint::RowChange;
 use crate::data::{Flushed, Item, SlotData};
+use crate::memory::NOTE_RECORD_BYTES;
 use crate::rows::{self, Row, SlotRow};
-use crate::session::{Lane, Lanes, SessionId};
+use crate::session::{LANE_RECORD_BYTES, Lane, Lanes, SessionId};
 use crate::slot::Slot;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +58,14 @@ pub(crate) struct Changes {
     slots: BTreeMap<Slot, SlotChanges>,
     keys: u64,
     bytes: u64,
+    /// What the notes take in memory, and what those at the freeze do.
+    noted_bytes: u64,
+    frozen_bytes: u64,
     frozen: Option<Frozen>,
+    /// What was left behind for the checkpoint under way takes in memory.
+    kept_bytes: u64,
+    /// What waits to be freed takes in memory.
+    flushed_bytes: u64,
     /// What is only to be freed: no part of the state, nothing can tell whether it is there.
     flushed: Vec<Flushed>,
 }
@@ -71,6 +79,8 @@ struct SlotChanges {
     flushed: bool,
     keys: BTreeSet<Bytes>,
     lanes: BTreeSet<SessionId>,
+    /// What the notes of keys take in memory.
+    noted_bytes: u64,
 }
 
 /// The notes at a freeze, of which rows are left to be handed out.
@@ -89,6 +99,8 @@ struct Kept {
     /// All keys but those in `items`.
     data: Option<SlotData>,
     lanes: BTreeMap<SessionId, Option<Lane>>,
+    /// What all that takes in memory.
+    bytes: u64,
 }
 
 impl Default for Changes {
@@ -98,7 +110,11 @@ impl Default for Changes {
             slots: BTreeMap::new(),
             keys: 0,
             bytes: 0,
+            noted_bytes: 0,
+            frozen_bytes: 0,
             frozen: None,
+            kept_bytes: 0,
+            flushed_bytes: 0,
             flushed: Vec::new(),
         }
     }
@@ -112,6 +128,11 @@ impl Changes {
 
     pub(crate) fn dirty(&self) -> Dirty {
         Dirty { keys: self.keys, bytes: self.bytes, any: !self.slots.is_empty() }
+    }
+
+    /// What all of this takes in memory.
+    pub(crate) fn memory(&self) -> u64 {
+        self.noted_bytes + self.frozen_bytes + self.kept_bytes + self.flushed_bytes
     }
 
     /// A slot is new.
@@ -133,6 +154,9 @@ impl Changes {
         if changes.keys.insert(key.clone()) {
             self.keys += 1;
             self.bytes += key.len() as u64;
+            let note = NOTE_RECORD_BYTES + key.len() as u64;
+            changes.noted_bytes += note;
+            self.noted_bytes += note;
         }
         let Some((frozen, kept)) = Frozen::of(&mut self.frozen, slot) else { return };
         if frozen.row {
@@ -140,6 +164,9 @@ impl Changes {
         }
         // After a flush all that was is there already.
         if kept.data.is_none() && frozen.keys.contains(key) && !kept.items.contains_key(key) {
+            let bytes = NOTE_RECORD_BYTES + before.map_or(0, |item| item.memory(key));
+            kept.bytes += bytes;
+            self.kept_bytes += bytes;
             kept.items.insert(key.clone(), before.cloned());
         }
     }
@@ -156,16 +183,25 @@ impl Changes {
         changes.flushed = true;
         let keys = std::mem::take(&mut changes.keys);
         self.keys -= keys.len() as u64;
+        self.noted_bytes -= std::mem::take(&mut changes.noted_bytes);
         if let Some((frozen, kept)) = Frozen::of(&mut self.frozen, slot) {
             if frozen.row {
                 kept.version.get_or_insert(data.version());
             }
             if kept.data.is_none() && !frozen.keys.is_empty() {
+                let bytes = data.tally().memory();
+                kept.bytes += bytes;
+                self.kept_bytes += bytes;
                 kept.data = Some(data);
-                return self.flushed.push(Flushed::new(SlotData::default(), keys));
+                return self.free_later(Flushed::new(SlotData::default(), keys));
             }
         }
-        self.flushed.push(Flushed::new(data, keys));
+        self.free_later(Flushed::new(data, keys));
+    }
+
+    fn free_later(&mut self, flushed: Flushed) {
+        self.flushed_bytes += flushed.memory();
+        self.flushed.push(flushed);
     }
 
     /// A lane is about to change that was not noted since the freeze. `before`: what it was.
@@ -173,7 +209,12 @@ impl Changes {
         self.slots.entry(slot).or_default().lanes.insert(session);
         let Some((frozen, kept)) = Frozen::of(&mut self.frozen, slot) else { return };
         if frozen.lanes.contains(&session) {
-            kept.lanes.entry(session).or_insert_with(|| before.cloned());
+            kept.lanes.entry(session).or_insert_with(|| {
+                let replies = before.map_or(0, |lane| lane.reply_bytes().total());
+                kept.bytes += LANE_RECORD_BYTES + replies;
+                self.kept_bytes += LANE_RECORD_BYTES + replies;
+                before.cloned()
+            });
         }
     }
 
@@ -185,12 +226,31 @@ impl Changes {
     /// Frees so much of what waits for it.
     pub(crate) fn free(&mut self, keys_max: usize) {
         for _ in 0..keys_max {
-            match self.flushed.last_mut().map(Flushed::free_one) {
-                Some(true) => {}
-                Some(false) => drop(self.flushed.pop()),
-                None => return,
+            let Some(last) = self.flushed.last_mut() else { return };
+            self.flushed_bytes -= last.memory();
+            match last.free_one() {
+                true => self.flushed_bytes += last.memory(),
+                false => drop(self.flushed.pop()),
             }
         }
+    }
+
+    /// As [`Changes::memory`], counted anew.
+    #[cfg(test)]
+    pub(crate) fn recounted(&self) -> u64 {
+        let note = |key: &Bytes| NOTE_RECORD_BYTES + key.len() as u64;
+        let notes = |slots: &BTreeMap<Slot, SlotChanges>| {
+            for changes in slots.values() {
+                assert!(changes.noted_bytes >= changes.keys.iter().map(note).sum());
+            }
+            slots.values().map(|changes| changes.noted_bytes).sum::<u64>()
+        };
+        let mut bytes = notes(&self.slots);
+        if let Some(frozen) = &self.frozen {
+            bytes += notes(&frozen.slots);
+            bytes += frozen.kept.values().map(|kept| kept.bytes).sum::<u64>();
+        }
+        bytes + self.flushed.iter().map(Flushed::memory).sum::<u64>()
     }
 
     /// Whether a flush left something behind for the checkpoint under way.
@@ -206,6 +266,7 @@ impl Changes {
         self.epoch.0 += 1;
         let slots = std::mem::take(&mut self.slots);
         (self.keys, self.bytes) = (0, 0);
+        self.frozen_bytes = std::mem::take(&mut self.noted_bytes);
         self.frozen = Some(Frozen { group: Some(group), slots, kept: BTreeMap::new() });
     }
 
@@ -229,10 +290,12 @@ impl Changes {
             let mut none = Kept::default();
             let kept = frozen.kept.get_mut(&slot).unwrap_or(&mut none);
             if first.get_mut().hand_out(slot, kept, &now, &mut batch) {
-                first.remove();
-                let kept = frozen.kept.remove(&slot);
-                let data = kept.and_then(|kept| kept.data);
-                self.flushed.extend(data.map(|data| Flushed::new(data, BTreeSet::new())));
+                self.frozen_bytes -= first.remove().noted_bytes;
+                let Some(kept) = frozen.kept.remove(&slot) else { continue };
+                self.kept_bytes -= kept.bytes;
+                let left = kept.data.map(|data| Flushed::new(data, BTreeSet::new()));
+                self.flushed_bytes += left.as_ref().map_or(0, Flushed::memory);
+                self.flushed.extend(left);
             }
         }
         let done = frozen.slots.is_empty();

@@ -192,6 +192,20 @@ fn assert_same(one: &mut ShardStore, other: &mut ShardStore, history: &mut Histo
     assert_eq!(one.expiry_due, other.expiry_due);
     assert_eq!(one.lane_ends, other.lane_ends);
     assert_eq!(one.reply_bytes, other.reply_bytes);
+    let held = |store: &ShardStore| MemoryUse { checkpoint: 0, ..store.memory() };
+    assert_eq!(held(one), held(other));
+}
+
+/// What is counted as it changes is what there is.
+fn assert_counted(store: &ShardStore) {
+    assert_eq!(store.changes.memory(), store.changes.recounted());
+    let keys = |state: &SlotState| state.data.counted_anew();
+    let (key_bytes, bytes) = store
+        .slots
+        .values()
+        .map(|state| keys(state))
+        .fold((0, 0), |sum, slot| (sum.0 + slot.0, sum.1 + slot.1));
+    assert_eq!((store.tally.key_bytes, store.tally.bytes), (key_bytes, bytes));
 }
 
 #[test]
@@ -234,10 +248,19 @@ fn rows_collected_between_entries_are_those_of_the_freeze() {
                 for _ in 0..history.below(4) {
                     store.apply(history.entry());
                 }
+                assert_counted(&store);
                 kept_flush += u64::from(store.changes.keeps_flushed());
             }
             assert_eq!(disk, frozen, "seed {seed}, checkpoint {checkpoint}");
+            assert_counted(&store);
         }
+        while store.changes.is_to_free() {
+            store.apply(EntryBatch::new(LogTime(1), Vec::new()));
+        }
+        store.freeze();
+        while !store.collect(RowBudget { rows: 9, bytes: 900 }).done {}
+        assert!(!store.changes.is_to_free());
+        assert_eq!(store.memory().checkpoint, 0, "seed {seed}");
         let mut loaded = load(&dump(&store)).expect("rows of a state");
         assert_same(&mut store, &mut loaded, &mut history);
     }
