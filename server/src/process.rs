@@ -82,6 +82,8 @@ pub struct DiskOptions {
     pub state: StateStoreConfig,
     /// When the state is put to disk.
     pub checkpoints: CheckpointConfig,
+    /// Changes the settings of each replica: how much of its log stays, for one.
+    pub replicas: Option<fn(&mut Config)>,
 }
 
 /// How a node is told to stop: first its clients, then the rest.
@@ -174,7 +176,7 @@ pub async fn run_node(
         memory_max: 0,
     };
     let secret = Secret::new(cluster.secret);
-    let parts = start_replicas(opened, setup, secret, peer, local_router, &stop)?;
+    let parts = start_replicas(opened, setup, disk.replicas, secret, peer, local_router, &stop)?;
     let mut worker = tokio::task::spawn_local(worker::run(parts, stop.replicas.clone()));
 
     let front = FrontEnd::new(backend, serve_config(&resp, &clients)?);
@@ -199,6 +201,7 @@ pub async fn run_node(
 fn start_replicas(
     (disk, disk_events, recovered): (Disk, DiskEvents, Recovereds),
     setup: NodeSetup,
+    adjust: Option<fn(&mut Config)>,
     secret: Secret,
     peer: StdListener,
     local_router: LocalRouter,
@@ -214,8 +217,13 @@ fn start_replicas(
     let (id, addresses) = (setup.id, setup.addresses.clone());
     // What was asked before a start must not be answered after it.
     let epoch = local.epoch >> 32;
-    let raft_config =
-        |group: GroupId, voters: Vec<NodeId>| Config { epoch, ..Config::new(id, group, voters) };
+    let raft_config = |group: GroupId, voters: Vec<NodeId>| {
+        let mut config = Config { epoch, ..Config::new(id, group, voters) };
+        if let Some(adjust) = adjust {
+            adjust(&mut config);
+        }
+        config
+    };
     let node = Node::open(setup, recovered, &raft_config, clock.now())?;
 
     let (inbox_tx, inbox) = mpsc::channel::<Inbound>(INBOX_MAX);

@@ -29,6 +29,8 @@ const SECTOR_BYTES: usize = 512;
 const STALL_POLL: Duration = Duration::from_millis(5);
 /// One write in so many is followed by sectors that reach the file before their sync.
 const EARLY_ONE_IN: u64 = 24;
+/// One read in so many has a bit wrong while [`Control::FlipRead`] lasts.
+const FLIP_ONE_IN: u64 = 4;
 /// Operating system errors: a disk that fails, and one that is full.
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -141,6 +143,8 @@ pub enum Control {
     FailSync,
     /// Every read fails.
     FailRead,
+    /// One read in a few has a bit wrong.
+    FlipRead,
 }
 
 impl Control {
@@ -312,6 +316,12 @@ impl StorageBackend for HostileDisk {
             let (from, to) = (at.max(offset), (at + size).min(end));
             out[(from - offset) as usize..(to - offset) as usize]
                 .copy_from_slice(&bytes[(from - at) as usize..(to - at) as usize]);
+        }
+        if self.controlled(Control::FlipRead) && state.random.below(FLIP_ONE_IN) == 0 {
+            let bit = state.random.below(out.len().max(1) as u64 * 8);
+            if let Some(byte) = out.get_mut((bit / 8) as usize) {
+                *byte ^= 1 << (bit % 8);
+            }
         }
         Ok(())
     }
