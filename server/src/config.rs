@@ -29,6 +29,10 @@ pub enum Command {
     Node(NodeArgs),
     /// Run a router alone: it keeps no data and can stand beside an application.
     Router(RouterArgs),
+    /// Read the directory of a stopped node, or of a stopped `flotilla dev`, and verify all of it:
+    /// exit code 0 if it is sound, 1 if something is wrong, 2 if it cannot be looked at. Changes
+    /// nothing.
+    Inspect(InspectArgs),
 }
 
 /// Nodes of an embedded cluster: more than a desk needs.
@@ -169,6 +173,20 @@ pub struct RouterArgs {
     #[command(flatten)]
     /// What clients may do.
     pub clients: ClientSettings,
+}
+
+/// `flotilla inspect`.
+#[derive(Clone, Debug, Args)]
+pub struct InspectArgs {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Show the entries of a group's log instead, by their indexes: 7..9 is three of them, either end
+    /// may be left out, and one number is one entry.
+    #[arg(long, num_args = 2, value_names = ["GROUP", "FROM..TO"])]
+    pub entries: Option<Vec<String>>,
+    /// With --entries: show values too, up to 4096 bytes of each.
+    #[arg(long, requires = "entries")]
+    pub values: bool,
 }
 
 /// Bytes of a configuration file, at most: far above what all settings need.

@@ -23,16 +23,18 @@ use std::path::{Path, PathBuf};
 /// The layout written here, and the newest that is read.
 pub const FORMAT: u32 = 1;
 
-const LOCK: &str = "LOCK";
-const IDENTITY: &str = "identity";
+pub(crate) const LOCK: &str = "LOCK";
+pub(crate) const IDENTITY: &str = "identity";
 /// The cluster file's name in the directory.
 pub const CLUSTER: &str = "cluster.toml";
 /// The secret's name in the directory.
 pub const SECRET: &str = "secret";
-const LOG: &str = "log.redb";
-const STATE: &str = "state.redb";
+/// The log's name in the directory.
+pub(crate) const LOG: &str = "log.redb";
+/// The state's name in the directory.
+pub(crate) const STATE: &str = "state.redb";
 /// What the file that replaces another is called until it does.
-const UNFINISHED: &str = ".unfinished";
+pub(crate) const UNFINISHED: &str = ".unfinished";
 /// Upper bound of the small files, far above what they need.
 const SMALL_FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -311,7 +313,7 @@ pub(crate) fn create_directory(dir: &Path) -> Result<(), DataDirError> {
 /// A directory without identity may hold what a first start that was cut short leaves behind, and
 /// what file systems put into their root. All else of ours comes after the identity: where it is, the
 /// identity was lost, and perhaps the log with it.
-fn check_unused(dir: &Path) -> Result<(), DataDirError> {
+pub(crate) fn check_unused(dir: &Path) -> Result<(), DataDirError> {
     let entries = std::fs::read_dir(dir).map_err(|source| io_error("read", dir, source))?;
     for entry in entries {
         let entry = entry.map_err(|source| io_error("read", dir, source))?;
@@ -345,7 +347,22 @@ pub(crate) fn lock(dir: &Path) -> Result<File, DataDirError> {
     }
 }
 
-fn read_identity(dir: &Path) -> Result<Option<(Identity, bool)>, DataDirError> {
+/// Locks a directory as [`lock`] does, and makes nothing: `None` where no process ever locked it.
+pub(crate) fn lock_existing(dir: &Path) -> Result<Option<File>, DataDirError> {
+    let path = dir.join(LOCK);
+    let file = match File::open(&path) {
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(|source| io_error("read", &path, source))?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(DataDirError::InUse(dir.to_owned())),
+        Err(TryLockError::Error(source)) => Err(io_error("lock", &path, source)),
+    }
+}
+
+/// Whose it is, and whether there have been log and state; `None` if no node began there.
+pub(crate) fn read_identity(dir: &Path) -> Result<Option<(Identity, bool)>, DataDirError> {
     let path = dir.join(IDENTITY);
     let Some(text) = read_small(&path)? else { return Ok(None) };
     let damaged = |error: toml::de::Error| DataDirError::Damaged {

@@ -25,7 +25,7 @@ const CLUSTER_FILE: &str = "cluster.toml";
 const SECRET_FILE: &str = "secret";
 /// Says that every node's directory was made, with its identity and log, which is before any node runs:
 /// from then on what is missing of them is lost, not new.
-const COMPLETE_FILE: &str = "complete";
+pub(crate) const COMPLETE_FILE: &str = "complete";
 /// How long the banner waits for leaders. A log that is long takes a while to be replayed, and who
 /// started the program wants to know where it listens.
 const LEADERS_MAX: Duration = Duration::from_secs(5);
@@ -106,24 +106,29 @@ async fn every_group_leads(nodes: &mut [StatusWatch], cluster: &Cluster) {
     }
 }
 
+/// Whether the cluster file in a directory is an embedded cluster's.
+fn has_embedded_file(dir: &Path) -> bool {
+    let file = cluster_file::read(&dir.join(CLUSTER_FILE));
+    file.is_ok_and(|file| file.nodes.iter().any(|node| node.peer == no_address("peer", node.id)))
+}
+
+/// Whether a directory that is no node's is one that an embedded cluster began in.
+pub(crate) fn is_embedded_cluster(dir: &Path) -> bool {
+    dir.join(COMPLETE_FILE).exists() || has_embedded_file(dir)
+}
+
 /// Refuses the directory of an embedded cluster, or that of a node in one, for a node alone: it has
 /// no addresses that last, and a second node made in there would be in the cluster's way.
 pub(crate) fn refuse_embedded_cluster(dir: &Path) -> Result<(), RunError> {
-    let embedded = |dir: &Path| {
-        let file = cluster_file::read(&dir.join(CLUSTER_FILE));
-        file.is_ok_and(|file| {
-            file.nodes.iter().any(|node| node.peer == no_address("peer", node.id))
-        })
-    };
     let is_node = data_dir::has_identity(dir);
-    if !is_node && (dir.join(COMPLETE_FILE).exists() || embedded(dir)) {
+    if !is_node && is_embedded_cluster(dir) {
         return Err(RunError::Sentence(format!(
             "--dir: {dir} holds an embedded cluster; start it with `flotilla dev --dir {dir}`, or name \
              another directory",
             dir = dir.display()
         )));
     }
-    if is_node && embedded(dir) {
+    if is_node && has_embedded_file(dir) {
         return Err(RunError::Sentence(format!(
             "--dir: {} is a node of an embedded cluster; start that with `flotilla dev` and the \
              directory above it, or name another directory",
@@ -301,7 +306,8 @@ fn refuse_lost_cluster_file(dir: &Path) -> Result<(), RunError> {
     }
 }
 
-fn node_directory(dir: &Path, id: NodeId) -> PathBuf {
+/// Where a node of an embedded cluster has its data.
+pub(crate) fn node_directory(dir: &Path, id: NodeId) -> PathBuf {
     dir.join(format!("node-{id}"))
 }
 

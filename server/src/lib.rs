@@ -14,6 +14,7 @@ pub mod data_dir;
 pub mod dev;
 pub mod disk;
 pub mod fail_stop;
+pub mod inspect;
 pub mod listener;
 pub mod log_store;
 pub mod logging;

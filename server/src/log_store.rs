@@ -24,6 +24,7 @@
 
 mod collect;
 mod index;
+pub(crate) mod inspect;
 mod reader;
 mod recovery;
 mod wal;

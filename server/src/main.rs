@@ -1,4 +1,5 @@
-//! `flotilla`: the program. Arguments in, one sentence and exit code 1 when it cannot go on.
+//! `flotilla`: the program. Arguments in, one sentence and exit code 1 when it cannot go on. `inspect` has
+//! exit codes of its own ([`server::inspect`]).
 
 use clap::Parser;
 use server::config::{Cli, Command};
@@ -11,13 +12,19 @@ fn main() -> ExitCode {
         Err(error) => {
             // --help and --version come this way too.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            let inspects = std::env::args_os().nth(1).is_some_and(|word| word == "inspect");
+            return match error.use_stderr() {
+                true if inspects => ExitCode::from(server::inspect::NOT_LOOKED),
+                true => ExitCode::FAILURE,
+                false => ExitCode::SUCCESS,
+            };
         }
     };
     let result = match cli.command {
         Command::Dev(args) => server::dev::run(args),
         Command::Node(args) => server::standalone::node(args),
         Command::Router(args) => server::standalone::router(args),
+        Command::Inspect(args) => return server::inspect::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -30,6 +30,7 @@
 //! Tables and bytes: [`format`]; streams out: [`streams`]; streams in: [`staging`].
 
 mod format;
+pub(crate) mod inspect;
 mod open;
 mod rows;
 mod staging;

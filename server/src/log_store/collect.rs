@@ -205,14 +205,7 @@ impl Writer {
         let nothing = GroupLog::default();
         for (group, at) in installing {
             let log = self.index.get(*group).unwrap_or(&nothing);
-            if log.base == *at || log.base.index > at.index {
-                continue;
-            }
-            let frame = LogFrame { base: *at, ..keep(*group, log) };
-            let frame = match log.term_at(at.index) == Some(at.term) {
-                true => frame,
-                false => LogFrame { last: *at, replace: true, ..frame },
-            };
+            let Some(frame) = install_frame(*group, log, *at) else { continue };
             self.push_log(frame, &mut batch)?;
         }
         if batch.frames.is_empty() {
@@ -246,6 +239,19 @@ impl Writer {
 }
 
 /// The small log frame of a group.
+/// What finishes an install in a log that may not know of it: it has the snapshot's last entry, or it is
+/// dropped. `None` for one that begins there already, or later, which no start goes on with.
+pub(super) fn install_frame(group: GroupId, log: &GroupLog, at: EntryId) -> Option<LogFrame> {
+    if log.base == at || log.base.index > at.index {
+        return None;
+    }
+    let frame = LogFrame { base: at, ..keep(group, log) };
+    Some(match log.term_at(at.index) == Some(at.term) {
+        true => frame,
+        false => LogFrame { last: at, replace: true, ..frame },
+    })
+}
+
 fn keep(group: GroupId, log: &GroupLog) -> LogFrame {
     let (hard, base, last) = (log.hard, log.base, log.last);
     LogFrame { group, hard, base, last, replace: false, entries: Vec::new() }

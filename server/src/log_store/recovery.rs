@@ -112,60 +112,90 @@ pub(super) fn scan(database: &Database, path: &Path) -> Result<Recovered, LogSto
     let failed = |error: redb::Error| database_error(path, error);
     let transaction = database.begin_read().map_err(|error| failed(error.into()))?;
     let meta = transaction.open_table(META).map_err(|error| failed(error.into()))?;
-    let format = meta.get(FORMAT_KEY).map_err(|error| failed(error.into()))?;
-    match format.map(|value| value.value()) {
-        Some(FORMAT) => {}
-        found => {
-            let found = found.unwrap_or(0);
-            return Err(LogStoreError::Format { path: path.to_owned(), found });
-        }
-    }
+    check_format(&meta, path)?;
     let wal = transaction.open_table(WAL).map_err(|error| failed(error.into()))?;
     let first = first_row(&meta).map_err(|error| failed(error.into()))?;
-    read_all(&wal, first).map_err(|error| match error {
-        WalError::Storage(error) => failed(error.into()),
+    read_all(&wal, first).map_err(|error| wal_error(path, error))
+}
+
+/// Refuses what this program cannot read.
+pub(super) fn check_format(
+    meta: &impl ReadableTable<&'static str, u64>,
+    path: &Path,
+) -> Result<(), LogStoreError> {
+    let format = meta.get(FORMAT_KEY).map_err(|error| database_error(path, error.into()))?;
+    match format.map(|value| value.value()) {
+        Some(FORMAT) => Ok(()),
+        found => {
+            let found = found.unwrap_or(0);
+            Err(LogStoreError::Format { path: path.to_owned(), found })
+        }
+    }
+}
+
+/// A fault of the rows of that file.
+pub(super) fn wal_error(path: &Path, error: WalError) -> LogStoreError {
+    match error {
+        WalError::Storage(error) => database_error(path, error.into()),
         WalError::Damaged(place, what) => {
             LogStoreError::Damaged { path: path.to_owned(), place: place.to_string(), what }
         }
-    })
+    }
 }
 
 fn read_all(
     wal: &impl ReadableTable<u64, &'static [u8]>,
     first: u64,
 ) -> Result<Recovered, WalError> {
-    match wal.first()?.map(|(row, _)| row.value()) {
-        Some(row) if row < first => {
-            let place = Place { seq: row, offset: 0 };
-            return Err(WalError::Damaged(place, format!("a row before the first one, {first}")));
-        }
-        // Removal leaves something.
-        None if first > 0 => return Err(missing(first)),
-        Some(_) | None => {}
-    }
+    check_first(wal, first)?;
     let mut reader = FrameReader::from_first(wal, first)?;
     let mut index = LogIndex::new(first > 0);
     let mut position = 0;
     while let Some((frame, place)) = reader.next()? {
-        let read = match frame {
-            Frame::Entry(group, entry) => {
-                let bytes = entry.frame.len();
-                let read = index.append(group, entry.id, bytes, place, position);
-                if let Some(conf) = Conf::of_entry(&entry) {
-                    index.conf(group, entry.id.index, conf);
-                }
-                read
-            }
-            Frame::HardState(group, hard) => index.hard_state(group, hard, place),
-            Frame::Cut(group, from) => index.cut(group, from),
-            Frame::Log(log) => index.log_frame(&log, place, position),
-        };
-        let damaged = |what: Contradiction| WalError::Damaged(place, what.to_string());
-        read.map_err(damaged)?;
+        apply(&mut index, frame, place, position)?;
         position = reader.consumed();
     }
     let end = Place { seq: reader.next_seq(), offset: 0 };
     index.check_whole().map_err(|what| WalError::Damaged(end, what.to_string()))?;
     index.beginning_gone = false;
     Ok(Recovered { index, first, next_seq: reader.next_seq(), position })
+}
+
+/// Whether the rows begin where they are said to.
+pub(super) fn check_first(
+    wal: &impl ReadableTable<u64, &'static [u8]>,
+    first: u64,
+) -> Result<(), WalError> {
+    match wal.first()?.map(|(row, _)| row.value()) {
+        Some(row) if row < first => {
+            let place = Place { seq: row, offset: 0 };
+            Err(WalError::Damaged(place, format!("a row before the first one, {first}")))
+        }
+        // Removal leaves something.
+        None if first > 0 => Err(missing(first)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Takes in one frame, `position` frame bytes after the oldest.
+pub(super) fn apply(
+    index: &mut LogIndex,
+    frame: Frame,
+    place: Place,
+    position: u64,
+) -> Result<(), WalError> {
+    let read = match frame {
+        Frame::Entry(group, entry) => {
+            let bytes = entry.frame.len();
+            let read = index.append(group, entry.id, bytes, place, position);
+            if let Some(conf) = Conf::of_entry(&entry) {
+                index.conf(group, entry.id.index, conf);
+            }
+            read
+        }
+        Frame::HardState(group, hard) => index.hard_state(group, hard, place),
+        Frame::Cut(group, from) => index.cut(group, from),
+        Frame::Log(log) => index.log_frame(&log, place, position),
+    };
+    read.map_err(|what: Contradiction| WalError::Damaged(place, what.to_string()))
 }

@@ -17,6 +17,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// What stands in the file.
+#[derive(Default)]
 pub(super) struct Found {
     pub(super) groups: BTreeMap<GroupId, GroupRow>,
     pub(super) staging: BTreeMap<GroupId, StagingRow>,
@@ -124,17 +125,22 @@ pub(super) fn scan(database: &Database, path: &Path) -> Result<Found, StateStore
         database.begin_read().map_err(|error| StateStoreError::of(path, error.into()))?;
     let format =
         meta(&transaction, FORMAT_KEY).map_err(|fault| StateStoreError::of(path, fault))?;
-    match format {
-        Some(FORMAT) => {}
-        found => {
-            let found = found.unwrap_or(0);
-            return Err(StateStoreError::Format { path: path.to_owned(), found });
-        }
-    }
+    check_format(format, path)?;
     read(&transaction).map_err(|fault| StateStoreError::of(path, fault))
 }
 
-fn meta(transaction: &ReadTransaction, key: &str) -> Result<Option<u64>, Fault> {
+/// Refuses what this program cannot read.
+pub(super) fn check_format(format: Option<u64>, path: &Path) -> Result<(), StateStoreError> {
+    match format {
+        Some(FORMAT) => Ok(()),
+        found => {
+            let found = found.unwrap_or(0);
+            Err(StateStoreError::Format { path: path.to_owned(), found })
+        }
+    }
+}
+
+pub(super) fn meta(transaction: &ReadTransaction, key: &str) -> Result<Option<u64>, Fault> {
     Ok(transaction.open_table(META)?.get(key)?.map(|value| value.value()))
 }
 
@@ -146,6 +152,12 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Fault> {
         next_generation: 0,
         dead: Vec::new(),
     };
+    find_dead(transaction, &mut found)?;
+    Ok(found)
+}
+
+/// Finds what belongs to nothing any more, by what stands in `groups` and `staging`.
+pub(super) fn find_dead(transaction: &ReadTransaction, found: &mut Found) -> Result<(), Fault> {
     let damaged = |what| Fault::Damaged { place: "table meta".to_owned(), what };
     let next = meta(transaction, GENERATION_KEY)?.unwrap_or(0);
     found.next_generation =
@@ -162,7 +174,7 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Fault> {
     }
     found.dead.sort_unstable();
     found.dead.dedup();
-    Ok(found)
+    Ok(())
 }
 
 fn sealed<T>(

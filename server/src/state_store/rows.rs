@@ -254,23 +254,35 @@ pub(super) fn for_each<E>(
     for entry in rows.range::<&[u8]>(range)? {
         let (full, row) = entry?;
         let key = own_key(full.value());
-        let (hash, stored) = decode_row(home, key, row.value())?;
-        let value = match stored {
-            Stored::Inline(value) => Bytes::copy_from_slice(value),
-            Stored::Parted { len, id } => {
-                let mut value = BytesMut::with_capacity(len as usize);
-                for number in 0..parts_of(len) {
-                    let part = read_part(parts, home, id, number)?;
-                    value.extend_from_slice(checked_part(home, id, number, len, part.value())?);
-                }
-                if row_hash(key, [&value[..]]) != hash {
-                    return Err(home.damaged(key, "the value is not what its hash says").into());
-                }
-                value.freeze()
-            }
-        };
+        let (hash, value) = read_value(parts, home, key, row.value())?;
         totals.add(hash, key.len(), value.len());
         give(key, value).map_err(Stopped::Refused)?;
     }
     Ok(totals)
+}
+
+/// The hash and the value of a row, verified.
+pub(super) fn read_value(
+    parts: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    home: Home,
+    key: &[u8],
+    row: &[u8],
+) -> Result<(u64, Bytes), Fault> {
+    let (hash, stored) = decode_row(home, key, row)?;
+    let (len, id) = match stored {
+        Stored::Inline(value) => return Ok((hash, Bytes::copy_from_slice(value))),
+        Stored::Parted { len, id } => (len, id),
+    };
+    let mut value = BytesMut::new();
+    for number in 0..parts_of(len) {
+        let part = read_part(parts, home, id, number)?;
+        if number == 0 {
+            value.reserve(len as usize);
+        }
+        value.extend_from_slice(checked_part(home, id, number, len, part.value())?);
+    }
+    if row_hash(key, [&value[..]]) != hash {
+        return Err(home.damaged(key, "the value is not what its hash says"));
+    }
+    Ok((hash, value.freeze()))
 }
