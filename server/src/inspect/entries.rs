@@ -82,9 +82,11 @@ impl Range {
                         entry.id
                     )
                 }
-                Ok(EntryBatch { stamp, items }) => {
+                Ok(EntryBatch { stamp, items, full }) => {
                     let of = count(items.len() as u64, "item", "items");
-                    writeln!(out, "{} command of {size} bytes, {of}, time {}", entry.id, stamp.0)?;
+                    let full = if full { ", memory full" } else { "" };
+                    let (id, time) = (entry.id, stamp.0);
+                    writeln!(out, "{id} command of {size} bytes, {of}, time {time}{full}")?;
                     items.iter().try_for_each(|item| self.item(out, item))
                 }
             },
@@ -267,7 +269,7 @@ mod tests {
             EntryItem::Group(GroupQuery::KeyCount),
             EntryItem::Assign { config: ConfigNum(1), ranges: vec![(Slot(0), Slot(9))] },
         ];
-        let payload = encode_batch(&EntryBatch { stamp: LogTime(7), items });
+        let payload = encode_batch(&EntryBatch { stamp: LogTime(7), items, full: true });
         let id = EntryId { index: Index(12), term: Term(3) };
         let entry = |kind, payload: &[u8]| encode_entry(GroupId(1), id, kind, payload);
         let shown = |values, entry: &Entry| {
@@ -280,7 +282,10 @@ mod tests {
         let text = shown(false, &command);
         let lines: Vec<&str> = text.lines().collect();
         let lane = "(slot 5, session 00000000000000000000000000000abc, number 4)";
-        assert_eq!(lines[0], format!("12@3 command of {} bytes, 7 items, time 7", payload.len()));
+        assert_eq!(
+            lines[0],
+            format!("12@3 command of {} bytes, 7 items, time 7, memory full", payload.len())
+        );
         let set = "  Set \"k\\n\\xff\" (6 bytes) for 9 ms IfAbsent GET  ";
         assert_eq!(lines[1], format!("{set}{lane}"));
         assert_eq!(lines[2], format!("  Append \"k\\n\\xff\" (5000 bytes)  {lane}"));
