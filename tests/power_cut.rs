@@ -75,7 +75,7 @@ fn hostile_process() {
             options.disk = hostile();
         }),
         Command::Router(args) => server::standalone::router(args),
-        Command::Dev(_) => panic!("a node or a router"),
+        Command::Dev(_) | Command::Inspect(_) => panic!("a node or a router"),
     };
     match result {
         Ok(()) => std::process::exit(0),
