@@ -363,7 +363,13 @@ const READ_BY_MONITORS: &[(&str, &[&str])] = &[
 const OWN_FIELDS: &[&str] = &[
     "flotilla_version",
     "node_id",
+    "used_memory_keys",
+    "used_memory_values",
     "used_memory_lanes",
+    "used_memory_replies",
+    "used_memory_checkpoint",
+    "used_memory_log",
+    "used_memory_buffers",
     "aof_current_size",
     "protocol_errors",
     "dispatch_",

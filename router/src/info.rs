@@ -5,6 +5,7 @@ use crate::node_name::node_name;
 use crate::topology::Partner;
 use bytes::Bytes;
 use shard_core::cluster_config::SHARDMASTER;
+use shard_core::memory::MemoryUse;
 use shard_core::wire::NodeStatus;
 use shard_core::{GroupId, NodeId};
 use std::fmt::{Display, Write};
@@ -143,27 +144,33 @@ fn clients(section: &mut Section) {
     section.put("clients_in_timeout_table", 0);
 }
 
+/// `used_memory` is what is compared with `maxmemory`: all parts of it follow.
 fn memory(section: &mut Section) {
-    let sum = |of: fn(&shard_core::wire::ReplicaStatus) -> u64| -> u64 {
-        section.status.map_or(0, |status| status.replicas.values().map(of).sum())
-    };
-    let (data, lanes) = (sum(|r| r.data_bytes), sum(|r| r.lane_bytes));
+    let alone = MemoryUse { buffers: section.front.buffered_bytes(), ..MemoryUse::default() };
+    let parts = section.status.map_or(alone, |status| status.memory);
+    let (used, data) = (parts.total(), parts.keys + parts.values);
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let rss = kib_line(&status, "VmRSS:").unwrap_or(0);
+    let rss = kib_line(&status, "VmRSS:").unwrap_or(used);
     // The kernel counts pages late: the peak may be below what is there now.
-    let peak = kib_line(&status, "VmHWM:").unwrap_or(0).max(rss);
+    let peak = kib_line(&status, "VmHWM:").unwrap_or(0).max(rss).max(used);
     let percent = |part: u64, of: u64| format!("{:.2}%", 100.0 * part as f64 / of.max(1) as f64);
-    section.put("used_memory", rss);
-    section.put("used_memory_human", human(rss));
+    section.put("used_memory", used);
+    section.put("used_memory_human", human(used));
     section.put("used_memory_rss", rss);
     section.put("used_memory_rss_human", human(rss));
     section.put("used_memory_peak", peak);
     section.put("used_memory_peak_human", human(peak));
-    section.put("used_memory_peak_perc", percent(rss, peak));
-    section.put("used_memory_overhead", rss.saturating_sub(data));
+    section.put("used_memory_peak_perc", percent(used, peak));
+    section.put("used_memory_overhead", used - data);
     section.put("used_memory_dataset", data);
-    section.put("used_memory_dataset_perc", percent(data, rss));
-    section.put("used_memory_lanes", lanes);
+    section.put("used_memory_dataset_perc", percent(data, used));
+    section.put("used_memory_keys", parts.keys);
+    section.put("used_memory_values", parts.values);
+    section.put("used_memory_lanes", parts.lanes);
+    section.put("used_memory_replies", parts.replies);
+    section.put("used_memory_checkpoint", parts.checkpoint);
+    section.put("used_memory_log", parts.log);
+    section.put("used_memory_buffers", parts.buffers);
     let machine = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     if let Some(bytes) = kib_line(&machine, "MemTotal:") {
         section.put("total_system_memory", bytes);
@@ -175,11 +182,12 @@ fn memory(section: &mut Section) {
     section.put("number_of_cached_scripts", 0);
     section.put("number_of_functions", 0);
     section.put("number_of_libraries", 0);
-    section.put("maxmemory", 0);
-    section.put("maxmemory_human", "0B");
+    let max = section.front.config().maxmemory;
+    section.put("maxmemory", max);
+    section.put("maxmemory_human", human(max));
     section.put("maxmemory_policy", "noeviction");
-    section.put("mem_fragmentation_ratio", "1.00");
-    section.put("mem_fragmentation_bytes", 0);
+    section.put("mem_fragmentation_ratio", format!("{:.2}", rss as f64 / used.max(1) as f64));
+    section.put("mem_fragmentation_bytes", i128::from(rss) - i128::from(used));
     section.put("mem_replication_backlog", 0);
     section.put("mem_clients_slaves", 0);
     section.put("mem_clients_normal", section.front.clients().bytes());
@@ -372,7 +380,8 @@ fn raft(section: &mut Section) {
         let leader = or_none(replica.leader);
         let value = format!(
             "role={},term={},leader={leader},voted_for={},last={},durable={},commit={},applied={},\
-             lease={},transferring={},keys={},lanes={},lane_bytes={}",
+             lease={},transferring={},keys={},lanes={},lane_bytes={},checkpoint={},log_base={},\
+             dirty_keys={},dirty_bytes={},installs={}",
             replica.role,
             replica.term,
             or_none(replica.voted_for),
@@ -385,6 +394,11 @@ fn raft(section: &mut Section) {
             replica.keys,
             replica.lanes,
             replica.lane_bytes,
+            replica.checkpoint,
+            replica.log_base,
+            replica.dirty_keys,
+            replica.dirty_bytes,
+            replica.installs,
         );
         section.put(&format!("raft_group_{group}"), value);
         for (peer, matched) in &replica.matched {

@@ -64,6 +64,8 @@ pub struct ServeConfig {
     pub bind: String,
     /// As CONFIG GET and INFO show it.
     pub port: u16,
+    /// Bytes of memory that the node may take, as CONFIG GET and INFO show it. 0: no limit.
+    pub maxmemory: u64,
 }
 
 impl Default for ServeConfig {
@@ -75,6 +77,7 @@ impl Default for ServeConfig {
             query_bytes_max: resp::QUERY_BYTES_MAX,
             bind: "127.0.0.1".into(),
             port: 6379,
+            maxmemory: 0,
         }
     }
 }
@@ -133,6 +136,11 @@ impl FrontEnd {
 
     pub(crate) fn config(&self) -> &ServeConfig {
         &self.0.config
+    }
+
+    /// Bytes of commands and replies of clients that are not through yet, and of requests under way.
+    pub fn buffered_bytes(&self) -> u64 {
+        self.clients().bytes() as u64 + self.backend().stats().pending_bytes
     }
 
     pub(crate) fn clients(&self) -> &Rc<Clients> {

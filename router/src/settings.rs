@@ -58,7 +58,7 @@ pub const SETTINGS: &[Setting] = &[
     // Standard error.
     text("logfile", Is("")),
     number("maxclients", Of(|config| config.clients_max.to_string())),
-    text("maxmemory", Is("0")),
+    text("maxmemory", Of(|config| config.maxmemory.to_string())),
     text("maxmemory-clients", Is("0")),
     text("maxmemory-policy", Is("noeviction")),
     // No event is ever sent.

@@ -6,9 +6,11 @@ use crate::small_file::{self, SmallFileError};
 use clap::{Args, Parser, Subcommand};
 use router::ServeConfig;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
 use shard_core::cluster_config::is_address;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// A Redis-protocol datastore: every write is on disk on a majority before it is acknowledged.
@@ -64,9 +66,54 @@ pub struct DevArgs {
     /// may have its own, as in info,server=debug.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: String,
+    /// Memory of each node from which on nothing may grow: bytes, or a number with kb, mb or gb; 0: no
+    /// limit [default: 0].
+    #[arg(long, value_name = "BYTES")]
+    pub maxmemory: Option<MemorySize>,
     #[command(flatten)]
     /// What clients may do.
     pub clients: ClientSettings,
+}
+
+/// Bytes as redis.conf has them: `k`, `m` and `g` are powers of 1000, `kb`, `mb` and `gb` of 1024.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemorySize(pub u64);
+
+impl FromStr for MemorySize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<MemorySize, String> {
+        let lower = text.to_ascii_lowercase();
+        let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit: u64 = match &lower[digits.len()..] {
+            "" | "b" => 1,
+            "k" => 1000,
+            "kb" => 1 << 10,
+            "m" => 1_000_000,
+            "mb" => 1 << 20,
+            "g" => 1_000_000_000,
+            "gb" => 1 << 30,
+            _ => return Err(format!("'{text}' has no unit of b, k, kb, m, mb, g or gb")),
+        };
+        let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+        number.map(MemorySize).ok_or_else(|| format!("'{text}' is not a number of bytes"))
+    }
+}
+
+impl<'de> Deserialize<'de> for MemorySize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<MemorySize, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Bytes(u64),
+            Text(String),
+        }
+        match Written::deserialize(deserializer) {
+            Ok(Written::Bytes(bytes)) => Ok(MemorySize(bytes)),
+            Ok(Written::Text(text)) => text.parse().map_err(D::Error::custom),
+            Err(_) => Err(D::Error::custom("not a number of bytes")),
+        }
+    }
 }
 
 /// What the clients of a front end may do; names as in redis.conf.
@@ -150,6 +197,10 @@ pub struct NodeSettings {
     /// Seconds after which a silent client is disconnected, 0 for never [default: 0].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
     pub timeout: Option<u32>,
+    /// Memory from which on nothing may grow: bytes, or a number with kb, mb or gb; 0: no limit
+    /// [default: 0].
+    #[arg(long, value_name = "BYTES")]
+    pub maxmemory: Option<MemorySize>,
 }
 
 /// `flotilla router`.
@@ -238,6 +289,7 @@ impl NodeArgs {
             log: flags.log.or(file.log),
             maxclients: flags.maxclients.or(file.maxclients),
             timeout: flags.timeout.or(file.timeout),
+            maxmemory: flags.maxmemory.or(file.maxmemory),
         };
         merged.check()?;
         Ok(merged)
@@ -328,6 +380,23 @@ mod tests {
     }
 
     #[test]
+    fn a_size_of_memory_is_written_as_in_redis_conf() {
+        for (file, bytes) in [
+            ("maxmemory = 100", 100),
+            ("maxmemory = \"1k\"", 1000),
+            ("maxmemory = \"1KB\"", 1024),
+            ("maxmemory = \"64mb\"", 64 << 20),
+            ("maxmemory = \"2g\"", 2_000_000_000),
+            ("maxmemory = \"0\"", 0),
+        ] {
+            assert_eq!(merged(file, &[]).unwrap().maxmemory, Some(MemorySize(bytes)), "{file}");
+        }
+        let flag = merged("maxmemory = 5", &["--maxmemory", "1gb"]).unwrap().maxmemory;
+        assert_eq!(flag, Some(MemorySize(1 << 30)));
+        assert!("99999999999gb".parse::<MemorySize>().is_err());
+    }
+
+    #[test]
     fn b103_bad_settings_name_the_flag_or_the_file() {
         for (file, flags, sentence) in [
             ("idd = 1", &[][..], "--config: DIR/node.toml, line 1, column 1: unknown"),
@@ -336,6 +405,9 @@ mod tests {
             ("request-timeout = 5", &[], "--request-timeout: 5 is not in 100..=600000"),
             ("maxclients = 0", &[], "--maxclients: 0 is not in 1..=65000"),
             ("timeout = 99999999", &[], "--timeout: 99999999 is not in 0..=31536000"),
+            ("maxmemory = \"9tb\"", &[], "line 1, column 13: '9tb' has no unit of b, k, kb"),
+            ("maxmemory = -1", &[], "line 1, column 13: not a number of bytes"),
+            ("", &["--maxmemory", "mb"], "'mb' is not a number of bytes"),
             ("", &["--resp", "host"], "--resp: 'host' is not host:port"),
             ("", &["--peer", "host:0"], "--peer: 'host:0' is not host:port"),
             ("", &["--peer", ":80"], "--peer: ':80' is not host:port"),

@@ -49,6 +49,7 @@ pub fn run(args: DevArgs) -> Result<(), RunError> {
             peer,
             request_timeout: Duration::from_millis(crate::config::REQUEST_TIMEOUT_MS),
             clients: args.clients.clone(),
+            maxmemory: args.maxmemory.unwrap_or_default().0,
             disk: DiskOptions::default(),
         };
         let (started_tx, started_rx) = oneshot::channel();

@@ -67,6 +67,8 @@ pub struct NodeOptions {
     pub request_timeout: Duration,
     /// What clients may do.
     pub clients: ClientSettings,
+    /// Bytes of memory from which on nothing may grow; 0: no limit.
+    pub maxmemory: u64,
     /// How log and state are kept.
     pub disk: DiskOptions,
 }
@@ -153,8 +155,8 @@ pub async fn run_node(
     drained: oneshot::Sender<()>,
     stop: Stop,
 ) -> Result<(), NodeError> {
-    let NodeOptions { id, dir, cluster, addresses, resp, peer, request_timeout, clients, disk } =
-        options;
+    let NodeOptions { id, dir, cluster, addresses, resp, peer, .. } = options;
+    let NodeOptions { request_timeout, clients, maxmemory, disk, .. } = options;
     let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
     // Held until the end: no other process can open the directory meanwhile.
     let mut data_dir = DataDir::open(&dir, &identity)?;
@@ -173,13 +175,18 @@ pub async fn run_node(
         addresses,
         seed: random::number().map_err(system(NO_RANDOMNESS))?,
         checkpoints: Some(disk.checkpoints),
-        memory_max: 0,
+        memory_max: maxmemory,
     };
     let secret = Secret::new(cluster.secret);
+    let front = FrontEnd::new(backend, ServeConfig { maxmemory, ..serve_config(&resp, &clients)? });
+    let buffers = Rc::new({
+        let front = front.clone();
+        move || front.buffered_bytes()
+    });
+    let local_router = LocalRouter { buffers, ..local_router };
     let parts = start_replicas(opened, setup, disk.replicas, secret, peer, local_router, &stop)?;
     let mut worker = tokio::task::spawn_local(worker::run(parts, stop.replicas.clone()));
 
-    let front = FrontEnd::new(backend, serve_config(&resp, &clients)?);
     let mut clients = JoinSet::new();
     for listener in resp {
         let listener = into_tokio(listener)?;
@@ -331,7 +338,11 @@ fn join_router(node: NodeId) -> (LocalRouter, LocalNode) {
     let (to_node, from) = mpsc::channel(LOCAL_MAX);
     let (to, from_node) = mpsc::channel(LOCAL_MAX);
     let (status, status_seen) = watch::channel(Arc::default());
-    (LocalRouter { from, to, status }, LocalNode { node, to_node, from_node, status: status_seen })
+    let buffers = Rc::new(|| 0);
+    (
+        LocalRouter { from, to, status, buffers },
+        LocalNode { node, to_node, from_node, status: status_seen },
+    )
 }
 
 /// What INFO shows is the last address, which is the one a user was told of.

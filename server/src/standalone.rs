@@ -149,6 +149,7 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
     Ok(NodeOptions {
         id,
         clients: ClientSettings { maxclients: settings.maxclients, timeout: settings.timeout },
+        maxmemory: settings.maxmemory.unwrap_or_default().0,
         dir,
         addresses,
         resp: vec![bind("--resp", resolve("resp", &resp)?)?],

@@ -73,6 +73,8 @@ pub struct LocalRouter {
     pub to: mpsc::Sender<ToRouter>,
     /// What INFO shows.
     pub status: watch::Sender<Arc<NodeStatus>>,
+    /// Bytes in its buffers.
+    pub buffers: Rc<dyn Fn() -> u64>,
 }
 
 /// What the disk reports, each by its own threads.
@@ -123,6 +125,7 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Worker
         happened: Vec::new(),
         local: parts.local.to,
         status: parts.local.status,
+        buffers: parts.local.buffers,
         routers: BTreeMap::new(),
         output: Output::default(),
         status_due: Instant::now(),
@@ -152,6 +155,7 @@ struct Worker {
     happened: Vec<Happened>,
     local: mpsc::Sender<ToRouter>,
     status: watch::Sender<Arc<NodeStatus>>,
+    buffers: Rc<dyn Fn() -> u64>,
     routers: BTreeMap<Origin, RouterLink>,
     output: Output,
     status_due: Instant,
@@ -480,6 +484,7 @@ impl Worker {
             return;
         }
         self.status_due = Instant::now() + STATUS_EVERY;
+        self.shared.node.borrow_mut().set_buffers((self.buffers)());
         let mut status = self.shared.node.borrow().status(self.shared.clock.now());
         let (log, state) = self.disk.stats();
         status.log_file_bytes = log.file_bytes;
