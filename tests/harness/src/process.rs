@@ -349,6 +349,11 @@ impl ThreeNodes {
 
     /// The same, of something else.
     pub fn start_as(launch: &Launch) -> ThreeNodes {
+        ThreeNodes::start_with(launch, &[])
+    }
+
+    /// The same, with further arguments for each node.
+    pub fn start_with(launch: &Launch, more: &[&str]) -> ThreeNodes {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ports = Ports::take();
         let file = write_cluster_file(folder.path(), &ports);
@@ -357,6 +362,7 @@ impl ThreeNodes {
                 let dir = folder.path().join(format!("node-{id}")).display().to_string();
                 let id_text = id.to_string();
                 let words = ["node", "--id", &id_text, "--dir", &dir, "--cluster-file", &file];
+                let words = [&words[..], more].concat();
                 let name = format!("node {id}");
                 Process::start_as(launch.clone(), &name, &arguments(&words), folder.path())
             })
