@@ -6,11 +6,11 @@
 
 /// What a key is counted as, besides its bytes and its value's: its entry in the map with the room that
 /// the map keeps free, and what the allocator and shared buffers add.
-pub const KEY_RECORD_BYTES: u64 = 176;
+pub const KEY_RECORD_BYTES: u64 = 256;
 /// What an expiry is counted as.
 pub const EXPIRY_RECORD_BYTES: u64 = 64;
 /// What a key's note for the next checkpoint is counted as, besides its bytes.
-pub const NOTE_RECORD_BYTES: u64 = 48;
+pub const NOTE_RECORD_BYTES: u64 = 64;
 
 /// Memory of one replica, or of all of a node's. Bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
