@@ -255,6 +255,10 @@ impl Raft {
             let from = m.entries[new].id.index;
             assert!(from > self.commit, "what contradicts a committed entry is refused first");
             self.log.truncate(from);
+            if let RoleState::Follower(follower) = &mut self.role {
+                // No leader contradicts itself within a term; a hostile peer does.
+                follower.verified = follower.verified.min(from.prev());
+            }
             self.conf_news |=
                 !self.config.breaks(Mutant::ConfKeptOnCut) && self.confs.truncate(from);
             for entry in m.entries.into_iter().skip(new) {

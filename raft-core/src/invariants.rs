@@ -50,7 +50,10 @@ pub fn check(raft: &Raft) {
 fn check_role(raft: &Raft) {
     let own = Some(raft.config.id);
     match &raft.role {
-        RoleState::Follower(follower) => assert_ne!(follower.leader, own, "follows itself"),
+        RoleState::Follower(follower) => {
+            assert_ne!(follower.leader, own, "follows itself");
+            assert!(follower.verified <= raft.log.last().index, "verified what is not in the log");
+        }
         RoleState::PreCandidate(_) => {}
         RoleState::Candidate(_) => assert_eq!(raft.hard.voted_for, own, "voted for another"),
         RoleState::Leader(leader) => {

@@ -415,7 +415,7 @@ impl Raft {
         self.commit = self.commit.max(at.index);
         self.apply.stop_fetching();
         if let RoleState::Follower(follower) = &mut self.role {
-            follower.verified = follower.verified.max(at.index);
+            follower.verified = at.index;
         }
         self.snapshots.installing = Some(snapshot);
         if self.config.breaks(Mutant::ApplyBeforeInstalled) {
