@@ -1,0 +1,173 @@
+//! `make bench-state`: what checkpoints, a start and the file of the state cost, without a cluster.
+//!
+//! One group of `KEYS` values of 1 KiB. First all of them in checkpoints of a tenth, as a group that
+//! grows makes them; then checkpoints of different sizes, in turns, so that a machine that is busy for a
+//! while is so for all; then every key overwritten ten times, in random order, a tenth each checkpoint;
+//! then a start. Times are of the wall clock and depend on the disk; sizes and ratios do not.
+
+use bytes::Bytes;
+use raft_core::conf::Conf;
+use raft_core::types::{EntryId, GroupId, Index, Term};
+use server::state_store::{StateStore, StateStoreConfig, StateStoreEvent};
+use server::storage::OpenStorage;
+use shard_core::checkpoint::{CheckpointMark, RowChange, RowHead};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+const GROUP: GroupId = GroupId(1);
+const VALUE_BYTES: usize = 1 << 10;
+/// Rows handed over in one step.
+const STEP: usize = 512;
+/// Rounds of the checkpoints that are compared.
+const ROUNDS: usize = 3;
+const OVERWRITES: usize = 10;
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn shuffle(&mut self, keys: &mut [u32]) {
+        for at in (1..keys.len()).rev() {
+            keys.swap(at, (self.next() % (at as u64 + 1)) as usize);
+        }
+    }
+}
+
+struct Bench {
+    store: StateStore,
+    events: Receiver<StateStoreEvent>,
+    index: u64,
+    random: Random,
+}
+
+fn open(path: &Path) -> (StateStore, Receiver<StateStoreEvent>) {
+    let (tell, events) = channel();
+    let report = move |event| {
+        let _ = tell.send(event);
+    };
+    let config = StateStoreConfig::default();
+    let (store, _) =
+        StateStore::open(path, &OpenStorage::default(), config, report).expect("a state");
+    (store, events)
+}
+
+impl Bench {
+    /// A checkpoint of these keys, with new values; how long it took.
+    fn checkpoint(&mut self, keys: &mut [u32]) -> Duration {
+        // The order of slots and keys, as a group hands them out.
+        keys.sort_unstable();
+        let started = Instant::now();
+        for some in keys.chunks(STEP) {
+            let rows = some.iter().map(|key| self.row(*key)).collect::<Vec<_>>();
+            self.store.changes(GROUP, rows);
+            self.await_event(|event| matches!(event, StateStoreEvent::Taken(_)));
+        }
+        self.index += 1;
+        let at = EntryId { index: Index(self.index), term: Term(1) };
+        let conf = (Index(0), Conf::default());
+        self.store.commit(GROUP, CheckpointMark { at, conf });
+        self.await_event(|event| matches!(event, StateStoreEvent::Checkpointed(..)));
+        started.elapsed()
+    }
+
+    fn row(&self, key: u32) -> RowChange {
+        let mut value = vec![b'v'; VALUE_BYTES];
+        value[..8].copy_from_slice(&self.index.to_le_bytes());
+        // As a real key's row: slot, kind, key.
+        let slot = (key.wrapping_mul(40_503) % 16_384) as u16;
+        let key = [&slot.to_be_bytes()[..], &[2], format!("key:{key:012}").as_bytes()].concat();
+        RowChange::Put {
+            key: key.into(),
+            head: RowHead::from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0]),
+            body: Bytes::from(value),
+        }
+    }
+
+    fn await_event(&self, wanted: impl Fn(&StateStoreEvent) -> bool) {
+        loop {
+            match self.events.recv().expect("the store lives") {
+                StateStoreEvent::Failed(said) => panic!("{said}"),
+                event if wanted(&event) => return,
+                _ => {}
+            }
+        }
+    }
+
+    fn ratio(&self) -> f64 {
+        let stats = self.store.stats();
+        stats.file_bytes as f64 / stats.live_bytes as f64
+    }
+}
+
+fn main() {
+    let keys_max: u32 = match std::env::var("FLOTILLA_KEYS") {
+        Ok(keys) => keys.parse().expect("FLOTILLA_KEYS is a number"),
+        Err(_) => 1_000_000,
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("state.redb");
+    let (store, events) = open(&path);
+    let mut bench = Bench { store, events, index: 0, random: Random(7) };
+    let mut all: Vec<u32> = (0..keys_max).collect();
+    bench.random.shuffle(&mut all);
+
+    let tenth = (keys_max as usize).div_ceil(10).max(1);
+    let started = Instant::now();
+    for some in all.clone().chunks_mut(tenth) {
+        bench.checkpoint(some);
+    }
+    let (seconds, ratio) = (started.elapsed().as_secs_f64(), bench.ratio());
+    println!(
+        "{keys_max} keys of 1 KiB written in ten checkpoints: {seconds:.1} s, file {ratio:.2} x live"
+    );
+
+    let shares = [1, 2, 5, 10, 20];
+    let mut times = vec![Vec::new(); shares.len()];
+    for _ in 0..ROUNDS {
+        for (case, share) in shares.iter().enumerate() {
+            bench.random.shuffle(&mut all);
+            let count = keys_max as usize * share / 100;
+            times[case].push(bench.checkpoint(&mut all.clone()[..count]));
+        }
+    }
+    println!("| changed | checkpoint, ms | us per changed key |\n|---:|---:|---:|");
+    for (share, mut times) in shares.into_iter().zip(times) {
+        times.sort_unstable();
+        let median = times[times.len() / 2].as_secs_f64();
+        let each = median * 1e6 / (f64::from(keys_max) * share as f64 / 100.0);
+        println!("| {share} % | {:.0} | {each:.1} |", median * 1e3);
+    }
+
+    for _ in 0..OVERWRITES {
+        bench.random.shuffle(&mut all);
+        for some in all.clone().chunks_mut(tenth) {
+            bench.checkpoint(some);
+        }
+    }
+    println!("after {OVERWRITES} overwrites of all: file {:.2} x live", bench.ratio());
+
+    let Bench { store, .. } = bench;
+    store.close().expect("closed");
+    let started = Instant::now();
+    let (store, _events) = open(&path);
+    let opened = started.elapsed().as_secs_f64();
+    let mut rows = 0;
+    store
+        .load(GROUP, |_, _| {
+            rows += 1;
+            Ok::<(), std::convert::Infallible>(())
+        })
+        .expect("the rows");
+    let loaded = started.elapsed().as_secs_f64();
+    assert_eq!(rows, keys_max, "every row is there");
+    println!("start: opened and verified in {opened:.1} s, all rows read after {loaded:.1} s");
+}
