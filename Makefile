@@ -1,5 +1,5 @@
 # Every target is one line; what it calls is a script to read.
-.PHONY: run test lint sim prove prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power cluster bench bench-failover bench-raft clients
+.PHONY: run test lint sim prove prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power cluster bench bench-failover bench-raft bench-state clients
 
 run: ; cargo build --release --locked -p server && exec ./target/release/flotilla dev
 test: clients ; tests/run.sh
@@ -7,7 +7,7 @@ lint: ; tests/lint.sh
 sim: ; FLOTILLA_SIM_SEED=$(SEED) FLOTILLA_SIM_FAULTS=$(FAULTS) FLOTILLA_SIM_EVENTS=$(EVENTS) cargo test --locked -p tests --test sim -- --nocapture
 prove: prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power
 SEEDS ?= 10000
-STATES ?= 5000000
+STATES ?= 1000000
 IMAGES ?= 200000
 CUTS ?= 200
 prove-sim: ; FLOTILLA_SIM_SEEDS=$(SEEDS) cargo test --release --locked -p tests --test sim -- --nocapture
@@ -21,4 +21,5 @@ cluster: ; cargo build --release --locked -p server && exec examples/cluster.sh
 bench: ; cargo build --release --locked -p server && python3 bench/bench.py
 bench-failover: ; cargo build --release --locked -p server && python3 bench/failover.py
 bench-raft: ; cargo bench --locked -p raft-core --bench proposals
+bench-state: ; cargo bench --locked -p server --bench state
 clients: ; tests/clients/install.sh

@@ -157,10 +157,19 @@ impl<R: Replica> World<R> {
         if self.up.iter().any(leads) {
             return;
         }
-        if let Some(replica) = self.up.get_mut(&at) {
+        // Refusals can have several terms. Theirs takes the newest, ours the first: the others answer a
+        // round that is over by then, and are answered anew in the next.
+        let mut term = None;
+        for _ in 0..self.voters {
+            let Some(replica) = self.up.get_mut(&at) else { return };
             replica.campaign();
+            self.settle();
+            let Some(replica) = self.up.get(&at) else { return };
+            let now = R::read(&replica.disk()).0;
+            if replica.leads() || term.replace(now) == Some(now) {
+                return;
+            }
         }
-        self.settle();
     }
 
     /// Time passes for everybody but `still`: leaders without a majority step down, followers
