@@ -57,9 +57,9 @@ impl Findings {
     pub(crate) fn fell_back(&mut self, path: &Path, sizes: Sizes) {
         if sizes.fell_back {
             self.note(format!(
-                "the newest commit of {} is not whole, so a start goes on with the one before: a loss \
-                 of power may do that, and nothing is lost by it; if there was none, the disk has lost \
-                 or changed something that was acknowledged",
+                "of the last two commits of {} one is not whole, and a start goes on with the other: a \
+                 loss of power may do that, and nothing is lost by it; if there was none, the disk has \
+                 lost or changed something, which may have been acknowledged",
                 path.display()
             ));
         }

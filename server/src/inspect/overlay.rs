@@ -18,6 +18,10 @@ const BLOCK_BYTES: usize = 4096;
 /// which pages are free, less than a byte for each page.
 const WRITTEN_BYTES_MAX: usize = 256 << 20;
 
+/// redb's header, and where a commit in it has its checksum and its number.
+const HEADER_BYTES: usize = 320;
+const CHECKSUM_AT: usize = 112;
+const NUMBER_AT: usize = 8 + 3 * 32;
 /// redb's cache.
 const CACHE_BYTES: usize = 32 << 20;
 
@@ -34,7 +38,7 @@ pub(crate) struct Sizes {
     pub(crate) file_bytes: u64,
     /// Of the pages in it that are in use.
     pub(crate) used_bytes: u64,
-    /// The newest commit is not whole: what is read is the one before.
+    /// A commit is not whole, perhaps the newest: what is read may be the one before.
     pub(crate) fell_back: bool,
 }
 
@@ -49,6 +53,7 @@ impl Image {
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("it is not a file").into());
         }
+        let header_whole = header_is_whole(&file)?;
         let overlay = Overlay::new(file)?;
         let file_bytes = overlay.written().len;
         if file_bytes == 0 {
@@ -70,9 +75,38 @@ impl Image {
         let stats = transaction.stats()?;
         let used_bytes = stats.allocated_pages().saturating_mul(stats.page_size() as u64);
         transaction.abort()?;
-        let fell_back = fell_back.load(Ordering::Relaxed);
+        let fell_back = fell_back.load(Ordering::Relaxed) || !header_whole;
         Ok(Some(Image { database, sizes: Sizes { file_bytes, used_bytes, fell_back } }))
     }
+}
+
+/// Whether both commits that redb's header names have the checksums that they say, and the newer one is
+/// the one that counts. redb passes over one that has not, and says nothing.
+///
+/// | byte of the file | |
+/// |---|---|
+/// | 9 | bits: 0 which commit counts, 1 the file was not closed |
+/// | 64, 192 | a commit, 128 bytes: its number at 104, XXH3-128 of the first 112 at 112 |
+fn header_is_whole(file: &File) -> io::Result<bool> {
+    let mut header = [0; HEADER_BYTES];
+    match file.read_exact_at(&mut header, 0) {
+        // redb says what is wrong with it.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(true),
+        read => read?,
+    }
+    let commits = [&header[64..192], &header[192..320]];
+    let whole = commits.map(|commit| {
+        let (fields, checksum) = commit.split_at(CHECKSUM_AT);
+        xxhash_rust::xxh3::xxh3_128(fields).to_le_bytes() == checksum
+    });
+    let number = |commit: &[u8]| {
+        let bytes = commit[NUMBER_AT..].first_chunk::<8>();
+        bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    };
+    let counts = usize::from(header[9] & 1);
+    let closed = header[9] & 2 == 0;
+    let newest = number(commits[counts]) >= number(commits[1 - counts]);
+    Ok(whole == [true, true] && (newest || !closed))
 }
 
 /// A file, opened for reading, with what was written over it.
