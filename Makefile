@@ -1,5 +1,5 @@
 # Every target is one line; what it calls is a script to read.
-.PHONY: run test lint sim prove prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power cluster bench bench-failover bench-raft bench-state clients
+.PHONY: run test lint sim prove prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power cluster bench bench-failover bench-raft bench-log bench-state clients
 
 run: ; cargo build --release --locked -p server && exec ./target/release/flotilla dev
 test: clients ; tests/run.sh
@@ -21,5 +21,6 @@ cluster: ; cargo build --release --locked -p server && exec examples/cluster.sh
 bench: ; cargo build --release --locked -p server && python3 bench/bench.py
 bench-failover: ; cargo build --release --locked -p server && python3 bench/failover.py
 bench-raft: ; cargo bench --locked -p raft-core --bench proposals
+bench-log: ; cargo bench --locked -p server --bench log
 bench-state: ; cargo bench --locked -p server --bench state
 clients: ; tests/clients/install.sh

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use raft_core::conf::Conf;
-use raft_core::types::{EntryId, GroupId, Index, Term};
+use raft_core::types::{EntryId, GroupId, Index, NodeId, Term};
 use server::state_store::{StateStore, StateStoreConfig, StateStoreEvent};
 use server::storage::OpenStorage;
 use shard_core::checkpoint::{CheckpointMark, RowChange, RowHead};
@@ -73,7 +73,7 @@ impl Bench {
         }
         self.index += 1;
         let at = EntryId { index: Index(self.index), term: Term(1) };
-        let conf = (Index(0), Conf::default());
+        let conf = (Index(0), Conf { voters: [NodeId(1)].into(), ..Conf::default() });
         self.store.commit(GROUP, CheckpointMark { at, conf });
         self.await_event(|event| matches!(event, StateStoreEvent::Checkpointed(..)));
         started.elapsed()
