@@ -361,6 +361,8 @@ const READ_BY_MONITORS: &[(&str, &[&str])] = &[
 ];
 /// Fields that Redis 7.0 does not have: ours begin so, or a replica's or an append-only file's.
 const OWN_FIELDS: &[&str] = &[
+    "snapshot_",
+    "state_",
     "flotilla_version",
     "node_id",
     "used_memory_keys",

@@ -1,8 +1,8 @@
 //! `make bench-state`: what checkpoints, a start and the file of the state cost, without a cluster.
 //!
-//! One group of `KEYS` values of 1 KiB. First all of them in checkpoints of a tenth, as a group that
-//! grows makes them; then checkpoints of different sizes, in turns, so that a machine that is busy for a
-//! while is so for all; then every key overwritten ten times, in random order, a tenth each checkpoint;
+//! One group of a million values of 1 KiB (`FLOTILLA_KEYS`). First all of them in checkpoints of the
+//! share at which a group makes one; then checkpoints of different sizes, in turns, so that a machine that is busy for a
+//! while is so for all; then every key overwritten ten times, in random order, in such checkpoints;
 //! then a start. Times are of the wall clock and depend on the disk; sizes and ratios do not.
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use raft_core::types::{EntryId, GroupId, Index, NodeId, Term};
 use server::state_store::{StateStore, StateStoreConfig, StateStoreEvent};
 use server::storage::OpenStorage;
 use shard_core::checkpoint::{CheckpointMark, RowChange, RowHead};
+use shard_core::replica::CheckpointConfig;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -120,9 +121,10 @@ fn main() {
     let mut all: Vec<u32> = (0..keys_max).collect();
     bench.random.shuffle(&mut all);
 
-    let tenth = (keys_max as usize).div_ceil(10).max(1);
+    let shares = CheckpointConfig::default().dirty_share as usize;
+    let part = (keys_max as usize).div_ceil(shares).max(1);
     let started = Instant::now();
-    for some in all.clone().chunks_mut(tenth) {
+    for some in all.clone().chunks_mut(part) {
         bench.checkpoint(some);
     }
     let (seconds, ratio) = (started.elapsed().as_secs_f64(), bench.ratio());
@@ -130,17 +132,17 @@ fn main() {
         "{keys_max} keys of 1 KiB written in ten checkpoints: {seconds:.1} s, file {ratio:.2} x live"
     );
 
-    let shares = [1, 2, 5, 10, 20];
-    let mut times = vec![Vec::new(); shares.len()];
+    let percents = [1, 2, 5, 10, 20];
+    let mut times = vec![Vec::new(); percents.len()];
     for _ in 0..ROUNDS {
-        for (case, share) in shares.iter().enumerate() {
+        for (case, share) in percents.iter().enumerate() {
             bench.random.shuffle(&mut all);
             let count = keys_max as usize * share / 100;
             times[case].push(bench.checkpoint(&mut all.clone()[..count]));
         }
     }
     println!("| changed | checkpoint, ms | us per changed key |\n|---:|---:|---:|");
-    for (share, mut times) in shares.into_iter().zip(times) {
+    for (share, mut times) in percents.into_iter().zip(times) {
         times.sort_unstable();
         let median = times[times.len() / 2].as_secs_f64();
         let each = median * 1e6 / (f64::from(keys_max) * share as f64 / 100.0);
@@ -149,7 +151,7 @@ fn main() {
 
     for _ in 0..OVERWRITES {
         bench.random.shuffle(&mut all);
-        for some in all.clone().chunks_mut(tenth) {
+        for some in all.clone().chunks_mut(part) {
             bench.checkpoint(some);
         }
     }

@@ -29,7 +29,8 @@ pub const STAGED_BYTES_MAX: u64 = 4 << 20;
 pub struct CheckpointConfig {
     /// Bytes of changed keys and values that are worth one. Default 4 MiB.
     pub dirty_bytes_min: u64,
-    /// As a share of all keys and values, if that is more: one part in so many. Default 10.
+    /// As a share of all keys and values, if that is more: one part in so many. Default 20: a
+    /// checkpoint writes anew every page that it changes, and the file has room for both.
     pub dirty_share: u64,
     /// Bytes of log applied since the last one, whatever they changed: what a restart reads again.
     /// Default 64 MiB.
@@ -47,7 +48,7 @@ impl Default for CheckpointConfig {
     fn default() -> CheckpointConfig {
         CheckpointConfig {
             dirty_bytes_min: 4 << 20,
-            dirty_share: 10,
+            dirty_share: 20,
             log_bytes_max: 64 << 20,
             interval_ns: 60_000_000_000,
             align: 64,
