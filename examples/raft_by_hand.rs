@@ -93,8 +93,18 @@ impl Node {
                 self.raft.fetched(now, fetch.id, self.disk.read(fetch));
             }
             for peer in &effects.appendable {
-                while let Pull::Ready(message) = self.raft.next_append(now, *peer, LINK_ROOM) {
-                    sent.push((*peer, message));
+                let mut room = LINK_ROOM;
+                loop {
+                    match self.raft.next_append(now, *peer, room) {
+                        Pull::Ready(message) => sent.push((*peer, message)),
+                        // An entry that is larger than that goes alone.
+                        Pull::Needs(bytes) => {
+                            room = bytes;
+                            continue;
+                        }
+                        Pull::Nothing => break,
+                    }
+                    room = LINK_ROOM;
                 }
             }
         }

@@ -137,7 +137,7 @@ impl Raft {
         let (term, commit, lease_ns) = (self.hard.term, self.commit, self.lease_asked());
         let RoleState::Leader(leader) = &mut self.role else { return Pull::Nothing };
         let Some(progress) = leader.peers.get_mut(&peer) else { return Pull::Nothing };
-        progress.announced_until = 0;
+        let announced_until = std::mem::take(&mut progress.announced_until);
         let entries = match progress.next(now, &self.log, room, max) {
             Next::Send(entries) => entries,
             Next::Offer(snapshot) => {
@@ -145,12 +145,20 @@ impl Raft {
                 let offer = InstallSnapshot { term, stamp: now, lease_ns, snapshot };
                 return Pull::Ready(Message::InstallSnapshot(offer));
             }
-            Next::NeedsRoom(bytes) => return Pull::Needs(bytes),
+            Next::NeedsRoom(bytes) => {
+                // The link knows of it now: told again and again, its host would find no end.
+                progress.announced_until = announced_until;
+                return Pull::Needs(bytes);
+            }
             Next::Wait => return Pull::Nothing,
         };
         let index = progress.next_index.prev();
-        // Compacted before there was a snapshot to offer: the next poll starts one, or a later one.
-        let Some(prev_term) = self.log.term_at(index) else { return Pull::Nothing };
+        // Compacted before there is a snapshot to offer, which is still installed here: asked again in a
+        // while, not at once.
+        let Some(prev_term) = self.log.term_at(index) else {
+            progress.sent(now, &[], patience);
+            return Pull::Nothing;
+        };
         progress.sent(now, &entries, patience);
         let prev = EntryId { index, term: prev_term };
         Pull::Ready(Message::AppendEntries(AppendEntries {

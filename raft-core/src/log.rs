@@ -426,7 +426,8 @@ impl Log {
     /// hard state) and the log up to `index`. A token that is already durable if none is waited for.
     pub(crate) fn promise(&self, hard: HardState, index: Index) -> WriteToken {
         let writes = &self.writes;
-        if writes.hard_owed || index > writes.written {
+        // A snapshot that is not handed over takes the place of all that was: no write covers it yet.
+        if writes.hard_owed || writes.install.is_some() || index > writes.written {
             return writes.next_token;
         }
         if writes.durable_hard == hard && writes.durable >= index {

@@ -62,6 +62,8 @@ pub struct Raft {
     pub(crate) polled: Option<Now>,
     /// A `Busy`, or `Transferring`, was given out.
     pub(crate) busy: bool,
+    /// What a payload that was refused as `Busy` takes; 0 if none was.
+    busy_bytes: u64,
 }
 
 /// What a role needs, and nothing that another role could misread.
@@ -151,6 +153,7 @@ impl Raft {
             reported: RoleChange { role: Role::Follower, term: hard.term, leader: None },
             polled: None,
             busy: false,
+            busy_bytes: 0,
             hard,
             config,
         })
@@ -261,6 +264,7 @@ impl Raft {
         let over = unsettled > 0 && with_it > self.config.uncommitted_bytes_max;
         if over || self.snapshots.log_full {
             self.busy = true;
+            self.busy_bytes = with_it - unsettled;
             return Some(Refused::Busy);
         }
         None
@@ -394,12 +398,17 @@ impl Raft {
             self.reported = role;
             effects.role = Some(role);
         }
-        let room = self.log.unsettled_bytes() < self.config.uncommitted_bytes_max
+        let unsettled = self.log.unsettled_bytes();
+        let fits = unsettled + self.busy_bytes.max(1) <= self.config.uncommitted_bytes_max;
+        let room = (unsettled == 0 || fits)
             && self.transferring().is_none()
             && !self.snapshots.log_full
             && self.reads.waiting() < self.config.waiting_reads_max;
         effects.room = self.busy && (room || self.role() != Role::Leader);
         self.busy &= !effects.room;
+        if effects.room {
+            self.busy_bytes = 0;
+        }
         !effects.is_empty()
     }
 

@@ -133,7 +133,8 @@ impl Raft {
             return false;
         }
         let stamp = self.majority_value(Now::MAX, |progress| progress.confirmed.lease_stamp);
-        now < stamp.saturating_add(self.config.lease_length())
+        // 0: a majority has never promised anything, however young the clock is.
+        stamp > 0 && now < stamp.saturating_add(self.config.lease_length())
     }
 
     /// The index that a read must wait for at this leader: everything that was committed anywhere,
