@@ -4,9 +4,10 @@ use crate::fail_stop::FailStop;
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 use std::fmt;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 type Open = dyn Fn(&Path) -> io::Result<Box<dyn StorageBackend>> + Send + Sync;
@@ -44,4 +45,63 @@ impl fmt::Debug for OpenStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("OpenStorage")
     }
+}
+
+/// Why there is no file to be opened.
+#[derive(Debug)]
+pub(crate) enum Unprepared<E> {
+    /// It was there before and is not any more.
+    Missing,
+    /// The operating system refused.
+    Io(io::Error),
+    /// A new one could not be made.
+    Made(E),
+}
+
+/// Makes sure that there is a whole, valid redb file, in which `make` has put what a new one has. A new
+/// one is made under another name first, so a crash on the way leaves nothing that looks like one
+/// (scenario P12). With `must_exist` a missing or empty file is an error.
+pub(crate) fn prepare_file<E>(
+    path: &Path,
+    must_exist: bool,
+    make: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), Unprepared<E>> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.len() > 0 => return Ok(()),
+        Ok(_) if must_exist => return Err(Unprepared::Missing),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound && must_exist => {
+            return Err(Unprepared::Missing);
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Unprepared::Io(error)),
+    }
+    let unfinished = unfinished_name(path);
+    match std::fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Unprepared::Io(error));
+        }
+        _ => {}
+    }
+    // All data is in it: readable by its owner alone. redb opens what is there, empty as it is.
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&unfinished)
+        .map_err(Unprepared::Io)?;
+    make(&unfinished).map_err(Unprepared::Made)?;
+    sync(&unfinished).map_err(Unprepared::Io)?;
+    std::fs::rename(&unfinished, path).map_err(Unprepared::Io)?;
+    sync(path.parent().unwrap_or(Path::new("."))).map_err(Unprepared::Io)
+}
+
+fn unfinished_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".unfinished");
+    path.with_file_name(name)
+}
+
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }

@@ -3,16 +3,14 @@
 use super::index::{Contradiction, LogIndex};
 use super::wal::{FIRST_KEY, FORMAT, FORMAT_KEY, FrameReader, META, Place, WAL, WalError, missing};
 use super::{LogStoreError, database_error};
+use crate::storage::{self, Unprepared};
 use raft_core::Restored;
 use raft_core::conf::Conf;
 use raft_core::frame::Frame;
 use raft_core::types::GroupId;
 use redb::{Database, ReadableDatabase, ReadableTable};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What a scan found, and where writing goes on.
 pub(super) struct Recovered {
@@ -47,49 +45,18 @@ pub(super) fn first_row(
     Ok(meta.get(FIRST_KEY)?.map_or(0, |first| first.value()))
 }
 
-/// Makes sure that there is a whole, valid file. A new one is made under another name first, so a
-/// crash on the way leaves nothing that looks like a log (scenario P12).
+/// Makes sure that there is a log ([`storage::prepare_file`]).
 pub(super) fn prepare_file(path: &Path, must_exist: bool) -> Result<(), LogStoreError> {
-    let io_error = |source| LogStoreError::Io { path: path.to_owned(), source };
-    match std::fs::metadata(path) {
-        Ok(metadata) if metadata.len() > 0 => return Ok(()),
-        Ok(_) if must_exist => return Err(LogStoreError::Missing(path.to_owned())),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound && must_exist => {
-            return Err(LogStoreError::Missing(path.to_owned()));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(io_error(error)),
-    }
-    let unfinished = unfinished_name(path);
-    match std::fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
-        _ => {}
-    }
-    // All data is in it: readable by its owner alone. redb opens what is there, empty as it is.
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&unfinished)
-        .map_err(io_error)?;
-    let database = Database::create(&unfinished)
-        .map_err(|source| database_error(&unfinished, redb::Error::from(source)))?;
-    write_format(&database).map_err(|source| database_error(&unfinished, source))?;
-    drop(database);
-    sync(&unfinished).map_err(io_error)?;
-    std::fs::rename(&unfinished, path).map_err(io_error)?;
-    sync(path.parent().unwrap_or(Path::new("."))).map_err(io_error)
-}
-
-fn unfinished_name(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".unfinished");
-    path.with_file_name(name)
-}
-
-fn sync(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    let make = |unfinished: &Path| {
+        let failed = |source| database_error(unfinished, source);
+        let database = Database::create(unfinished).map_err(|error| failed(error.into()))?;
+        write_format(&database).map_err(failed)
+    };
+    storage::prepare_file(path, must_exist, make).map_err(|unprepared| match unprepared {
+        Unprepared::Missing => LogStoreError::Missing(path.to_owned()),
+        Unprepared::Io(source) => LogStoreError::Io { path: path.to_owned(), source },
+        Unprepared::Made(error) => error,
+    })
 }
 
 /// Makes the tables and writes the format's number, unless they are there.
