@@ -260,11 +260,11 @@ impl Raft {
             return Some(Refused::TooBig { bytes });
         }
         let unsettled = self.log.unsettled_bytes();
-        let with_it = unsettled + bytes + frame::HEADER_BYTES as u64;
-        let over = unsettled > 0 && with_it > self.config.uncommitted_bytes_max;
+        let needed = bytes + frame::HEADER_BYTES as u64;
+        let over = unsettled > 0 && unsettled + needed > self.config.uncommitted_bytes_max;
         if over || self.snapshots.log_full {
             self.busy = true;
-            self.busy_bytes = with_it - unsettled;
+            self.busy_bytes = needed;
             return Some(Refused::Busy);
         }
         None

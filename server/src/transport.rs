@@ -165,11 +165,16 @@ impl Transport {
         Rc::new(transport)
     }
 
+    /// The link to a peer, while it stands.
+    fn standing(&self, to: NodeId) -> Option<Rc<Link>> {
+        let peers = self.peers.borrow();
+        peers.get(&to).map(|peer| &peer.link).filter(|link| link.up.get()).cloned()
+    }
+
     /// Queues a message. Dropped and counted if there is no link or too much waits.
     pub fn send(&self, to: NodeId, envelope: RaftEnvelope) {
-        let peers = self.peers.borrow();
-        let link = peers.get(&to).map(|peer| &peer.link).filter(|link| link.up.get());
-        let Some(link) = link.filter(|link| link.queue.borrow().len() < QUEUE_MAX) else {
+        let Some(link) = self.standing(to).filter(|link| link.queue.borrow().len() < QUEUE_MAX)
+        else {
             return count(&self.shared.dropped, 1);
         };
         link.queue.borrow_mut().push_back(envelope);
@@ -178,9 +183,7 @@ impl Transport {
 
     /// Sends a heartbeat before all else that waits. One that still waits is old news and goes.
     pub fn heartbeat(&self, to: NodeId, heartbeat: Heartbeat) {
-        let peers = self.peers.borrow();
-        let link = peers.get(&to).map(|peer| &peer.link).filter(|link| link.up.get());
-        let Some(link) = link else { return count(&self.shared.dropped, 1) };
+        let Some(link) = self.standing(to) else { return count(&self.shared.dropped, 1) };
         if link.heartbeat.replace(Some(heartbeat)).is_some() {
             count(&self.shared.dropped, 1);
         }
@@ -190,9 +193,8 @@ impl Transport {
     /// Queues a piece of a snapshot. Dropped and counted like a message: the stream goes on where it
     /// was, after a while.
     pub fn chunk(&self, to: NodeId, chunk: SnapshotChunk) {
-        let peers = self.peers.borrow();
-        let link = peers.get(&to).map(|peer| &peer.link).filter(|link| link.up.get());
-        let Some(link) = link.filter(|link| link.chunks.borrow().len() < CHUNKS_MAX) else {
+        let Some(link) = self.standing(to).filter(|link| link.chunks.borrow().len() < CHUNKS_MAX)
+        else {
             return count(&self.shared.dropped, 1);
         };
         link.chunks.borrow_mut().push_back(chunk);
