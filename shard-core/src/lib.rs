@@ -25,6 +25,7 @@ mod health;
 pub mod integer;
 pub mod machine;
 pub mod memory;
+pub mod moves;
 pub mod node;
 #[cfg(test)]
 mod node_tests;
