@@ -1,5 +1,9 @@
 //! Who owns which slot and where each group lives: the numbered configurations.
 
+mod change;
+
+pub use self::change::{ConfigChange, ranges_of};
+
 use crate::slot::{SLOTS, Slot};
 use raft_core::id_type;
 use raft_core::types::{GroupId, NodeId};
@@ -14,8 +18,8 @@ id_type! {
 /// The group that keeps the configuration itself.
 pub const SHARDMASTER: GroupId = GroupId(0);
 
-/// One numbered configuration: which group should own each slot and, as long as slots do not move,
-/// which one does.
+/// One numbered configuration: which group should own each slot. Which one does is said by
+/// [`crate::cluster_map::Owners`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterConfig {
     /// Its number.
@@ -97,6 +101,12 @@ impl ClusterConfig {
     }
 }
 
+/// Groups besides the shardmaster, at most.
+pub const GROUPS_MAX: usize = 1000;
+/// Nodes, at most.
+pub const NODES_MAX: usize = 1000;
+/// Voters of a group, at most.
+pub const VOTERS_MAX: usize = 7;
 /// The most bytes of a cluster id.
 pub const CLUSTER_ID_BYTES_MAX: usize = 64;
 /// The most bytes of a host, as DNS has it (RFC 1035 2.3.4).

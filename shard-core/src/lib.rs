@@ -17,6 +17,7 @@
 
 pub mod checkpoint;
 pub mod cluster_config;
+pub mod cluster_map;
 pub mod codec;
 mod data;
 mod digest;
@@ -30,6 +31,7 @@ pub mod node;
 #[cfg(test)]
 mod node_tests;
 pub mod op;
+pub mod rebalance;
 pub mod replica;
 pub mod rows;
 pub mod session;
