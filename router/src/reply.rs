@@ -249,6 +249,7 @@ pub fn op_error_text(error: OpError) -> Cow<'static, str> {
         }
         OpError::InvalidExpireTime(command) => invalid_expire_time(command).into(),
         OpError::OutOfMemory => "OOM command not allowed when used memory > 'maxmemory'.".into(),
+        OpError::NoRoom => "MISCONF Errors writing to the AOF file: No space left on device".into(),
     }
 }
 
@@ -366,6 +367,11 @@ mod tests {
                 Outcome::Error(OpError::OutOfMemory),
                 Shape::Plain,
                 "-OOM command not allowed when used memory > 'maxmemory'. ",
+            ),
+            (
+                Outcome::Error(OpError::NoRoom),
+                Shape::Plain,
+                "-MISCONF Errors writing to the AOF file: No space left on device ",
             ),
             (
                 Outcome::Error(OpError::WrongType),

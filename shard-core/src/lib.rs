@@ -21,6 +21,7 @@ pub mod cluster_map;
 pub mod codec;
 mod data;
 mod digest;
+pub mod disk_room;
 pub mod handshake;
 mod health;
 pub mod integer;

@@ -5,6 +5,7 @@
 
 use crate::checkpoint::{SnapshotChunk, StateCommand, StateEvent};
 use crate::cluster_config::{ClusterConfig, NodeConfig, SHARDMASTER};
+use crate::disk_room::DiskRoom;
 use crate::health::{Health, told};
 use crate::machine::Machine;
 use crate::memory::MemoryUse;
@@ -178,6 +179,8 @@ pub struct Node {
     counted: BTreeMap<GroupId, MemoryUse>,
     /// What its host said of buffers.
     buffers: u64,
+    /// What its host said of the disk.
+    disk: DiskRoom,
     rejected: u64,
     chunks_dropped: u64,
 }
@@ -226,6 +229,7 @@ impl Node {
             memory: MemoryUse::default(),
             counted: BTreeMap::new(),
             buffers: 0,
+            disk: DiskRoom::default(),
             rejected: 0,
             chunks_dropped: 0,
         })
@@ -372,6 +376,7 @@ impl Node {
             let room = self.room();
             let Some(replica) = self.replicas.get_mut(&group) else { continue };
             replica.set_room(room);
+            replica.set_disk(self.disk);
             if replica.poll(now, wall, &mut self.scratch)? {
                 self.touched.insert(group);
                 out.again = true;
@@ -404,6 +409,15 @@ impl Node {
     /// What requests and replies take in buffers that only the host knows. Bytes; they count as memory.
     pub fn set_buffers(&mut self, bytes: u64) {
         self.buffers = bytes;
+    }
+
+    /// What the disk has left. To be told often; a checkpoint that waited for room is begun then.
+    pub fn set_disk(&mut self, disk: DiskRoom) {
+        let more = disk.free > self.disk.free || self.disk.low != disk.low;
+        self.disk = disk;
+        if more {
+            self.touched.extend(self.replicas.keys().copied());
+        }
     }
 
     /// One group's checkpoint is under way at a time: the disk makes one of them durable as fast as two.

@@ -19,6 +19,7 @@ use raft_core::{Config, Restored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 mod collect;
+mod disk;
 mod memory;
 mod reads;
 mod snapshots;

@@ -83,6 +83,9 @@ pub enum Op {
         /// The key.
         key: Bytes,
     },
+    /// What a leader whose disk has no room proposes in the place of an op that may grow
+    /// ([`Op::is_denied_when_full`]): the lane goes on, and the answer is [`OpError::NoRoom`].
+    NoRoom,
 }
 
 /// Op::Set.
@@ -225,6 +228,8 @@ pub enum OpError {
     InvalidExpireTime(ExpiryCommand),
     /// `OOM command not allowed when used memory > 'maxmemory'.`
     OutOfMemory,
+    /// `MISCONF Errors writing to the AOF file: No space left on device`
+    NoRoom,
 }
 
 impl Op {
@@ -246,7 +251,8 @@ impl Op {
             | Op::Expire(_)
             | Op::Persist { .. }
             | Op::FlushSlot
-            | Op::GetDel { .. } => true,
+            | Op::GetDel { .. }
+            | Op::NoRoom => true,
         }
     }
 
@@ -267,7 +273,8 @@ impl Op {
             | Op::FlushSlot
             | Op::CountKeys
             | Op::ListKeys { .. }
-            | Op::GetDel { .. } => false,
+            | Op::GetDel { .. }
+            | Op::NoRoom => false,
         }
     }
 
@@ -285,7 +292,7 @@ impl Op {
             | Op::Type { key }
             | Op::GetDel { key } => std::slice::from_ref(key),
             Op::MGet { keys } | Op::Del { keys } | Op::Exists { keys } => keys,
-            Op::FlushSlot | Op::CountKeys | Op::ListKeys { .. } => &[],
+            Op::FlushSlot | Op::CountKeys | Op::ListKeys { .. } | Op::NoRoom => &[],
         }
     }
 
@@ -304,7 +311,7 @@ impl Op {
             Op::MGet { keys } | Op::Del { keys } | Op::Exists { keys } => {
                 keys.iter().map(|key| key.len() + 8).sum()
             }
-            Op::FlushSlot | Op::CountKeys | Op::ListKeys { .. } => 0,
+            Op::FlushSlot | Op::CountKeys | Op::ListKeys { .. } | Op::NoRoom => 0,
         }
     }
 }

@@ -17,8 +17,10 @@ use self::reads::Reads;
 use crate::checkpoint::StateCommand;
 use crate::cluster_config::{ClusterConfig, ConfigNum};
 use crate::codec::{self, EntryBatch, EntryItem};
+use crate::disk_room::DiskRoom;
 use crate::machine::Machine;
 use crate::memory::MemoryUse;
+use crate::op::Op;
 use crate::session::LogTime;
 use crate::wire::{
     Answer, GroupAnswer, LaneRequest, LeaderView, ReadRequest, ReplicaStatus, Reply, Request,
@@ -47,6 +49,8 @@ pub const WAITING_MAX: usize = 64 << 10;
 /// Rounds of "apply what is committed, then look again" in one poll; the rest waits for the next
 /// turn, so that a long replay holds up no heartbeat.
 const ROUNDS_PER_POLL_MAX: usize = 4;
+/// What a lane's request counts as besides its keys and values.
+const LANE_ITEM_BYTES: usize = 64;
 
 /// A client that waits for an item of an entry.
 #[derive(Clone, Copy, Debug)]
@@ -155,6 +159,8 @@ pub struct Replica {
     last_stamp: LogTime,
     /// Bytes that entries proposed from here on may take, until the node tells anew.
     room: u64,
+    /// What the node's disk has left.
+    disk: DiskRoom,
     batch: Batch,
     waiting: BTreeMap<Index, Waiting>,
     waiting_count: usize,
@@ -213,6 +219,7 @@ impl Replica {
             settled: false,
             last_stamp: LogTime(0),
             room: u64::MAX,
+            disk: DiskRoom::default(),
             batch: Batch::default(),
             waiting: BTreeMap::new(),
             waiting_count: 0,
@@ -273,7 +280,7 @@ impl Replica {
                 Err(Answer::Elsewhere)
             }
             RequestBody::Lane(lane) => {
-                let bytes = 64 + lane.op.bytes();
+                let bytes = LANE_ITEM_BYTES + lane.op.bytes();
                 Ok(Admitted::Item(EntryItem::Lane(lane), bytes))
             }
             RequestBody::Read(read) if !self.reads.has_room(&read) => Err(Answer::Busy),
@@ -311,7 +318,10 @@ impl Replica {
 
     /// When `tick` should be called next.
     pub fn deadline(&self) -> Option<Now> {
-        let own = [self.reads.deadline(), self.collection.deadline(), self.checkpoints.deadline()];
+        // One that waits for room is begun when the host tells that there is more.
+        let room = self.disk.has_room_for(self.machine.dirty());
+        let checkpoint = self.checkpoints.deadline().filter(|_| room);
+        let own = [self.reads.deadline(), self.collection.deadline(), checkpoint];
         self.raft.deadline().into_iter().chain(own.into_iter().flatten()).min()
     }
 
@@ -326,6 +336,11 @@ impl Replica {
                 Pull::Needs(_) | Pull::Nothing => None,
             },
         }
+    }
+
+    /// Tells how much room the node's disk has left.
+    pub fn set_disk(&mut self, disk: DiskRoom) {
+        self.disk = disk;
     }
 
     /// Tells how many bytes of memory the node has left. None left: what is proposed then may take no
@@ -494,6 +509,9 @@ impl Replica {
             return;
         }
         let stamp = self.stamp(wall);
+        if self.disk.low {
+            self.batch.leave_out_what_grows();
+        }
         let (payloads, mut clients) = self.batch.take_entries(stamp, &mut self.room);
         let proposed = self.raft.propose(now, &mut payloads.into_iter());
         let rest = clients.split_off((proposed.count as usize).min(clients.len()));
@@ -626,6 +644,19 @@ impl Batch {
         self.items.push(item);
         self.clients.push(client);
         self.bytes.push(bytes);
+    }
+
+    /// Puts refusals in the place of ops that may grow: unlike where memory is full, what is refused for
+    /// want of disk must not go to the disk. The seqs stay, so each is answered by the log, once.
+    fn leave_out_what_grows(&mut self) {
+        for (item, bytes) in self.items.iter_mut().zip(&mut self.bytes) {
+            if let EntryItem::Lane(request) = item
+                && request.op.is_denied_when_full()
+            {
+                request.op = Op::NoRoom;
+                *bytes = LANE_ITEM_BYTES;
+            }
+        }
     }
 
     /// Encodes the items as entries' payloads, each with the clients of its items. Those behind the one

@@ -148,6 +148,7 @@ impl Range {
             Op::CountKeys => "CountKeys".to_owned(),
             Op::ListKeys { count } => format!("ListKeys {count}"),
             Op::GetDel { key } => format!("GetDel {}", one(key)),
+            Op::NoRoom => "NoRoom".to_owned(),
         }
     }
 }

@@ -112,7 +112,7 @@ impl Samples {
     }
 
     fn op(&mut self) -> Op {
-        match self.below(16) {
+        match self.below(17) {
             0 => Op::Get { key: self.bytes() },
             1 => Op::Set(self.set()),
             2 => Op::Append { key: self.bytes(), value: self.bytes() },
@@ -128,6 +128,7 @@ impl Samples {
             12 => Op::FlushSlot,
             13 => Op::CountKeys,
             14 => Op::ListKeys { count: self.number() as u32 },
+            15 => Op::NoRoom,
             _ => Op::GetDel { key: self.bytes() },
         }
     }

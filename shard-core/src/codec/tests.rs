@@ -176,6 +176,7 @@ fn variants_keep_their_numbers() {
         Op::CountKeys,
         Op::ListKeys { count: 0 },
         Op::GetDel { key: key() },
+        Op::NoRoom,
     ];
     for (number, op) in ops.iter().enumerate() {
         assert_eq!(usize::from(bytes_of(op)[0]), number, "{op:?}");
@@ -206,6 +207,7 @@ fn variants_keep_their_numbers() {
         OpError::StringTooLong,
         OpError::InvalidExpireTime(ExpiryCommand::Set),
         OpError::OutOfMemory,
+        OpError::NoRoom,
     ];
     for (number, error) in errors.iter().enumerate() {
         assert_eq!(usize::from(bytes_of(error)[0]), number, "{error:?}");

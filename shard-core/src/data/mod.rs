@@ -11,7 +11,7 @@ pub(crate) use self::row::item_of_row;
 
 use crate::digest::Digest;
 use crate::memory::{EXPIRY_RECORD_BYTES, KEY_RECORD_BYTES, NOTE_RECORD_BYTES};
-use crate::op::{Op, Outcome};
+use crate::op::{Op, OpError, Outcome};
 use crate::session::LogTime;
 use crate::shard_store::{Changes, Epoch};
 use crate::slot::Slot;
@@ -137,6 +137,7 @@ pub(crate) fn execute(data: &mut Changing<'_>, op: Op, now: LogTime) -> Outcome 
         Op::Persist { key } => expiry::persist(data, &key, now),
         Op::FlushSlot => keys::flush(data),
         Op::GetDel { key } => string::get_del(data, &key, now),
+        Op::NoRoom => Outcome::Error(OpError::NoRoom),
         Op::Get { .. }
         | Op::MGet { .. }
         | Op::Exists { .. }
@@ -166,7 +167,8 @@ pub(crate) fn read(data: &SlotData, op: &Op, now: LogTime) -> Option<Outcome> {
         | Op::Expire(_)
         | Op::Persist { .. }
         | Op::FlushSlot
-        | Op::GetDel { .. } => return None,
+        | Op::GetDel { .. }
+        | Op::NoRoom => return None,
     })
 }
 

@@ -5,7 +5,8 @@
 //! first two it is begun right behind an entry at a round index: replicas that apply the same log then
 //! take theirs at the same place, so that a snapshot that one of them sends can be continued by another.
 //! Its rows are handed out once the node's turn comes to this group; what was frozen waits for that. The
-//! `Commit` waits until the log is durable as far as the checkpoint goes (R6).
+//! `Commit` waits until the log is durable as far as the checkpoint goes (R6). None is begun that may not
+//! find room on the disk (S19): it is still due, and begun once there is room.
 //!
 //! A snapshot that comes in is taken piece by piece, in order. Once it is whole, Raft replaces the log;
 //! the state machine is replaced when the host says that the new one is loaded, and nothing is applied in
@@ -151,6 +152,9 @@ impl Replica {
         }
         checkpoints.log_bytes += entry.frame.len() as u64;
         let Some(config) = checkpoints.config.filter(|_| checkpoints.is_free()) else { return };
+        if !self.disk.has_room_for(self.machine.dirty()) {
+            return;
+        }
         let worth = match &self.machine {
             Machine::Shard(store) => {
                 config.dirty_bytes_min.max(store.stats().data_bytes / config.dirty_share.max(1))
@@ -177,7 +181,8 @@ impl Replica {
             let late = |since: Now| since.saturating_add(config.interval_ns) <= now;
             // Of what is covered already there is nothing to take.
             checkpoints.wanted &= self.applied.index > checkpoints.frozen_at;
-            if checkpoints.wanted || checkpoints.dirty_since.is_some_and(late) {
+            let due = checkpoints.wanted || checkpoints.dirty_since.is_some_and(late);
+            if due && self.disk.has_room_for(self.machine.dirty()) {
                 self.freeze(out);
             }
         }
@@ -289,6 +294,10 @@ impl Replica {
         // once it has waited for long: what was handed on behind that may have found no room.
         let covered = [next, durable].into_iter().find(|at| (offset..end).contains(at));
         let Some(from) = covered.filter(|_| id == wanted) else { return false };
+        // What room there is, the log needs. The sender comes again.
+        if self.disk.low {
+            return false;
+        }
         if end > snapshot.bytes || end - durable > STAGED_BYTES_MAX {
             return false;
         }
