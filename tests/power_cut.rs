@@ -5,7 +5,7 @@
 use clap::Parser;
 use harness::hostile_disk::{CHANGED_AFTER_FAILURE, Control, DISK_VARIABLE, HostileDisk, Random};
 use harness::process::{ARGUMENTS_VARIABLE, Launch, ThreeNodes};
-use harness::resp::Client;
+use harness::resp::{Client, Value};
 use harness::tokens::{Attempt, Patience, Writers, acknowledged, check_tokens};
 use server::config::{Cli, Command};
 use server::log_store::LogStoreConfig;
@@ -50,6 +50,7 @@ fn hostile() -> DiskOptions {
         },
         state: StateStoreConfig { cache_bytes: CACHE_BYTES, ..StateStoreConfig::default() },
         checkpoints: CHECKPOINTS,
+        free_bytes_min: None,
         replicas: Some(|config| {
             config.log_trailing_bytes = 8 << 10;
             config.log_bytes_max = 32 << 10;
@@ -377,44 +378,94 @@ fn f11_f12_a_stuck_disk_hands_over_and_acknowledges_nothing() {
 
 // ---- Disks that are full ----
 
+/// Whether a file of a node waits for room.
+fn waits(cluster: &ThreeNodes, id: u16, name: &str) -> bool {
+    let line = info_line(cluster, id, "persistence", &format!("disk_{name}_waits"));
+    line.is_some_and(|line| line == "1")
+}
+
 #[test]
-fn f04_s19_a_full_disk_ends_the_node_and_loses_nothing() {
+fn f04_s19_a_full_disk_is_waited_for_and_nothing_is_lost() {
+    let (mut cluster, writers) = start();
+    writers.wait_for_acks(200);
+    make_leader(&cluster, 1);
+    // Where the state finds no room, what grows is refused, and the rest goes on.
+    let mut client = Client::connect(cluster.router_port()).expect("a connection");
+    let state = file(&cluster, 1, "state");
+    Control::Full.begin(&state);
+    wait_until("the state waits", || waits(&cluster, 1, "state"));
+    wait_until("writes are refused", || {
+        client.call(&["SET", "a", "1"]).expect("a reply") == no_room()
+    });
+    assert_eq!(info_line(&cluster, 1, "persistence", "aof_last_write_status").unwrap(), "err");
+    assert!(matches!(client.call(&["GET", "load:1"]).expect("a reply"), Value::Bulk(_)));
+    assert_eq!(client.call(&["DEL", "a"]).expect("a reply"), Value::Integer(0));
+    Control::Full.end(&state);
+    goes_on(&mut cluster, &writers, &[(1, "state")]);
+    // Where the log finds none, the node hands over like one whose disk is stuck.
+    make_leader(&cluster, 1);
+    let log = file(&cluster, 1, "log");
+    Control::Full.begin(&log);
+    wait_until("the log waits", || waits(&cluster, 1, "log"));
+    wait_until("others lead", || {
+        [1, 2].iter().all(|group| [2, 3].iter().any(|id| leads(&cluster, *id, *group)))
+    });
+    writers.skip_acks();
+    writers.wait_for_acks(300);
+    Control::Full.end(&log);
+    goes_on(&mut cluster, &writers, &[(1, "log")]);
+    // Everywhere: without a majority nothing is acknowledged, and then all goes on.
+    for name in ["state", "log"] {
+        let all: Vec<PathBuf> = (1..=3).map(|id| file(&cluster, id, name)).collect();
+        all.iter().for_each(|path| Control::Full.begin(path));
+        wait_until("two of them wait", || {
+            (1..=3).filter(|id| waits(&cluster, *id, name)).count() > 1
+        });
+        all.iter().for_each(|path| Control::Full.end(path));
+        goes_on(&mut cluster, &writers, &[(1, name), (2, name), (3, name)]);
+    }
+    check_every_replica(&cluster, &writers.end_all_told());
+}
+
+fn no_room() -> Value {
+    Value::Error("MISCONF Errors writing to the AOF file: No space left on device".to_owned())
+}
+
+/// There is room again: the nodes that waited go on by themselves.
+fn goes_on(cluster: &mut ThreeNodes, writers: &Writers, waited: &[(u16, &str)]) {
+    for (id, name) in waited {
+        wait_until("it waits no more", || !waits(cluster, *id, name));
+        assert!(!cluster.node(*id).has_ended());
+    }
+    writers.skip_acks();
+    writers.wait_for_acks(300);
+    for (id, _) in waited {
+        let before = checkpoints(cluster, *id);
+        wait_until("a checkpoint", || checkpoints(cluster, *id) > before);
+    }
+}
+
+/// A stop does not wait for room, and a start needs some.
+#[test]
+fn f04_a_node_ends_on_a_full_disk_with_a_sentence_and_a_restart_heals_it() {
     const FULL: &str = "No space left on device";
     let (mut cluster, writers) = start();
     let mut random = Random(9);
     writers.wait_for_acks(200);
     for name in ["state", "log"] {
-        let id = (1..=3).find(|id| leads(&cluster, *id, 2)).unwrap_or(2);
-        let path = file(&cluster, id, name);
+        let path = file(&cluster, 1, name);
         let named = path.display().to_string();
         Control::Full.begin(&path);
-        ends_with(&mut cluster, id, &[&named, FULL]);
+        wait_until("it waits", || waits(&cluster, 1, name));
+        cluster.node(1).signal("TERM");
+        ends_with(&mut cluster, 1, &[&named, FULL]);
+        restart(&mut cluster, 1, "");
+        ends_with(&mut cluster, 1, &[&named, FULL]);
+        Control::Full.end(&path);
+        restart_well(&mut cluster, &mut random, &[1]);
         writers.skip_acks();
         writers.wait_for_acks(100);
-        // There is still no room.
-        restart(&mut cluster, id, "");
-        ends_with(&mut cluster, id, &[&named, FULL]);
-        Control::Full.end(&path);
-        restart_well(&mut cluster, &mut random, &[id]);
     }
-    // Everywhere. Without a majority the last one has nothing to write.
-    let states: Vec<PathBuf> = (1..=3).map(|id| file(&cluster, id, "state")).collect();
-    states.iter().for_each(|path| Control::Full.begin(path));
-    wait_until("two of them end", || {
-        cluster.nodes.iter_mut().filter_map(|node| node.has_ended().then_some(())).count() >= 2
-    });
-    states.iter().for_each(|path| Control::Full.end(path));
-    for id in 1..=ThreeNodes::COUNT {
-        if cluster.node(id).has_ended() {
-            let path = states[usize::from(id) - 1].display().to_string();
-            ends_with(&mut cluster, id, &[&path, FULL]);
-        } else {
-            cluster.node(id).kill();
-        }
-    }
-    restart_well(&mut cluster, &mut random, &[1, 2, 3]);
-    writers.skip_acks();
-    writers.wait_for_acks(100);
     check_every_replica(&cluster, &writers.end_all_told());
 }
 

@@ -98,6 +98,7 @@ const CRATES: &[CrateRule] = &[
             "raft-core",
             "redb",
             "router",
+            "rustix",
             "serde",
             "shard-core",
             "thiserror",

@@ -373,6 +373,7 @@ const OWN_FIELDS: &[&str] = &[
     "used_memory_log",
     "used_memory_buffers",
     "aof_current_size",
+    "disk_",
     "protocol_errors",
     "dispatch_",
     "raft_",

@@ -5,6 +5,7 @@ use crate::node_name::node_name;
 use crate::topology::Partner;
 use bytes::Bytes;
 use shard_core::cluster_config::SHARDMASTER;
+use shard_core::disk_room::DiskStatus;
 use shard_core::memory::MemoryUse;
 use shard_core::wire::NodeStatus;
 use shard_core::{GroupId, NodeId};
@@ -204,8 +205,14 @@ fn persistence(section: &mut Section) {
     section.put("aof_rewrite_in_progress", 0);
     section.put("aof_rewrite_scheduled", 0);
     section.put("aof_last_bgrewrite_status", "ok");
-    section.put("aof_last_write_status", "ok");
+    let disk = section.status.map_or_else(DiskStatus::default, |status| status.disk);
+    section.put("aof_last_write_status", if disk.low { "err" } else { "ok" });
     if let Some(status) = section.status {
+        section.put("disk_free_bytes", disk.free);
+        section.put("disk_free_bytes_min", disk.free_min);
+        section.put("disk_low", u8::from(disk.low));
+        section.put("disk_log_waits", u8::from(disk.log_waits));
+        section.put("disk_state_waits", u8::from(disk.state_waits));
         section.put("aof_current_size", status.log_file_bytes);
     }
 }

@@ -70,6 +70,10 @@ pub struct DevArgs {
     /// limit [default: 0].
     #[arg(long, value_name = "BYTES")]
     pub maxmemory: Option<MemorySize>,
+    /// Room on the disk below which nothing may grow, counted as maxmemory is; 0: none is kept
+    /// [default: 256mb, or a twentieth of the disk if that is less].
+    #[arg(long, value_name = "BYTES")]
+    pub min_free_disk: Option<MemorySize>,
     #[command(flatten)]
     /// What clients may do.
     pub clients: ClientSettings,
@@ -201,6 +205,10 @@ pub struct NodeSettings {
     /// [default: 0].
     #[arg(long, value_name = "BYTES")]
     pub maxmemory: Option<MemorySize>,
+    /// Room on the disk below which nothing may grow, counted as maxmemory is; 0: none is kept
+    /// [default: 256mb, or a twentieth of the disk if that is less].
+    #[arg(long, value_name = "BYTES")]
+    pub min_free_disk: Option<MemorySize>,
 }
 
 /// `flotilla router`.
@@ -290,6 +298,7 @@ impl NodeArgs {
             maxclients: flags.maxclients.or(file.maxclients),
             timeout: flags.timeout.or(file.timeout),
             maxmemory: flags.maxmemory.or(file.maxmemory),
+            min_free_disk: flags.min_free_disk.or(file.min_free_disk),
         };
         merged.check()?;
         Ok(merged)

@@ -50,7 +50,10 @@ pub fn run(args: DevArgs) -> Result<(), RunError> {
             request_timeout: Duration::from_millis(crate::config::REQUEST_TIMEOUT_MS),
             clients: args.clients.clone(),
             maxmemory: args.maxmemory.unwrap_or_default().0,
-            disk: DiskOptions::default(),
+            disk: DiskOptions {
+                free_bytes_min: args.min_free_disk.map(|size| size.0),
+                ..DiskOptions::default()
+            },
         };
         let (started_tx, started_rx) = oneshot::channel();
         let (drained_tx, drained_rx) = oneshot::channel();

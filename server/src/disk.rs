@@ -10,6 +10,7 @@
 //!   next start finishes what was begun (scenarios S5, P8).
 //! - What the group writes after the snapshot is held back until then, in order. Its core bounds it.
 
+use crate::disk_space::{DiskSpace, Watch};
 use crate::log_store::{LogEvent, LogStats, LogStore};
 use crate::state_store::{LoadError, StateStats, StateStore, StateStoreError, StateStoreEvent};
 use raft_core::effects::{Fetch, Write};
@@ -70,6 +71,8 @@ pub enum Happened {
 pub struct Disk {
     log: LogStore,
     state: Arc<StateStore>,
+    space: Arc<DiskSpace>,
+    _watch: Watch,
     loaded: mpsc::Sender<Loaded>,
     loaders: Vec<JoinHandle<()>>,
     /// The newest write of each group that the log was given, and that it has reported.
@@ -112,10 +115,17 @@ enum Step {
 
 impl Disk {
     /// `loaded` gets what is loaded after the start; the worker gives it to [`Disk::on_loaded`].
-    pub fn new(log: LogStore, state: StateStore, loaded: mpsc::Sender<Loaded>) -> Disk {
+    pub fn new(
+        log: LogStore,
+        state: StateStore,
+        loaded: mpsc::Sender<Loaded>,
+        (space, watch): (Arc<DiskSpace>, Watch),
+    ) -> Disk {
         Disk {
             log,
             state: Arc::new(state),
+            space,
+            _watch: watch,
             loaded,
             loaders: Vec::new(),
             tokens: BTreeMap::new(),
@@ -333,8 +343,14 @@ impl Disk {
         (self.log.stats(), self.state.stats())
     }
 
+    /// What room there is.
+    pub fn space(&self) -> &DiskSpace {
+        &self.space
+    }
+
     /// Writes what was asked for and closes both files. The next start needs no repair.
     pub fn close(self) -> Result<(), String> {
+        self.space.stop_waiting();
         let log = self.log.close();
         for loader in self.loaders {
             loader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

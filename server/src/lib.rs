@@ -13,6 +13,7 @@ pub mod config;
 pub mod data_dir;
 pub mod dev;
 pub mod disk;
+pub mod disk_space;
 pub mod fail_stop;
 pub mod inspect;
 pub mod listener;

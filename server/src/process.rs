@@ -6,6 +6,7 @@ use crate::cluster_file::{Cluster, ClusterFile};
 use crate::config::ClientSettings;
 use crate::data_dir::{self, DataDir, DataDirError, Identity};
 use crate::disk::{self, Disk, StateError};
+use crate::disk_space::{DiskSpace, Kind, Watch};
 use crate::listener::{self, Inbound, LocalIdentity};
 use crate::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError};
 use crate::random;
@@ -84,6 +85,8 @@ pub struct DiskOptions {
     pub state: StateStoreConfig,
     /// When the state is put to disk.
     pub checkpoints: CheckpointConfig,
+    /// Free bytes of the disk below which nothing may grow. None: the default ([`DiskSpace::watch`]).
+    pub free_bytes_min: Option<u64>,
     /// Changes the settings of each replica: how much of its log stays, for one.
     pub replicas: Option<fn(&mut Config)>,
 }
@@ -167,7 +170,9 @@ pub async fn run_node(
     bootstrap.nodes.extend(addresses.clone());
     let backend =
         start_backend(bootstrap, cluster.secret.clone(), request_timeout, Some(local_node))?;
-    let opened = open_disk(&mut data_dir, &disk)?;
+    let (space, watch) = DiskSpace::watch(&dir, disk.free_bytes_min)
+        .map_err(system("cannot see how much room the disk has"))?;
+    let opened = open_disk(&mut data_dir, &disk, &space, watch)?;
     let setup = NodeSetup {
         id,
         epoch: random::number().map_err(system(NO_RANDOMNESS))?,
@@ -258,16 +263,20 @@ type Recovereds = BTreeMap<GroupId, Recovered>;
 fn open_disk(
     data_dir: &mut DataDir,
     options: &DiskOptions,
+    space: &Arc<DiskSpace>,
+    watch: Watch,
 ) -> Result<(Disk, DiskEvents, Recovereds), NodeError> {
-    let (must_exist, storage) = (data_dir.log_exists(), &options.storage);
+    let must_exist = data_dir.log_exists();
+    let storage = |kind| space.patient(&options.storage, kind);
     let (events, state_events) = mpsc::channel(STATE_EVENTS_MAX);
     let report = move |event| {
         // The receiver goes with the worker; nobody waits for what comes after that.
         let _ = events.blocking_send(event);
     };
     let config = StateStoreConfig { must_exist, ..options.state };
-    let (state, stored) = StateStore::open(&data_dir.state_path(), storage, config, report)
-        .map_err(StateError::Store)?;
+    let (state, stored) =
+        StateStore::open(&data_dir.state_path(), &storage(Kind::State), config, report)
+            .map_err(StateError::Store)?;
     let installing: BTreeMap<_, _> =
         stored.iter().filter_map(|(group, stored)| Some((*group, stored.installing?))).collect();
 
@@ -277,7 +286,7 @@ fn open_disk(
     };
     let config = LogStoreConfig { must_exist, ..options.log };
     let (log, restored) =
-        LogStore::open(&data_dir.log_path(), storage, config, &installing, report)?;
+        LogStore::open(&data_dir.log_path(), &storage(Kind::Log), config, &installing, report)?;
     installing.keys().for_each(|group| state.installed(*group));
     data_dir.set_log_exists()?;
 
@@ -292,7 +301,8 @@ fn open_disk(
     }
     let (loaded, loaded_events) = mpsc::channel(LOADED_MAX);
     let events = DiskEvents { log: log_events, state: state_events, loaded: loaded_events };
-    Ok((Disk::new(log, state, loaded), events, recovered))
+    space.be_patient();
+    Ok((Disk::new(log, state, loaded, (space.clone(), watch)), events, recovered))
 }
 
 fn finish(

@@ -158,7 +158,10 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
             settings.request_timeout.unwrap_or(REQUEST_TIMEOUT_MS),
         ),
         cluster,
-        disk: DiskOptions::default(),
+        disk: DiskOptions {
+            free_bytes_min: settings.min_free_disk.map(|size| size.0),
+            ..DiskOptions::default()
+        },
     })
 }
 

@@ -25,6 +25,11 @@ impl OpenStorage {
         OpenStorage(Arc::new(open))
     }
 
+    /// Opens one as it is.
+    pub(crate) fn open_plain(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
+        (self.0)(path)
+    }
+
     /// Opens one, so that its first failed write or sync is its last.
     pub fn open(&self, path: &Path) -> io::Result<FailStop> {
         (self.0)(path).map(FailStop::around)

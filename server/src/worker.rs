@@ -11,6 +11,7 @@ use crate::state_store::StateStoreEvent;
 use crate::transport::{AppendSource, Transport};
 use raft_core::effects::RoleChange;
 use raft_core::node_pair::PairEdge;
+use shard_core::disk_room::DiskRoom;
 use shard_core::node::{Input, Node, Output};
 use shard_core::replica::Origin;
 use shard_core::wire::{NodeStatus, RaftEnvelope, ToNode, ToRouter};
@@ -129,6 +130,7 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Worker
         routers: BTreeMap::new(),
         output: Output::default(),
         status_due: Instant::now(),
+        disk_room: DiskRoom::default(),
         hand_over: parts.hand_over,
         replies_dropped: Cell::new(0),
         stalls: 0,
@@ -159,6 +161,8 @@ struct Worker {
     routers: BTreeMap<Origin, RouterLink>,
     output: Output,
     status_due: Instant,
+    /// What the replicas know of it.
+    disk_room: DiskRoom,
     hand_over: bool,
     replies_dropped: Cell<u64>,
     stalls: u64,
@@ -361,6 +365,7 @@ impl Worker {
 
     /// Collects what is owed and hands it out: the disk first, since it takes longest.
     fn turn(&mut self) -> Result<(), WorkerError> {
+        self.look_at_disk();
         let Shared { node, clock } = &*self.shared;
         node.borrow_mut().poll(clock.now(), clock.wall(), &mut self.output)?;
         let mut out = std::mem::take(&mut self.output);
@@ -415,6 +420,24 @@ impl Worker {
             self.output.again = true;
         }
         Ok(())
+    }
+
+    /// Tells the replicas when there is more or less room than they know of.
+    fn look_at_disk(&mut self) {
+        let room = self.disk.space().room();
+        if room == self.disk_room {
+            return;
+        }
+        if room.low != self.disk_room.low {
+            let free = room.free;
+            match room.low {
+                true => warn!(free, "little room on the disk: what may grow is refused"),
+                false => info!(free, "enough room on the disk again"),
+            }
+            self.status_due = Instant::now();
+        }
+        self.disk_room = room;
+        self.shared.node.borrow_mut().set_disk(room);
     }
 
     fn reply(&mut self, origin: Origin, message: ToRouter) {
@@ -487,6 +510,7 @@ impl Worker {
         self.shared.node.borrow_mut().set_buffers((self.buffers)());
         let mut status = self.shared.node.borrow().status(self.shared.clock.now());
         let (log, state) = self.disk.stats();
+        status.disk = self.disk.space().status();
         status.log_file_bytes = log.file_bytes;
         status.log_commits = log.commits;
         status.log_entries = log.entries;

@@ -3,6 +3,7 @@
 //! Enums here are append-only: variants and fields keep their order for ever (postcard).
 
 use crate::cluster_config::ClusterConfig;
+use crate::disk_room::DiskStatus;
 use crate::memory::MemoryUse;
 use crate::op::{ELEMENT_BYTES, Op, Outcome};
 use crate::session::{LogTime, Seq, SessionId};
@@ -308,6 +309,8 @@ pub struct NodeStatus {
     pub memory: MemoryUse,
     /// From where on nothing may grow; 0: no limit. Bytes.
     pub memory_max: u64,
+    /// What its disk has left.
+    pub disk: DiskStatus,
     /// Its replicas.
     pub replicas: BTreeMap<GroupId, ReplicaStatus>,
     /// Bytes of the log file.

@@ -242,9 +242,9 @@ impl HostileDisk {
     }
 
     /// Whether there is room up to `end`.
-    fn check_space(&self, state: &mut State, end: u64) -> io::Result<()> {
+    fn check_space(&self, end: u64) -> io::Result<()> {
         if self.plan.space.is_some_and(|space| end > space) || self.controlled(Control::Full) {
-            state.failed = true;
+            // No failure after which nothing may change: what was refused may be tried again.
             return Err(io::Error::from_raw_os_error(ENOSPC));
         }
         Ok(())
@@ -333,7 +333,7 @@ impl StorageBackend for HostileDisk {
             return Err(io::Error::other("a length that is no whole number of sectors"));
         }
         if len > state.len {
-            self.check_space(&mut state, len)?;
+            self.check_space(len)?;
         }
         state.len = len;
         state.low = state.low.min(len);
@@ -373,7 +373,7 @@ impl StorageBackend for HostileDisk {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.state();
         self.count(&mut state, Call::Write)?;
-        self.check_space(&mut state, offset + data.len() as u64)?;
+        self.check_space(offset + data.len() as u64)?;
         let mut at = 0;
         while at < data.len() {
             let position = offset + at as u64;

@@ -144,6 +144,7 @@ impl Writer {
         match reply {
             Ok(Value::Integer(_)) => Some(Told::Acknowledged),
             Ok(Value::Error(text)) if text.starts_with("CLUSTERDOWN ") => Some(Told::Refused),
+            Ok(Value::Error(text)) if text.starts_with("MISCONF ") => Some(Told::Refused),
             Ok(Value::Error(text)) if text.starts_with("TIMEOUT ") => Some(Told::Unknown),
             _ => None,
         }
