@@ -31,6 +31,7 @@ mod wal;
 mod writer;
 
 use crate::fail_stop::FailStop;
+use crate::last_words::At;
 use crate::storage::OpenStorage;
 use raft_core::Restored;
 use raft_core::effects::{Fetch, FetchResult, Write};
@@ -231,6 +232,7 @@ impl LogStore {
         installing: &BTreeMap<GroupId, EntryId>,
         events: impl Fn(LogEvent) + Send + Sync + 'static,
     ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
+        let _at = At::file("log", path);
         recovery::prepare_file(path, config.must_exist)?;
         let io_error = |source| LogStoreError::Io { path: path.to_owned(), source };
         let size = std::fs::metadata(path).map_err(io_error)?.len();

@@ -20,6 +20,9 @@ fn main() -> ExitCode {
             };
         }
     };
+    if !matches!(cli.command, Command::Inspect(_)) {
+        server::last_words::install();
+    }
     let result = match cli.command {
         Command::Dev(args) => server::dev::run(args),
         Command::Node(args) => server::standalone::node(args),

@@ -38,6 +38,7 @@ mod streams;
 mod writer;
 
 use crate::fail_stop::FailStop;
+use crate::last_words::At;
 use crate::storage::OpenStorage;
 use bytes::Bytes;
 use format::{Fault, GROUPS, GroupRow, Home, PARTS, ROWS};
@@ -344,6 +345,7 @@ impl StateStore {
         config: StateStoreConfig,
         events: impl Fn(StateStoreEvent) + Send + Sync + 'static,
     ) -> Result<(StateStore, BTreeMap<GroupId, StoredGroup>), StateStoreError> {
+        let _at = At::file("state", path);
         open::prepare_file(path, config.must_exist)?;
         let io_error = |source| StateStoreError::Io { path: path.to_owned(), source };
         let database = builder(&config)
@@ -487,6 +489,7 @@ impl StateStore {
         group: GroupId,
         row: impl FnMut(&[u8], Bytes) -> Result<(), E>,
     ) -> Result<(), LoadError<E>> {
+        let _at = At::file("state", &self.storage.name);
         self.read_rows(group, row).map_err(|stopped| match stopped {
             Stopped::Fault(fault) => {
                 LoadError::Store(StateStoreError::of(&self.storage.name, fault))

@@ -5,6 +5,7 @@ use super::index::Part;
 use super::recovery::first_row;
 use super::wal::{FrameReader, META, WAL, WalError};
 use super::writer::{Events, failed};
+use crate::last_words::{At, WHAT_TO_DO};
 use bytes::Bytes;
 use raft_core::effects::FetchResult;
 use raft_core::frame::Frame;
@@ -33,13 +34,17 @@ impl Reader {
     /// Until the writer ends, or the first error: what cannot be read now was once written, so the
     /// disk is not to be trusted.
     pub(super) fn run(self, waiting: &Receiver<Read>) {
+        let _at = At::file("log", &self.path);
         while let Ok(read) = waiting.recv() {
             let (group, id) = (read.group, read.id);
             match self.read(&read) {
                 Ok(result) => (self.events)(LogEvent::Fetched { group, id, result }),
                 Err(error) => {
                     let path = self.path.display();
-                    failed(&self.events, format!("reading the log {path} failed: {error}"));
+                    failed(
+                        &self.events,
+                        format!("reading the log {path} failed: {error}; {WHAT_TO_DO}"),
+                    );
                     return;
                 }
             }

@@ -6,6 +6,7 @@ use super::reader::{Read, Reader};
 use super::recovery::Recovered;
 use super::wal::{Place, Removable, WAL, write_blob};
 use super::{Command, Counters, LogEvent, LogStoreConfig, entry_bytes};
+use crate::last_words::At;
 use bytes::Bytes;
 use raft_core::effects::{Fetch, FetchResult, Write};
 use raft_core::frame::{LogFrame, encode_cut, encode_hard_state};
@@ -75,6 +76,7 @@ impl Writer {
 
     /// Until every sender is gone and all is written, or the first error.
     pub(super) fn run(mut self, queue: &Receiver<Command>) -> Result<(), String> {
+        let _at = At::file("log", &self.path);
         let (reads, waiting) = sync_channel(READS_MAX);
         let reader = Reader {
             database: self.database.clone(),

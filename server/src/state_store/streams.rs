@@ -14,6 +14,7 @@ use super::format::{
 };
 use super::rows::{checked_part, read_part};
 use super::{Counters, Reporter, StateStoreConfig, StateStoreEvent, Storage};
+use crate::last_words::{At, WHAT_TO_DO};
 use bytes::Bytes;
 use raft_core::snapshot::{SnapEvent, SnapshotId};
 use raft_core::types::{GroupId, NodeId};
@@ -94,6 +95,7 @@ impl Reader {
     /// Until every sender is gone, or the first error: what cannot be read now was once written, so
     /// the disk is not to be trusted.
     pub(super) fn run(self, waiting: &Receiver<Read>) {
+        let _at = At::file("state", &self.storage.name);
         let mut version = None;
         loop {
             let patience = version.as_ref().map(|version| self.patience(version));
@@ -118,7 +120,8 @@ impl Reader {
             };
             if let Err(fault) = done {
                 let path = self.storage.name.display();
-                self.reporter.fail(format!("reading the state {path} failed: {fault}"));
+                self.reporter
+                    .fail(format!("reading the state {path} failed: {fault}; {WHAT_TO_DO}"));
                 return;
             }
             self.give_up(&mut version);

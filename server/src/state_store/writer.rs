@@ -8,6 +8,7 @@ use super::open::Found;
 use super::rows::{Bytewise, Rows};
 use super::staging::{Fed, feed, is_possible};
 use super::{Command, Counters, Reporter, StateStoreEvent, Storage};
+use crate::last_words::At;
 use bytes::Bytes;
 use raft_core::conf::Conf;
 use raft_core::snapshot::{SnapEvent, Snapshot, SnapshotId};
@@ -94,6 +95,7 @@ impl Writer {
 
     /// Until every sender is gone and all is done, or the first error.
     pub(super) fn run(mut self, queue: &Receiver<Command>) {
+        let _at = At::file("state", &self.storage.name);
         if let Err(fault) = self.work(queue) {
             self.fail(&fault);
         }
