@@ -265,8 +265,12 @@ impl Worker {
             return Wake::Timer;
         }
         let planned = self.next_wake();
+        // By the clock that counts the time of a suspended machine, too.
+        let clock = self.shared.clock;
+        let patience = planned.saturating_duration_since(Instant::now()) + STALL;
+        let latest = clock.now() + patience.as_nanos() as u64;
         let wake = inlets.next(planned, shutdown, stopping).await;
-        if Instant::now() > planned + STALL {
+        if clock.now() > latest {
             // A leader's heartbeats may lie unread in the sockets: without them a timer that is
             // overdue says nothing about the leader (scenario T6).
             self.stalls += 1;
