@@ -182,17 +182,20 @@ fn a_big_append_does_not_hold_up_small_messages_and_is_not_overtaken_in_its_grou
         let pulled: VecDeque<_> = appends.iter().cloned().chain([again]).collect();
         one.appends.0.borrow_mut().insert(N2, pulled);
         one.transport.wake(N2);
-        let mut seen = Vec::new();
-        let mut round = 0;
+        let mut seen: Vec<RaftEnvelope> = Vec::new();
+        let (mut round, mut before_big) = (0, 0);
         while seen.len() < 3 {
             // Heartbeats go on all the while.
             one.transport.send(N2, small(round));
             match raft_from(&mut port.inbox, N1).await {
                 small if matches!(small.message, Message::PreVoteReply(_)) => round += 1,
-                append => seen.push(append),
+                append => {
+                    before_big = if append == appends[0] { round } else { before_big };
+                    seen.push(append);
+                }
             }
         }
-        assert!(round > 1, "small messages waited for the big one");
+        assert!(before_big > 1, "R27: small messages waited for the big one");
         assert_eq!(one.transport.stats().dropped, 1, "the same entry went twice");
         let of_group_1: Vec<_> = seen.iter().filter(|seen| seen.group == GroupId(1)).collect();
         assert_eq!(of_group_1, [&appends[0], &appends[1]]);
