@@ -257,6 +257,11 @@ impl Confs {
         (self.committed.0, &self.committed.1)
     }
 
+    /// How many are kept.
+    pub(crate) fn count(&self) -> usize {
+        1 + self.later.len()
+    }
+
     /// Whether any of them names the node: a replica that none names has no say (R21).
     pub(crate) fn name(&self, id: NodeId) -> bool {
         let later = self.later.iter().map(|(_, conf)| conf);

@@ -239,33 +239,44 @@ impl Restored {
         if at.term != log {
             return Err(OpenError::Contradiction { checkpoint: at, log });
         }
-        match &self.checkpoint {
-            Some(snapshot) if snapshot.check(self.hard.term).is_err() => Err(OpenError::Log),
-            Some(_) | None => Ok(()),
+        let Some(Snapshot { bytes, .. }) = self.checkpoint else { return Ok(()) };
+        let checked = self.checkpoint.as_ref().map_or(Ok(()), |it| it.check(self.hard.term));
+        checked.map_err(|why| OpenError::Checkpoint { at, bytes, hard: self.hard.term, why })
+    }
+
+    /// Each run begins after the one before, the first right after the base, and the last holds the last
+    /// entry.
+    fn check_runs(&self) -> Result<(), OpenError> {
+        let mut before = self.base;
+        for run in &self.term_runs {
+            let first = before == self.base;
+            let follows = match first {
+                true => run.index == before.index.next() && run.term >= before.term,
+                false => run.index > before.index && run.term > before.term,
+            };
+            if !follows {
+                return Err(OpenError::Log { before, after: *run });
+            }
+            before = *run;
         }
+        let ends = match self.term_runs.is_empty() {
+            true => self.last == self.base,
+            false => before.term == self.last.term && before.index <= self.last.index,
+        };
+        ends.then_some(()).ok_or(OpenError::Log { before, after: self.last })
     }
 
     pub(crate) fn check(&self) -> Result<(), OpenError> {
-        let grows = |pair: &[EntryId]| pair[0].index < pair[1].index && pair[0].term < pair[1].term;
-        let runs = self.term_runs.windows(2).all(grows);
-        let start = self.term_runs.first().is_none_or(|first| {
-            first.index == self.base.index.next() && first.term >= self.base.term
-        });
-        let end = match self.term_runs.last() {
-            None => self.last == self.base,
-            Some(run) => run.term == self.last.term && run.index <= self.last.index,
-        };
-        if !(runs && start && end) {
-            return Err(OpenError::Log);
-        }
+        self.check_runs()?;
         if self.last.term > self.hard.term {
             return Err(OpenError::Term { log: self.last.term, hard: self.hard.term });
         }
-        let confs = self.confs.windows(2).all(|pair| pair[0].0 < pair[1].0);
-        let first = self.base.index.next();
-        let inside = self.confs.iter().all(|(at, _)| (first..=self.last.index).contains(at));
-        if !(confs && inside) {
-            return Err(OpenError::Log);
+        let (mut before, last) = (self.base.index, self.last.index);
+        for (after, _) in &self.confs {
+            if *after <= before || *after > last {
+                return Err(OpenError::Conf { before, after: *after, last });
+            }
+            before = *after;
         }
         if self.hard.promised_ns > Now::MAX / 4 {
             return Err(OpenError::Promise(self.hard.promised_ns));
@@ -287,10 +298,36 @@ pub enum OpenError {
     /// shortest election timeout, or the epoch is beyond 32 bits.
     #[error("a limit is zero or above what a frame, a lease or an epoch may be")]
     Limits,
-    /// The runs of terms, or the configurations, are not those of a log from index 1 to the last
-    /// entry.
-    #[error("the recovered log has a hole or falling terms")]
-    Log,
+    /// The runs of terms are not those of a log from its base to its last entry.
+    #[error("the recovered log has {after} after {before}: a hole, or falling terms")]
+    Log {
+        /// The base, or where a run of one term begins.
+        before: EntryId,
+        /// Where the next begins, or the last entry.
+        after: EntryId,
+    },
+    /// The configurations are not in the order of the log, or not in it.
+    #[error("the recovered log has a configuration at {after} after {before}, and ends at {last}")]
+    Conf {
+        /// The base, or a configuration's index.
+        before: Index,
+        /// The next one's.
+        after: Index,
+        /// The log's last index.
+        last: Index,
+    },
+    /// The checkpoint is none that a correct replica could have made.
+    #[error("the checkpoint at {at}, of {bytes} bytes, is impossible in term {hard}: {why}")]
+    Checkpoint {
+        /// Its last entry.
+        at: EntryId,
+        /// Its size.
+        bytes: u64,
+        /// The term of the hard state.
+        hard: Term,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// The log begins after what the checkpoint covers (P7).
     #[error("the checkpoint ends at index {checkpoint}, the log begins after {base}")]
     Gap {
@@ -400,6 +437,23 @@ pub struct MemUse {
     pub inflight_bytes: u64,
     /// Messages with them, at the peer that has most.
     pub inflight_messages: usize,
-    /// Reads that wait for their index; a count, not bytes.
+    /// Reads that wait for their index; this and what follows are counts, not bytes.
     pub waiting_reads: usize,
+    /// Stretches of the log of one term each, and configurations that may still count: they grow with
+    /// changes of leaders and members, and go with the log.
+    pub term_runs: usize,
+    /// See `term_runs`.
+    pub confs: usize,
+    /// Places in the log of which is known how much follows; at most 4,096.
+    pub size_marks: usize,
+    /// Writes handed to the disk and not durable; at most 4,096, of which each then covers more.
+    pub pending_writes: usize,
+}
+
+impl MemUse {
+    /// About what all that is only counted takes, in bytes.
+    pub fn counted_bytes(&self) -> u64 {
+        let small = self.waiting_reads + self.term_runs + self.size_marks + self.pending_writes;
+        small as u64 * 64 + self.confs as u64 * 512
+    }
 }

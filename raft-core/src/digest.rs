@@ -11,7 +11,7 @@ impl Raft {
     /// after a poll: what is not yet handed over is not in it.
     pub fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (self.hard, self.log.durable_hard(), self.log.durable(), self.log.mark()).hash(&mut hasher);
+        (self.hard, self.log.durable_hard(), self.log.durable()).hash(&mut hasher);
         (self.log.last(), self.log.runs(), self.log.cache_first()).hash(&mut hasher);
         for index in self.log.cache_first().0..=self.log.last().index.0 {
             self.log.cached(Index(index)).map(|entry| &entry.frame).hash(&mut hasher);

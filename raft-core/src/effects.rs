@@ -5,7 +5,7 @@ use crate::conf::Conf;
 use crate::message::Message;
 use crate::snapshot::{SnapCmd, Snapshot};
 use crate::types::{
-    Entries, Entry, EntryId, FetchId, HardState, Index, Mark, NodeId, ReadId, Term, WriteToken,
+    Entries, Entry, EntryId, FetchId, HardState, Index, NodeId, ReadId, Term, WriteToken,
 };
 use serde::{Deserialize, Serialize};
 
@@ -108,8 +108,6 @@ pub struct Write {
     pub install: Option<Box<Snapshot>>,
     /// To append, contiguous.
     pub entries: Entries,
-    /// The log this write leaves behind, as a place in one leader's log.
-    pub mark: Mark,
 }
 
 /// A request for entries from the host's log.
@@ -199,8 +197,8 @@ pub enum Refused {
         /// Who does, as far as known.
         hint: Option<NodeId>,
     },
-    /// A budget is spent: of uncommitted bytes or, for a read, of waiting reads. `Effects::room`
-    /// tells when it is not any more.
+    /// A budget is spent: of uncommitted bytes or, for a read, of waiting reads; or the room is kept for
+    /// a larger payload that was refused before. `Effects::room` tells when to come again.
     #[error("too much waits already")]
     Busy,
     /// Leadership is being handed to another replica; `Effects::room` tells if it stays here.

@@ -266,10 +266,9 @@ impl Raft {
                     self.confs.append(entry.id.index, conf);
                     self.conf_news = true;
                 }
-                self.log.append(entry, m.term);
+                self.log.append(entry);
             }
         }
-        self.log.accept(m.term);
         if self.config.breaks(Mutant::CutOnMatch) && !empty {
             self.log.truncate(received.next());
         }

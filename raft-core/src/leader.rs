@@ -50,7 +50,7 @@ impl Raft {
     pub(crate) fn append_own(&mut self, kind: EntryKind, payload: &[u8]) {
         let id = EntryId { index: self.log.last().index.next(), term: self.hard.term };
         let entry = frame::encode_entry(self.config.group, id, kind, payload);
-        self.log.append(entry, self.hard.term);
+        self.log.append(entry);
     }
 
     /// Someone asks for votes beside this leader: it may be a follower that lost its leader, or one

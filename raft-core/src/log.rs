@@ -10,8 +10,15 @@ use crate::config::Config;
 use crate::effects::Write;
 use crate::mutant::Mutant;
 use crate::snapshot::Snapshot;
-use crate::types::{Entries, Entry, EntryId, HardState, Index, Mark, Term, WriteToken};
+use crate::types::{Entries, Entry, EntryId, HardState, Index, Term, WriteToken};
 use std::collections::VecDeque;
+
+/// Writes handed to the disk and not durable. A hostile peer could make one for each message, by terms
+/// that rise without end.
+pub(crate) const PENDING_WRITES_MAX: usize = 4096;
+
+/// Marks of sizes in memory; with more of them, every second one goes.
+const SIZE_MARKS_MAX: usize = 4096;
 
 /// A replica's log and what of it is durable.
 ///
@@ -40,7 +47,8 @@ pub(crate) struct Log {
     writes: Writes,
 }
 
-/// How many frame bytes there are from some entries to the end: one mark every `step` bytes. What was
+/// How many frame bytes there are from some entries to the end: one mark every `step` bytes, which
+/// doubles when they become many. What was
 /// there before the process started counts as nothing, so a log is a little longer then.
 #[derive(Clone, Debug)]
 struct Sizes {
@@ -55,6 +63,14 @@ impl Sizes {
         self.total += bytes;
         if self.total - self.marks.back().map_or(0, |(_, total)| *total) >= self.step {
             self.marks.push_back((index, self.total));
+        }
+        if self.marks.len() > SIZE_MARKS_MAX {
+            let mut nth = 0;
+            self.marks.retain(|_| {
+                nth += 1;
+                nth % 2 == 1
+            });
+            self.step *= 2;
         }
     }
 
@@ -86,7 +102,6 @@ struct Writes {
     /// The part of the log, as it stands now, that was handed over; and that is on disk.
     written: Index,
     durable: Index,
-    accept_term: Term,
     /// Frame bytes appended since the last write, and in all writes that are not durable.
     unwritten_bytes: u64,
     unsynced_bytes: u64,
@@ -136,7 +151,6 @@ impl Log {
                 install: None,
                 written: last.index,
                 durable: last.index,
-                accept_term: last.term,
                 unwritten_bytes: 0,
                 unsynced_bytes: 0,
             },
@@ -164,10 +178,6 @@ impl Log {
 
     pub(crate) fn durable_token(&self) -> WriteToken {
         self.writes.durable_token
-    }
-
-    pub(crate) fn mark(&self) -> Mark {
-        Mark { accept_term: self.writes.accept_term, index: self.last.index }
     }
 
     pub(crate) fn runs(&self) -> &[EntryId] {
@@ -237,8 +247,8 @@ impl Log {
         self.cache.get(usize::try_from(offset).ok()?)
     }
 
-    /// Appends one entry, accepted under the leader of `accept_term`.
-    pub(crate) fn append(&mut self, entry: Entry, accept_term: Term) {
+    /// Appends one entry.
+    pub(crate) fn append(&mut self, entry: Entry) {
         assert_eq!(entry.id.index, self.last.index.next(), "a log has no holes");
         assert!(entry.id.term >= self.last.term, "terms never fall along a log");
         if entry.id.term > self.last.term || self.runs.is_empty() {
@@ -252,13 +262,7 @@ impl Log {
         self.writes.unsynced_bytes += entry.frame.len() as u64;
         self.writes.log_owed = true;
         self.cache.push_back(entry);
-        self.accept(accept_term);
         self.evict();
-    }
-
-    /// Notes that the log is now known to be a prefix of that term's leader's.
-    pub(crate) fn accept(&mut self, accept_term: Term) {
-        self.writes.accept_term = accept_term;
     }
 
     /// Drops every entry at or above `from`.
@@ -307,6 +311,9 @@ impl Log {
 
     /// The last index, by the marks, after which there are at least so many bytes; the base if none is.
     pub(crate) fn index_before_last(&self, bytes: u64) -> Index {
+        if bytes == 0 {
+            return self.last.index;
+        }
         let Sizes { marks, total, .. } = &self.sizes;
         let enough = marks.partition_point(|(_, upto)| total - upto >= bytes);
         let index = enough.checked_sub(1).map_or(self.base.index, |at| marks[at].0);
@@ -329,7 +336,7 @@ impl Log {
 
     /// Begins anew after a snapshot: nothing of the log stays, and nothing after it is durable before
     /// its write is (R26).
-    pub(crate) fn install(&mut self, snapshot: Snapshot, accept_term: Term) {
+    pub(crate) fn install(&mut self, snapshot: Snapshot) {
         let at = snapshot.id.at;
         (self.base, self.last, self.settled) = (at, at, at.index);
         self.runs.clear();
@@ -343,7 +350,6 @@ impl Log {
         writes.log_owed = true;
         (writes.written, writes.durable) = (at.index, Index(0));
         writes.pending.iter_mut().for_each(|pending| pending.covers = Index(0));
-        self.accept(accept_term);
     }
 
     /// Lets go of durable entries up to `upto`, as far as the cache is over its budget.
@@ -373,11 +379,11 @@ impl Log {
         self.writes.hard_owed = true;
     }
 
-    /// The next write, if one is owed: all that changed since the last one.
+    /// The next write, if one is owed: all that changed since the last one. Behind a disk that takes
+    /// none, what would be further writes becomes one.
     pub(crate) fn take_write(&mut self, hard: HardState) -> Option<Write> {
-        let mark = self.mark();
         let owed = self.writes.hard_owed || self.writes.log_owed;
-        if !owed {
+        if !owed || self.writes.pending.len() >= PENDING_WRITES_MAX {
             return None;
         }
         let unwritten = (self.last.index.0 - self.writes.written.0) as usize;
@@ -398,7 +404,6 @@ impl Log {
             truncate_from: writes.truncate_from.take(),
             install: writes.install.take(),
             entries,
-            mark,
         })
     }
 
@@ -414,6 +419,11 @@ impl Log {
             writes.unsynced_bytes -= done.bytes;
             writes.pending.pop_front();
         }
+    }
+
+    /// Runs of terms, marks of sizes, and writes that are not durable.
+    pub(crate) fn records(&self) -> (usize, usize, usize) {
+        (self.runs.len(), self.sizes.marks.len(), self.writes.pending.len())
     }
 
     /// The writes on their way to the disk: token, hard state, and how much of the log as it stands

@@ -51,6 +51,8 @@ pub enum Mutant {
     KeepWindowOnNewLink,
     /// Entries are taken however much waits for the disk (R24).
     UnboundedUnsynced,
+    /// A small proposal passes a large one that waits for room (R24).
+    SmallPassesBig,
     /// The numbers of reads repeat after a restart (R23, L16).
     RepeatReads,
     /// A new leader does not begin with an empty entry (Raft section 8, E26).
@@ -146,6 +148,7 @@ impl Mutant {
         Mutant::TermBeforeDurable,
         Mutant::KeepWindowOnNewLink,
         Mutant::UnboundedUnsynced,
+        Mutant::SmallPassesBig,
         Mutant::RepeatReads,
         Mutant::NoEmptyEntry,
         Mutant::DropStaleRequests,

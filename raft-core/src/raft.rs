@@ -62,8 +62,19 @@ pub struct Raft {
     pub(crate) polled: Option<Now>,
     /// A `Busy`, or `Transferring`, was given out.
     pub(crate) busy: bool,
-    /// What a payload that was refused as `Busy` takes; 0 if none was.
+    /// What the last payload that was refused as `Busy` takes; 0 if none was.
     busy_bytes: u64,
+    ticket: Option<Ticket>,
+}
+
+/// What was refused as `Busy` comes again, and smaller payloads do not pass it meanwhile: they would keep
+/// the room that it needs from ever being there (R24).
+#[derive(Clone, Copy, Debug)]
+struct Ticket {
+    /// What it takes. Another attempt need not be quite as large: one of at least half of it is it.
+    bytes: u64,
+    /// It was given up if it does not come again before this.
+    until: Now,
 }
 
 /// What a role needs, and nothing that another role could misread.
@@ -154,6 +165,7 @@ impl Raft {
             polled: None,
             busy: false,
             busy_bytes: 0,
+            ticket: None,
             hard,
             config,
         })
@@ -176,6 +188,9 @@ impl Raft {
         let contradicts = match &message {
             Message::AppendEntries(m) => self.contradicts_commit(m),
             Message::InstallSnapshot(m) => self.contradicts_snapshot(m.term, m.snapshot.id.at),
+            Message::InstallSnapshotReply(m) if self.is_beyond_snapshot(from, m) => {
+                return Err(Reject::Malformed("an offset beyond the snapshot's end"));
+            }
             _ => false,
         };
         if contradicts {
@@ -228,7 +243,7 @@ impl Raft {
 
     /// Appends a prefix of the batch if this replica leads. What the outcome refuses was not
     /// appended and never will be.
-    pub fn propose(&mut self, _now: Now, batch: &mut dyn Iterator<Item = Bytes>) -> Proposed {
+    pub fn propose(&mut self, now: Now, batch: &mut dyn Iterator<Item = Bytes>) -> Proposed {
         self.polled = None;
         let first = EntryId { index: self.log.last().index.next(), term: self.hard.term };
         let mut proposed = Proposed { first, count: 0, refused: None };
@@ -244,7 +259,7 @@ impl Raft {
             return proposed;
         }
         for payload in batch {
-            proposed.refused = self.refuse_payload(&payload);
+            proposed.refused = self.refuse_payload(now, &payload);
             if proposed.refused.is_some() {
                 break;
             }
@@ -254,20 +269,37 @@ impl Raft {
         proposed
     }
 
-    fn refuse_payload(&mut self, payload: &Bytes) -> Option<Refused> {
+    fn refuse_payload(&mut self, now: Now, payload: &Bytes) -> Option<Refused> {
         let bytes = payload.len() as u64;
         if bytes > self.config.entry_bytes_max {
             return Some(Refused::TooBig { bytes });
         }
-        let unsettled = self.log.unsettled_bytes();
         let needed = bytes + frame::HEADER_BYTES as u64;
-        let over = unsettled > 0 && unsettled + needed > self.config.uncommitted_bytes_max;
-        if over || self.snapshots.log_full {
+        let admitted = self.admits(now, needed);
+        if self.ticket_before(now, needed) == 0 {
+            let waits = self.ticket.filter(|ticket| now < ticket.until).map_or(0, |t| t.bytes);
+            let until = now + self.config.election_timeout_ns_min;
+            self.ticket = (!admitted).then_some(Ticket { bytes: needed.max(waits), until });
+        }
+        if !admitted {
             self.busy = true;
             self.busy_bytes = needed;
-            return Some(Refused::Busy);
         }
-        None
+        (!admitted).then_some(Refused::Busy)
+    }
+
+    /// Whether there is room for a payload that takes so much, what waits before it included.
+    fn admits(&self, now: Now, needed: u64) -> bool {
+        let (unsettled, before) = (self.log.unsettled_bytes(), self.ticket_before(now, needed));
+        let fits = unsettled + before + needed <= self.config.uncommitted_bytes_max;
+        (fits || unsettled + before == 0) && !self.snapshots.log_full
+    }
+
+    /// What is kept free for a larger payload that was refused before.
+    fn ticket_before(&self, now: Now, needed: u64) -> u64 {
+        let waits = |ticket: &Ticket| now < ticket.until && needed < ticket.bytes / 2;
+        let waits = self.ticket.filter(waits).map_or(0, |ticket| ticket.bytes);
+        if self.config.breaks(Mutant::SmallPassesBig) { 0 } else { waits }
     }
 
     /// Does what is due. To be called when `now` has reached `deadline`; at any other time it
@@ -304,7 +336,10 @@ impl Raft {
             RoleState::Leader(leader) => leader.transfer.map(|transfer| transfer.until),
             RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => None,
         };
-        [role, retry, transfer, self.reads_deadline()].into_iter().flatten().min()
+        // Whoever waits behind a ticket hears when it is over.
+        let ticket = self.ticket.filter(|ticket| self.busy && self.busy_bytes < ticket.bytes / 2);
+        let ticket = ticket.map(|ticket| ticket.until);
+        [role, retry, transfer, ticket, self.reads_deadline()].into_iter().flatten().min()
     }
 
     /// Everything up to this token is on disk. Tokens that were covered already change nothing.
@@ -382,7 +417,12 @@ impl Raft {
         self.take_conf(effects);
         effects.write = self.log.take_write(self.hard);
         let durable = self.log.durable_token();
+        let (asks, last) = (self.role() == Role::Candidate, self.log.last());
         for (token, envelope) in self.out.drain(..) {
+            // It lost within this turn, or has another log by now: not the one that it names (R2).
+            if matches!(&envelope.message, Message::RequestVote(m) if !asks || m.last != last) {
+                continue;
+            }
             if token <= durable {
                 effects.send.push(envelope);
             } else {
@@ -398,11 +438,9 @@ impl Raft {
             self.reported = role;
             effects.role = Some(role);
         }
-        let unsettled = self.log.unsettled_bytes();
-        let fits = unsettled + self.busy_bytes.max(1) <= self.config.uncommitted_bytes_max;
-        let room = (unsettled == 0 || fits)
+        self.ticket.take_if(|ticket| ticket.until <= now);
+        let room = self.admits(now, self.busy_bytes.max(1))
             && self.transferring().is_none()
-            && !self.snapshots.log_full
             && self.reads.waiting() < self.config.waiting_reads_max;
         effects.room = self.busy && (room || self.role() != Role::Leader);
         self.busy &= !effects.room;
@@ -496,6 +534,7 @@ impl Raft {
                 Vec::new()
             }
         };
+        let (term_runs, size_marks, pending_writes) = self.log.records();
         MemUse {
             cache_bytes: self.log.cache_bytes(),
             unsettled_bytes: self.log.unsettled_bytes(),
@@ -505,6 +544,10 @@ impl Raft {
             inflight_bytes: inflight.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0),
             inflight_messages: inflight.iter().map(|(count, _)| *count).max().unwrap_or(0),
             waiting_reads: self.reads.waiting(),
+            term_runs,
+            size_marks,
+            pending_writes,
+            confs: self.confs.count(),
         }
     }
 

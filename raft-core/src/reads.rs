@@ -289,7 +289,9 @@ impl Raft {
 
     pub(crate) fn on_read_index(&mut self, now: Now, from: NodeId, m: ReadIndex) {
         let leads = matches!(self.role, RoleState::Leader(_)) && !self.quorum_lost();
-        if !leads || self.reads.waiting() >= self.config.waiting_reads_max {
+        // Who is no member has nothing to serve reads from, and could fill the queue for all.
+        let member = self.confs.newest().is_member(from);
+        if !leads || !member || self.reads.waiting() >= self.config.waiting_reads_max {
             return self.answer_read_index(from, m.seq, None);
         }
         self.rebase_reads();

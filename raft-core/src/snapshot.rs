@@ -184,7 +184,6 @@ impl Stream {
     /// The receiver has `offset` bytes, as an answer to what left at `stamp` (0: unasked). Returns what
     /// may leave now.
     fn wants(&mut self, now: Now, offset: u64, stamp: Now, limits: Limits) -> Option<(u64, u64)> {
-        let offset = offset.min(self.snapshot.bytes);
         if offset > self.acknowledged || offset == self.snapshot.bytes {
             self.acknowledged = offset;
             self.moved_at = now;
@@ -253,12 +252,14 @@ impl Snapshots {
         if newer {
             let id = m.snapshot.id;
             let staged = self.staged.take();
-            let here = staged.filter(|(staged, _)| *staged == id);
+            let bytes = m.snapshot.bytes;
+            let here = staged.filter(|(staged, offset)| *staged == id && *offset <= bytes);
             let others = self.incoming.take().map(|known| known.snapshot.id);
             let others = others.into_iter().chain(staged.map(|(id, _)| id));
-            let others = others.filter(|other| *other != id).map(|id| SnapCmd::Discard { id });
+            let others = others.filter(|other| *other != id || here.is_none());
+            let others = others.map(|id| SnapCmd::Discard { id });
             self.commands.extend(others);
-            let offset = here.map_or(0, |(_, offset)| offset.min(m.snapshot.bytes));
+            let offset = here.map_or(0, |(_, offset)| offset);
             self.incoming = Some(Incoming { snapshot: *m.snapshot, offset, term: m.term });
         }
         let incoming = self.incoming.as_mut().expect("there is one by now");
@@ -377,6 +378,14 @@ impl Raft {
         self.send(to, Message::AppendEntriesReply(reply), index);
     }
 
+    /// Whether a follower wants more of the snapshot that it is sent than there is (B101).
+    pub(crate) fn is_beyond_snapshot(&self, from: NodeId, m: &InstallSnapshotReply) -> bool {
+        let RoleState::Leader(leader) = &self.role else { return false };
+        let state = leader.peers.get(&from).map(|progress| &progress.state);
+        let Some(ProgressState::Snapshot(stream)) = state else { return false };
+        m.id == stream.snapshot.id && m.offset > stream.snapshot.bytes
+    }
+
     fn received(&mut self, id: SnapshotId, offset: u64) {
         let Some(incoming) = &mut self.snapshots.incoming else { return };
         let Incoming { snapshot, offset: before, .. } = &*incoming;
@@ -409,7 +418,7 @@ impl Raft {
     /// Replaces the log, whatever of it is here: what this replica acknowledged is in the snapshot.
     fn install(&mut self, snapshot: Snapshot) {
         let (id, at) = (snapshot.id, snapshot.id.at);
-        self.log.install(snapshot.clone(), self.hard.term);
+        self.log.install(snapshot.clone());
         self.confs = Confs::new(snapshot.conf.clone(), Vec::new());
         self.conf_news = true;
         self.commit = self.commit.max(at.index);

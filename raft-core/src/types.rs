@@ -134,13 +134,3 @@ pub struct HardState {
     /// vote is given (R8). 0 if no lease was ever asked for.
     pub promised_ns: Now,
 }
-
-/// A place in *one leader's* log: the term under which the log was accepted, not the term of the
-/// entry. An acknowledgement without it could count for an overwritten branch (rule R10).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Mark {
-    /// The term of the leader whose log this is a prefix of.
-    pub accept_term: Term,
-    /// The last index of that prefix.
-    pub index: Index,
-}

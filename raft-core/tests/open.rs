@@ -80,10 +80,40 @@ fn holes_and_falling_terms_are_refused() {
     falling.term_runs.swap(0, 1);
     let hole = Restored { base: id(1, 1), ..restored(&[1, 2, 3], 2, Some(id(2, 2))) };
     let long = Restored { last: id(2, 3), ..good.clone() };
-    for restored in [falling, hole, long] {
-        assert_eq!(open(restored.clone()).expect_err("a hole"), OpenError::Log, "{restored:?}");
+    let table = [
+        (falling, id(0, 0), id(2, 2)),
+        (hole, id(1, 1), id(3, 3)),
+        (long, id(3, 3), id(2, 3)),
+        (Restored { term_runs: vec![], ..good.clone() }, id(0, 0), id(3, 3)),
+    ];
+    for (restored, before, after) in table {
+        let refused = open(restored.clone()).expect_err("a hole");
+        assert_eq!(refused, OpenError::Log { before, after }, "{restored:?}");
+        let text = refused.to_string();
+        assert!(text.contains(&format!("{after} after {before}")), "{text}");
     }
     let hard = HardState { term: Term(2), ..HardState::default() };
     let ahead = open(Restored { hard, ..good }).expect_err("R3");
     assert_eq!(ahead, OpenError::Term { log: Term(3), hard: Term(2) });
+}
+
+#[test]
+fn configurations_outside_of_the_log_are_refused() {
+    let conf = |index| (Index(index), Conf::of_voters(vec![NodeId(1)]));
+    for (confs, before, after) in [(vec![2, 2], 2, 2), (vec![1, 4], 1, 4), (vec![0], 0, 0)] {
+        let confs = confs.into_iter().map(conf).collect();
+        let refused = open(Restored { confs, ..restored(&[1, 2, 3], 0, None) }).expect_err("M14");
+        let (before, after, last) = (Index(before), Index(after), Index(3));
+        assert_eq!(refused, OpenError::Conf { before, after, last });
+    }
+}
+
+#[test]
+fn an_impossible_checkpoint_is_refused_with_what_is_wrong() {
+    let mut restored = restored(&[1, 2, 3], 0, Some(id(2, 2)));
+    restored.checkpoint.as_mut().unwrap().bytes = 0;
+    let refused = open(restored).expect_err("of nothing").to_string();
+    for part in ["2@2", "0 bytes", "term 9", "an empty snapshot"] {
+        assert!(refused.contains(part), "{refused}");
+    }
 }

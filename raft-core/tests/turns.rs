@@ -19,6 +19,9 @@ fn open(lease: Now) -> Raft {
     let mut c = Config::new(NodeId(1), GroupId(1), voters());
     c.lease_ns = lease;
     c.epoch = 1;
+    open_with(c)
+}
+fn open_with(c: Config) -> Raft {
     Raft::open(c, Restored::default(), 1, 0).unwrap()
 }
 fn poll(r: &mut Raft, now: Now) -> Effects {
@@ -81,6 +84,43 @@ fn a_candidate_gets_the_last_chunk_and_a_new_link_in_one_turn() {
     r.snapshot(now, SnapEvent::Received { id: snap(id(8, 1)).id, offset: 100 });
     r.liveness(now, NodeId(2), NodeLiveness::Up { epoch: 1, link: 1 });
     poll(&mut r, now);
+}
+
+/// Won its pre-vote, lost the election and had its log cut, in one turn: it asks for no votes with the
+/// log that it had (R2).
+#[test]
+fn who_lost_in_the_same_turn_asks_for_nothing() {
+    let mut r = open(0);
+    let entries = |at: EntryId| {
+        let entry = raft_core::frame::encode_entry(GroupId(1), at, EntryKind::Command, b"x");
+        Entries::from_iter([entry])
+    };
+    let append = |term: u64, at: EntryId| AppendEntries {
+        term: Term(term),
+        prev: EntryId::default(),
+        commit: Index(0),
+        stamp: 1,
+        lease_ns: 0,
+        entries: entries(at),
+    };
+    r.step(1, NodeId(2), Message::AppendEntries(append(1, id(1, 1)))).unwrap();
+    poll(&mut r, 1);
+    let now = r.deadline().unwrap();
+    r.tick(now);
+    let e = poll(&mut r, now);
+    let round = e.send.iter().find_map(|m| match &m.message {
+        Message::PreVote(m) => Some(m.round),
+        _ => None,
+    });
+    let m = PreVoteReply { term: Term(1), round: round.unwrap(), granted: true, removed: None };
+    r.step(now, NodeId(3), Message::PreVoteReply(m)).unwrap();
+    assert_eq!(r.status().role, Role::Candidate);
+    r.step(now, NodeId(3), Message::AppendEntries(append(2, id(1, 2)))).unwrap();
+    assert_eq!(r.status().last, id(1, 2));
+    let e = poll(&mut r, now);
+    let said = e.send.iter().chain(e.send_after.iter().map(|(_, envelope)| envelope));
+    let asks = |envelope: &Envelope| matches!(envelope.message, Message::RequestVote(_));
+    assert_eq!(said.filter(|envelope| asks(envelope)).count(), 0);
 }
 
 fn lead(r: &mut Raft, now: Now) {
@@ -224,4 +264,163 @@ fn room_after_busy_means_room() {
         }
     }
     assert!(spins < 2, "told to come again {spins} times at one instant, refused each time");
+}
+
+/// A leader whose log is empty but for its first entry, all of it committed.
+fn leader() -> (Raft, Now) {
+    let mut c = Config::new(NodeId(1), GroupId(1), voters());
+    c.uncommitted_bytes_max = 1 << 20;
+    c.log_trailing_bytes = 0;
+    let mut r = open_with(c);
+    let now = r.deadline().unwrap();
+    lead(&mut r, now);
+    assert!(readme_loop(&mut r, now, has_all) < 1000);
+    (r, now)
+}
+
+/// R24: however much small traffic there is, what was refused first is let in.
+#[test]
+fn small_proposals_do_not_starve_a_large_one() {
+    let (mut r, now) = leader();
+    let big = || std::iter::once(Bytes::from(vec![1u8; 15 << 16]));
+    let small = || std::iter::repeat_n(Bytes::from(vec![2u8; 1 << 16]), 4);
+    for turn in 0..3 {
+        r.propose(now, &mut small());
+        let accepted = r.propose(now, &mut big()).count;
+        assert!(accepted == 1 || turn < 2, "starved");
+        if accepted == 1 {
+            break;
+        }
+        // What is under way ends, and more of the same comes first.
+        assert!(readme_loop(&mut r, now, has_all) < 1000);
+    }
+    // Who waits behind one that does not come again hears when to come.
+    assert!(readme_loop(&mut r, now, has_all) < 1000);
+    r.propose(now, &mut small());
+    assert_eq!(r.propose(now, &mut big()).refused, Some(Refused::Busy));
+    let behind = std::iter::once(Bytes::from(vec![3u8; 2 << 16]));
+    assert_eq!(r.propose(now, &mut behind.clone()).refused, Some(Refused::Busy));
+    let mut effects = Effects::default();
+    while r.poll(now, &mut effects) {
+        assert!(!effects.room);
+        effects.commit.clear();
+    }
+    let (mut later, mut told) = (now, false);
+    for _ in 0..20 {
+        later = r.deadline().expect("the end of the ticket");
+        r.tick(later);
+        while r.poll(later, &mut effects) {
+            told |= effects.room;
+        }
+        if told {
+            break;
+        }
+    }
+    assert_eq!((told, later - now), (true, 500_000_000), "nobody says that there is room");
+    assert_eq!(r.propose(later, &mut behind.clone()).count, 1);
+}
+
+/// Nodes that are no members cannot keep those that are from reading.
+#[test]
+fn strangers_do_not_fill_the_waiting_reads() {
+    let (mut r, now) = leader();
+    let ask = |seq| Message::ReadIndex(ReadIndex { term: Term(1), seq });
+    for stranger in 0..70_000 {
+        r.step(now, NodeId(100 + stranger), ask(1)).unwrap();
+    }
+    assert_eq!(r.memory().waiting_reads, 0);
+    let e = poll(&mut r, now);
+    let refused = |envelope: &Envelope| matches!(&envelope.message, Message::ReadIndexReply(m) if m.index.is_none());
+    assert_eq!(e.send.iter().filter(|envelope| refused(envelope)).count(), 70_000);
+    r.step(now, NodeId(2), ask(2)).unwrap();
+    r.read_index(now, ReadId(1), ReadMode::Index).unwrap();
+    assert_eq!(r.memory().waiting_reads, 2);
+}
+
+/// B101: a follower that wants more of a snapshot than there is. Nothing moves.
+#[test]
+fn an_offset_beyond_the_snapshot_is_refused() {
+    let mut c = Config::new(NodeId(1), GroupId(1), voters());
+    c.log_trailing_bytes = 0;
+    let mut r = open_with(c);
+    let now = r.deadline().unwrap();
+    lead(&mut r, now);
+    // n3 has nothing, and what it lacks is gone.
+    r.liveness(now, NodeId(3), NodeLiveness::Down { gone: true });
+    readme_loop(&mut r, now, has_all);
+    let index = r.status().last.index;
+    let whole = Snapshot {
+        id: SnapshotId { at: r.status().last, hash: 7 },
+        bytes: 100,
+        conf: (Index(0), Conf::of_voters(voters())),
+    };
+    assert_eq!(r.checkpointable(), index);
+    r.checkpointed(now, whole.clone());
+    r.propose(now, &mut std::iter::once(Bytes::from_static(b"x")));
+    readme_loop(&mut r, now, has_all);
+    let base = r.status().base.index;
+    assert!(base >= index, "the log goes behind the checkpoint: {base}");
+    r.liveness(now, NodeId(3), NodeLiveness::Up { epoch: 2, link: 9 });
+    let mut e = Effects::default();
+    r.poll(now, &mut e);
+    let reply = |offset| {
+        let m = InstallSnapshotReply {
+            term: Term(1),
+            stamp: now,
+            promised_ns: 0,
+            id: whole.id,
+            offset,
+        };
+        Message::InstallSnapshotReply(m)
+    };
+    let offered = r.next_append(now, NodeId(3), 1 << 20);
+    assert!(matches!(offered, Pull::Ready(Message::InstallSnapshot(_))), "{offered:?}");
+    let before = (r.digest(), r.deadline(), r.status());
+    let refused = r.step(now, NodeId(3), reply(101)).expect_err("beyond its end");
+    assert_eq!(refused, Reject::Malformed("an offset beyond the snapshot's end"));
+    assert_eq!((r.digest(), r.deadline(), r.status()), before);
+    r.step(now, NodeId(3), reply(40)).unwrap();
+    r.poll(now, &mut e);
+    let sends = |c: &SnapCmd| matches!(c, SnapCmd::Send { from: 40, to: 100, .. });
+    assert!(e.snaps.iter().any(sends), "{:?}", e.snaps);
+}
+
+/// A disk that ends no write, and terms that rise with every message: the writes on their way are
+/// bounded, and the last of them has the newest term.
+#[test]
+fn terms_without_end_make_no_writes_without_end() {
+    let mut r = open(0);
+    let mut e = Effects::default();
+    let (mut handed, mut held) = (Vec::new(), Vec::new());
+    for term in 1..=10_000 {
+        let m = RequestVote { term: Term(term), last: EntryId::default(), transfer: false };
+        r.step(1, NodeId(2 + term % 2), Message::RequestVote(m)).unwrap();
+        r.poll(1, &mut e);
+        handed.extend(e.write.take().map(|write| write.token));
+        held.append(&mut e.send_after);
+    }
+    assert_eq!((handed.len(), r.memory().pending_writes), (4096, 4096));
+    r.persisted(2, *handed.last().unwrap());
+    r.poll(2, &mut e);
+    let write = e.write.take().expect("what was not handed over");
+    assert_eq!(write.hard.map(|hard| hard.term), Some(Term(10_000)));
+    // Each vote waits for a write that comes, and that has its term or a later one.
+    assert!(held.iter().all(|(token, _)| *token <= write.token));
+    assert_eq!((held.len(), r.memory().pending_writes), (10_000, 1));
+}
+
+/// With nothing to stay behind a checkpoint there is still no mark for each entry.
+#[test]
+fn marks_of_sizes_are_bounded() {
+    let mut c = Config::new(NodeId(1), GroupId(1), vec![NodeId(1)]);
+    c.log_trailing_bytes = 0;
+    let mut r = Raft::open(c, Restored::default(), 1, 0).unwrap();
+    r.tick(0);
+    for entry in 0..20_000 {
+        readme_loop(&mut r, 1, has_all);
+        r.propose(1, &mut std::iter::once(Bytes::from(vec![1u8; entry % 50])));
+    }
+    readme_loop(&mut r, 1, has_all);
+    let marks = r.memory().size_marks;
+    assert!((1000..=4096).contains(&marks), "{marks} marks");
 }

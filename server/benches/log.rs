@@ -9,7 +9,7 @@
 use raft_core::effects::Write;
 use raft_core::frame::encode_entry;
 use raft_core::types::{
-    Entry, EntryId, EntryKind, GroupId, HardState, Index, Mark, NodeId, Term, WriteToken,
+    Entry, EntryId, EntryKind, GroupId, HardState, Index, NodeId, Term, WriteToken,
 };
 use redb::StorageBackend;
 use redb::backends::FileBackend;
@@ -121,7 +121,6 @@ impl Log {
                     truncate_from: None,
                     install: None,
                     entries: self.entries(group).collect(),
-                    mark: Mark { accept_term: Term(1), index: Index(self.index + self.each) },
                 };
                 (group, write)
             })

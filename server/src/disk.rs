@@ -256,7 +256,6 @@ impl Disk {
             truncate_from: None,
             install: None,
             entries: Default::default(),
-            mark: write.mark,
         };
         self.log.submit(vec![(group, hard)]);
     }

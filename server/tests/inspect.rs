@@ -5,7 +5,7 @@ use raft_core::effects::Write;
 use raft_core::frame::encode_entry;
 use raft_core::snapshot::{Snapshot, SnapshotId};
 use raft_core::types::{
-    Entry, EntryId, EntryKind, GroupId, HardState, Index, Mark, NodeId, Term, WriteToken,
+    Entry, EntryId, EntryKind, GroupId, HardState, Index, NodeId, Term, WriteToken,
 };
 use redb::ReadableTable;
 use server::cluster_file;
@@ -145,7 +145,6 @@ impl Fixture {
             truncate_from: None,
             install: None,
             entries: entries.into_iter().collect(),
-            mark: Mark::default(),
         };
         self.log.submit(vec![(group, write)]);
         match self.log_events.recv().unwrap() {

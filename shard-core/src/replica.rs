@@ -354,7 +354,7 @@ impl Replica {
         let raft = self.raft.memory();
         // What is on its way to the disk is in the cache as well, until it is overwritten.
         let overwritten = raft.unsynced_bytes.saturating_sub(raft.unsettled_bytes);
-        let log = raft.cache_bytes + raft.fetched_bytes + overwritten;
+        let log = raft.cache_bytes + raft.fetched_bytes + overwritten + raft.counted_bytes();
         MemoryUse { log, ..self.machine.memory() }
     }
 

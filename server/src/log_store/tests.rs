@@ -2,7 +2,7 @@ use super::*;
 use raft_core::conf::Conf;
 use raft_core::frame::encode_entry;
 use raft_core::snapshot::{Snapshot, SnapshotId};
-use raft_core::types::{Entry, EntryId, EntryKind, HardState, Index, Mark, NodeId, Term};
+use raft_core::types::{Entry, EntryId, EntryKind, HardState, Index, NodeId, Term};
 use redb::ReadableTable;
 use redb::backends::FileBackend;
 use std::sync::mpsc::{Receiver, channel};
@@ -20,15 +20,12 @@ fn entry(group: GroupId, index: u64, term: u64, payload: &[u8]) -> Entry {
 }
 
 fn write(token: u64, entries: Vec<Entry>) -> Write {
-    let index = entries.last().map_or(Index(0), |entry| entry.id.index);
-    let mark = Mark { accept_term: Term(0), index };
     Write {
         token: WriteToken(token),
         hard: None,
         truncate_from: None,
         install: None,
         entries: entries.into(),
-        mark,
     }
 }
 

@@ -7,7 +7,7 @@ use raft_core::effects::{Fetch, FetchResult, Write};
 use raft_core::frame::encode_entry;
 use raft_core::snapshot::{Snapshot, SnapshotId};
 use raft_core::types::{
-    Entry, EntryId, EntryKind, FetchId, GroupId, HardState, Index, Mark, NodeId, Term, WriteToken,
+    Entry, EntryId, EntryKind, FetchId, GroupId, HardState, Index, NodeId, Term, WriteToken,
 };
 use server::log_store::{LogEvent, LogStore};
 use std::collections::BTreeMap;
@@ -157,14 +157,12 @@ fn write(random: &mut Random, group: GroupId, token: u64, log: &mut GroupModel) 
         log.entries.push(entry.clone());
         appended.push(entry);
     }
-    let mark = Mark { accept_term: log.hard.term, index: log.last().index };
     Write {
         token: WriteToken(token),
         hard: new_term.then_some(log.hard),
         truncate_from,
         install,
         entries: appended.into(),
-        mark,
     }
 }
 

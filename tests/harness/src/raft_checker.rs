@@ -70,6 +70,8 @@ pub fn memory_within(id: NodeId, used: &MemUse, config: &Config) {
     let counts = [
         ("messages on their way", used.inflight_messages, config.inflight_messages_max),
         ("waiting reads", used.waiting_reads, config.waiting_reads_max),
+        ("marks of sizes", used.size_marks, 4096),
+        ("writes on their way", used.pending_writes, 4096),
     ];
     for (name, count, bound) in counts {
         assert!(count <= bound, "n{id} has {count} {name}, over {bound}");
@@ -150,13 +152,14 @@ impl Checker {
     }
 
     /// I7 and Raft 5.4.2: a leader's commit index has moved only over what a majority has on disk,
-    /// up to an entry of its own term.
+    /// up to an entry of its own term. `between`: what it was within the last turn.
     pub fn leader_commit(
         &mut self,
         id: NodeId,
         raft: &Raft,
         log: &[Entry],
         disks: &[(NodeId, &Disk)],
+        between: &[Status],
     ) {
         let status = raft.status();
         let conf_before = self.confs.insert(id, status.conf.clone()).unwrap_or_default();
@@ -174,10 +177,11 @@ impl Checker {
         assert_eq!(entry.term, status.hard.term, "5.4.2: n{id} commits {entry} by counting");
         let holders = disks.iter().filter(|(_, disk)| disk.holds(entry));
         let holders: Vec<NodeId> = holders.map(|(id, _)| *id).collect();
-        // One call may commit by one configuration and append the next.
+        // One turn may commit by one configuration and append the next.
         let enough = |conf: &Conf| conf.is_majority(|id| holders.contains(&id));
+        let mut confs = between.iter().map(|status| &status.conf);
         assert!(
-            enough(&status.conf) || enough(&conf_before),
+            enough(&status.conf) || enough(&conf_before) || confs.any(enough),
             "I7: n{id} commits {entry}, which only {holders:?} hold, in {:?}",
             status.conf
         );

@@ -22,11 +22,14 @@ pub enum Input {
     Local,
 }
 
-/// One call of a core, seen from outside.
+/// One turn of a core, seen from outside: some calls, mostly one, and the poll after them. Of a turn of
+/// many calls less is known than of one: what held in between is not seen.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// What it was given.
-    pub input: Input,
+    /// What it was given, in order.
+    pub inputs: Vec<Input>,
+    /// What it was after each of them, if they were many.
+    pub between: Vec<Status>,
     /// What it then was.
     pub status: Status,
     /// What it then wrote.
@@ -51,8 +54,10 @@ struct Node {
     durable: Kept,
     pending: VecDeque<(Write, Option<Whole>)>,
     role: Role,
-    /// It led before the last call, in the same term.
+    /// It led before the last call, or within the last turn, in the same term.
     led: bool,
+    /// The last turn was of more than one call.
+    many: bool,
     commit: Index,
     /// Candidate: who granted its vote in this term.
     granted: BTreeSet<NodeId>,
@@ -60,8 +65,9 @@ struct Node {
     acknowledged: BTreeMap<NodeId, Index>,
     /// Follower: up to where its log was compared with that of this term's leader.
     verified: Index,
-    /// Who counts. One call may commit by the one before and append the next.
-    confs: [Conf; 2],
+    /// Who counts: the last one, and before it those of the last turn, or one. A turn may commit by the
+    /// one before and append the next.
+    confs: Vec<Conf>,
 }
 
 impl Node {
@@ -121,11 +127,12 @@ impl Model {
             pending: VecDeque::new(),
             role: Role::Follower,
             led: false,
+            many: false,
             commit,
             granted: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
             verified: Index(0),
-            confs: Default::default(),
+            confs: vec![Conf::default()],
         };
         self.nodes.insert(id, Rc::new(node));
     }
@@ -141,16 +148,18 @@ impl Model {
         Rc::make_mut(self.nodes.get_mut(&id).expect("a node that was started"))
     }
 
-    /// One call of the core of `id`.
+    /// One turn of the core of `id`.
     ///
     /// # Panics
     /// If no rule allows it.
     pub fn step(&mut self, id: NodeId, step: Step) {
         let node = self.node(id);
         let before = node.clone();
-        if node.confs[1] != step.status.conf {
-            node.confs.rotate_left(1);
-            node.confs[1] = step.status.conf.clone();
+        node.confs.drain(..node.confs.len().saturating_sub(2));
+        for status in step.between.iter().chain([&step.status]) {
+            if node.confs.last() != Some(&status.conf) {
+                node.confs.push(status.conf.clone());
+            }
         }
         let whole = step.whole.as_ref().map(|whole| Index(whole.len() as u64));
         if let Some(write) = step.write {
@@ -166,9 +175,16 @@ impl Model {
             node.verified = Index(0);
         }
         node.role = step.status.role;
-        node.led = before.role == Role::Leader && before.now.hard == node.now.hard;
+        let led = step.between.iter().filter(|status| status.role == Role::Leader);
+        let mut led: BTreeSet<Term> = led.map(|status| status.hard.term).collect();
+        let same = before.role == Role::Leader && before.now.hard == node.now.hard;
+        node.many = step.inputs.len() > 1;
+        node.led = same || led.contains(&hard.term);
+        if before.role == Role::Leader {
+            led.insert(before.now.hard.term);
+        }
         node.commit = step.status.commit;
-        let check = Check { id, before: &before, input: &step.input, whole };
+        let check = Check { id, before: &before, inputs: &step.inputs, led, whole };
         check.term_and_vote(node);
         check.log(node);
         check.hear(node);
@@ -185,8 +201,10 @@ impl Model {
         let durable = &node.durable;
         match &envelope.message {
             Message::AppendEntries(m) if m.term == node.now.hard.term => {
-                // The last act of a leader that is removed is to tell so (M21).
-                let leads = node.role == Role::Leader || node.led && m.entries.is_empty();
+                // The last act of a leader that is removed is to tell so (M21); in a turn of many calls
+                // it may have sent entries before.
+                let last_act = node.led && (m.entries.is_empty() || node.many);
+                let leads = node.role == Role::Leader || last_act;
                 assert!(leads, "model: n{id} appends and does not lead");
                 let mut sent = std::iter::once(m.prev).chain(m.entries.iter().map(|e| e.id));
                 let own = sent.all(|entry| has(&node.now.log, entry));
@@ -226,37 +244,51 @@ impl Model {
 struct Check<'a> {
     id: NodeId,
     before: &'a Node,
-    input: &'a Input,
+    inputs: &'a [Input],
+    /// The terms that it led before and within this turn.
+    led: BTreeSet<Term>,
     /// The last index of the snapshot that it installed.
     whole: Option<Index>,
 }
 
 impl Check<'_> {
-    /// The append that this step took in its own term.
-    fn append(&self, node: &Node) -> Option<(NodeId, &AppendEntries)> {
-        match self.input {
-            Input::Message(from, Message::AppendEntries(m)) if m.term == node.now.hard.term => {
-                Some((*from, m))
-            }
-            Input::Message(..) | Input::Local => None,
-        }
+    fn messages(&self) -> impl Iterator<Item = (NodeId, &Message)> {
+        self.inputs.iter().filter_map(|input| match input {
+            Input::Message(from, message) => Some((*from, message)),
+            Input::Local => None,
+        })
+    }
+
+    /// The appends of this turn, of whatever term.
+    fn appends(&self) -> impl Iterator<Item = &AppendEntries> {
+        self.messages().filter_map(|(_, message)| match message {
+            Message::AppendEntries(m) => Some(m),
+            _ => None,
+        })
+    }
+
+    /// The only append that this turn took, in its own term, if it did nothing else.
+    fn append(&self, node: &Node) -> Option<&AppendEntries> {
+        let alone = self.inputs.len() == 1;
+        self.appends().find(|m| alone && m.term == node.now.hard.term)
     }
 
     fn term_and_vote(&self, node: &Node) {
         let id = self.id;
         let (before, after) = (self.before.now.hard, node.now.hard);
-        let asker = match self.input {
-            Input::Message(from, Message::RequestVote(m)) if m.term == after.term => Some(*from),
-            Input::Message(..) | Input::Local => None,
-        };
+        let asked = self.messages().filter_map(|(from, message)| match message {
+            Message::RequestVote(m) if m.term == after.term => Some((from, m.last)),
+            _ => None,
+        });
+        let asked: Vec<_> = asked.filter(|(from, _)| after.voted_for == Some(*from)).collect();
         let (longest, now) = (before.promised_ns, after.promised_ns);
         assert!(longest <= now, "model: n{id} forgets that it promised {longest} ns (R8)");
-        let gave = asker.is_some() && after.voted_for == asker && vote(before) != vote(after);
-        if let Input::Message(_, Message::RequestVote(m)) = self.input
-            && gave
-        {
+        let gave = !asked.is_empty() && vote(before) != vote(after);
+        // What the log was when the vote was given is not known of a turn that changed it.
+        if gave && self.before.now.log == node.now.log {
             let last = at(&self.before.now.log, self.before.now.last());
-            let behind = (m.last.term, m.last.index) < (last.term, last.index);
+            let behind = |of: EntryId| (of.term, of.index) < (last.term, last.index);
+            let behind = asked.iter().all(|(_, of)| behind(*of));
             assert!(!behind, "model: n{id} votes for a log that is behind (5.4.1)");
         }
         if before.term == after.term {
@@ -265,8 +297,10 @@ impl Check<'_> {
             assert!(same || free, "model: n{id} votes unasked: {before:?}, {after:?}");
             return;
         }
-        let learned = matches!(self.input, Input::Message(_, m) if m.term() == after.term);
-        let own = after.term == before.term.next() && after.voted_for == Some(id);
+        let heard = |term: Term| self.messages().any(|(_, message)| message.term() == term);
+        let learned = heard(after.term);
+        let before_it = before.term.next() == after.term || heard(Term(after.term.0 - 1));
+        let own = before_it && after.voted_for == Some(id);
         let free = after.voted_for.is_none() || gave;
         assert!((learned && free) || own, "model: n{id} moves to {after:?} from {before:?}");
     }
@@ -279,13 +313,14 @@ impl Check<'_> {
         }
         if let Some(whole) = self.whole {
             let at = at(after, whole);
-            assert!(!has(before, at), "model: n{id} installs {at}, which it has");
+            let changed = self.inputs.len() > 1;
+            assert!(changed || !has(before, at), "model: n{id} installs {at}, which it has");
             assert!(whole > self.before.commit, "model: n{id} installs what it has committed");
             return;
         }
         let same = before.iter().zip(after).take_while(|(a, b)| a == b).count();
         let cut = same < before.len();
-        if let Some((_, m)) = self.append(node) {
+        if let Some(m) = self.append(node) {
             assert!(has(before, m.prev), "model: n{id} appends behind a hole");
             assert!(node.role == Role::Follower, "model: n{id} takes entries and does not follow");
             let taken = m.entries.iter().all(|entry| has(after, entry.id));
@@ -297,33 +332,57 @@ impl Check<'_> {
             assert!(!cut || differs, "model: n{id} shortens a log that agrees");
             return;
         }
+        if self.inputs.len() > 1 {
+            return self.log_of_many(node, same);
+        }
         assert!(!cut, "model: n{id} cuts its log unasked");
         let own = after[same..].iter().all(|entry| entry.term == node.now.hard.term);
         assert!(own && node.role == Role::Leader, "model: n{id} appends and does not lead");
     }
 
+    /// After a turn of many calls each new entry is a leader's, or its own, and what was cut was
+    /// contradicted.
+    fn log_of_many(&self, node: &Node, same: usize) {
+        let (id, before, after) = (self.id, &self.before.now.log, &node.now.log);
+        let sent: BTreeSet<EntryId> =
+            self.appends().flat_map(|m| m.entries.iter().map(|entry| entry.id)).collect();
+        let own = |entry: &EntryId| {
+            let leads = node.role == Role::Leader && entry.term == node.now.hard.term;
+            leads || self.led.contains(&entry.term)
+        };
+        let taken = after[same..].iter().all(|entry| sent.contains(entry) || own(entry));
+        assert!(taken, "model: n{id} has entries that nobody sent");
+        assert!(same as u64 >= self.before.commit.0, "model: n{id} cuts what is committed");
+        let differs = before
+            .get(same)
+            .is_none_or(|cut| sent.iter().any(|entry| entry.index == cut.index && entry != cut));
+        assert!(differs, "model: n{id} shortens a log that agrees");
+    }
+
     /// What the message proves to its receiver.
     fn hear(&self, node: &mut Node) {
-        if let Some((_, m)) = self.append(node)
-            && has(&node.now.log, m.prev)
-        {
-            let sent = m.entries.iter().take_while(|entry| has(&node.now.log, entry.id)).count();
-            node.verified = node.verified.max(Index(m.prev.index.0 + sent as u64));
+        for (from, message) in self.messages() {
+            if message.term() == node.now.hard.term {
+                self.hear_message(node, from, message);
+            }
         }
-        let Input::Message(from, message) = self.input else { return };
-        if message.term() != node.now.hard.term {
-            return;
-        }
+    }
+
+    fn hear_message(&self, node: &mut Node, from: NodeId, message: &Message) {
         match message {
+            Message::AppendEntries(m) if has(&node.now.log, m.prev) => {
+                let sent = m.entries.iter().take_while(|e| has(&node.now.log, e.id)).count();
+                node.verified = node.verified.max(Index(m.prev.index.0 + sent as u64));
+            }
             Message::InstallSnapshot(m) if has(&node.now.log, m.snapshot.id.at) => {
                 node.verified = node.verified.max(m.snapshot.id.at.index);
             }
             Message::RequestVoteReply(m) if m.granted => {
-                node.granted.insert(*from);
+                node.granted.insert(from);
             }
             Message::AppendEntriesReply(m) => {
                 if let AppendOutcome::Accepted { matched, .. } = m.outcome {
-                    let known = node.acknowledged.entry(*from).or_default();
+                    let known = node.acknowledged.entry(from).or_default();
                     *known = (*known).max(matched);
                 }
             }
@@ -359,6 +418,10 @@ impl Check<'_> {
         if commit == self.before.commit {
             return;
         }
+        // What it knew in a term that it led, and left in the same turn, is forgotten here.
+        if self.inputs.len() > 1 && self.led.iter().any(|term| *term != node.now.hard.term) {
+            return;
+        }
         // A leader that is removed commits that, and steps down in the same call.
         if node.role == Role::Leader || node.led {
             let entry = at(&node.now.log, commit);
@@ -374,13 +437,24 @@ impl Check<'_> {
         if self.whole == Some(commit) {
             return;
         }
-        let told = match self.input {
-            Input::Message(_, Message::AppendEntries(m)) => m.commit,
+        let told = |(_, message): (NodeId, &Message)| match message {
+            Message::AppendEntries(m) => m.commit,
             // A leader's answer to a read tells what is committed, too.
-            Input::Message(_, Message::ReadIndexReply(m)) => m.index.unwrap_or_default(),
-            Input::Message(_, Message::InstallSnapshot(m)) => m.snapshot.id.at.index,
-            Input::Message(..) | Input::Local => Index(0),
+            Message::ReadIndexReply(m) => m.index.unwrap_or_default(),
+            Message::InstallSnapshot(m) => m.snapshot.id.at.index,
+            _ => Index(0),
         };
-        assert!(commit <= told.min(node.verified), "model: n{id} commits {commit} untold");
+        let told = self.messages().map(told).max().unwrap_or_default();
+        // A turn of many calls may compare logs in one term and end in a later one.
+        let compared = |m: &AppendEntries| Index(m.prev.index.0 + m.entries.len() as u64);
+        let earlier = match self.inputs.len() {
+            1 => Index(0),
+            _ => self.appends().map(compared).fold(self.before.verified, Index::max),
+        };
+        let verified = node.verified.max(earlier);
+        assert!(
+            commit <= told.min(verified),
+            "model: n{id} commits {commit}, told {told}, verified {verified}"
+        );
     }
 }

@@ -274,6 +274,7 @@ impl RaftScript {
         let nodes = number(args, "nodes", 3)?;
         let window = number(args, "window", 4 << 20)?;
         let cache = number(args, "cache", 8 << 20)?;
+        let uncommitted = number(args, "uncommitted", 16 << 20)?;
         let lease_ns = number(args, "lease", 0)? * MS;
         let trailing = number(args, "trailing", 0)?;
         let log_bytes_max = number(args, "logmax", 1 << 30)?;
@@ -284,6 +285,7 @@ impl RaftScript {
         let configs = ids.iter().map(|id| Config {
             inflight_bytes_max: window,
             entry_cache_bytes_max: cache,
+            uncommitted_bytes_max: uncommitted,
             lease_ns,
             log_trailing_bytes: trailing,
             log_bytes_max,

@@ -14,7 +14,7 @@ use raft_core::effects::{
 use raft_core::message::Message;
 use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
 use raft_core::types::{Entry, EntryId, Index, NodeId, Now, ReadId, Term, WriteToken};
-use raft_core::{Config, invariants};
+use raft_core::{Config, Status, invariants};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
@@ -84,9 +84,20 @@ pub struct Host {
     state_at: (EntryId, (Index, Conf)),
     /// Snapshots that are sent, by receiver.
     readers: BTreeMap<NodeId, Image>,
+    /// The turn that began and is not polled.
+    turn: Option<Turn>,
     /// Durable, and not yet the state machine's.
     pub installing: Option<Image>,
     role: (Role, Term),
+}
+
+/// Some calls before one poll. What it promises is said only then.
+#[derive(Clone, Default)]
+struct Turn {
+    inputs: Vec<Input>,
+    /// What the core was after each call.
+    statuses: Vec<Status>,
+    pulled: Vec<Envelope>,
 }
 
 /// A group. A copy shares what it does not change, so that a search can keep many.
@@ -153,6 +164,7 @@ impl World {
                 state: 0,
                 state_at: Default::default(),
                 readers: BTreeMap::new(),
+                turn: None,
                 installing: None,
                 role: (Role::Follower, Term(0)),
                 config,
@@ -252,9 +264,39 @@ impl World {
         call: impl FnOnce(&mut Recorded, Now) -> T,
     ) -> Option<T> {
         let host = Rc::make_mut(self.hosts.get_mut(&id)?);
-        let result = call(host.raft.as_mut()?, host.now);
-        self.poll(id, input);
+        let raft = host.raft.as_mut()?;
+        let result = call(raft, host.now);
+        match &mut host.turn {
+            Some(turn) => {
+                turn.inputs.push(input);
+                turn.statuses.push(raft.status());
+            }
+            None => self.poll(id, Turn { inputs: vec![input], ..Turn::default() }),
+        }
         Some(result)
+    }
+
+    /// From now on the node's core is not polled after each call, but once, by [`World::end_turn`].
+    /// Whether that is new.
+    pub fn begin_turn(&mut self, id: NodeId) -> bool {
+        let host = self.host_mut(id);
+        let begins = host.raft.is_some() && host.turn.is_none();
+        if begins {
+            host.turn = Some(Turn::default());
+        }
+        begins
+    }
+
+    /// Whether calls of the node's core wait for a poll, or are to.
+    pub fn in_turn(&self, id: NodeId) -> bool {
+        self.hosts[&id].turn.is_some()
+    }
+
+    /// Polls the node's core after all calls of its turn.
+    pub fn end_turn(&mut self, id: NodeId) {
+        if let Some(turn) = self.host_mut(id).turn.take() {
+            self.poll(id, turn);
+        }
     }
 
     /// Starts a node from its disk, with links to all others.
@@ -297,7 +339,7 @@ impl World {
         self.checker().synced(id, hard);
         let ids = log.iter().map(|entry| entry.id).collect();
         self.model().started(id, hard, ids, commit);
-        self.poll(id, Input::Local);
+        self.poll(id, Turn { inputs: vec![Input::Local], ..Turn::default() });
     }
 
     /// From its next start on, all calls of that node's cores are recorded.
@@ -332,6 +374,7 @@ impl World {
         host.fetches.clear();
         host.unreported = None;
         host.readers.clear();
+        host.turn = None;
         host.installing = None;
         self.reads.retain(|(reader, _), _| *reader != id);
         let host = self.host_mut(id);
@@ -420,7 +463,11 @@ impl World {
         };
         match pull {
             Pull::Ready(message) => {
-                self.leave(id, Envelope { to: peer, message });
+                let envelope = Envelope { to: peer, message };
+                match &mut self.host_mut(id).turn {
+                    Some(turn) => turn.pulled.push(envelope),
+                    None => self.leave(id, envelope),
+                }
                 true
             }
             Pull::Needs(bytes) => self.pull(id, peer, bytes.max(room + 1)),
@@ -556,7 +603,7 @@ impl World {
         self.events.push((id, Event::Sent(envelope)));
     }
 
-    fn poll(&mut self, id: NodeId, input: Input) {
+    fn poll(&mut self, id: NodeId, turn: Turn) {
         let host = self.host_mut(id);
         let Some(raft) = &mut host.raft else { return };
         let mut effects = Effects::default();
@@ -567,10 +614,12 @@ impl World {
         let image = host.disk.image(effects.write.as_ref());
         let whole = image.as_ref().map(|image| image.log.iter().map(|entry| entry.id).collect());
         assert_eq!(installs, whole.is_some(), "n{id} installs what is not whole");
-        let step = Step { input, status, write: effects.write.clone(), whole };
-        self.model().step(id, step);
+        let Turn { inputs, statuses, pulled } = turn;
+        let (between, write) = (statuses.clone(), effects.write.clone());
+        self.model().step(id, Step { inputs, between, status, write, whole });
         self.take(id, &mut effects);
-        self.check(id);
+        self.check(id, &statuses);
+        pulled.into_iter().for_each(|envelope| self.leave(id, envelope));
         for peer in self.snaps(id, effects.snaps) {
             self.call(id, |raft, now| raft.snapshot(now, SnapEvent::Failed { peer }));
         }
@@ -641,15 +690,17 @@ impl World {
     }
 
     /// Checks a core that was just called; a leader against all disks.
-    fn check(&mut self, id: NodeId) {
+    fn check(&mut self, id: NodeId, between: &[Status]) {
         let host = &self.hosts[&id];
         let Some(raft) = &host.raft else { return };
         invariants::check(raft);
+        let last = host.log.last().map_or(EntryId::default(), |entry| entry.id);
+        assert_eq!(last, raft.status().last, "n{id}: its writes lead to another log");
         let checker = Rc::make_mut(&mut self.checker);
         checker.only_grows(id, &raft.status());
         memory_within(id, &raft.memory(), &host.config);
         let disks: Vec<(NodeId, &Disk)> =
             self.hosts.iter().map(|(id, host)| (*id, &host.disk)).collect();
-        checker.leader_commit(id, raft, &host.log, &disks);
+        checker.leader_commit(id, raft, &host.log, &disks, between);
     }
 }
