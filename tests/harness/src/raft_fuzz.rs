@@ -4,7 +4,7 @@
 use crate::raft_checker::memory_within;
 use crate::raft_faults::Random;
 use bytes::Bytes;
-use raft_core::conf::Conf;
+use raft_core::conf::{Conf, ConfChange};
 use raft_core::effects::{Effects, NodeLiveness, ReadMode};
 use raft_core::frame::encode_entry;
 use raft_core::message::*;
@@ -49,6 +49,8 @@ struct Fuzz {
     token: WriteToken,
     /// Its disk never ends a write.
     stalled: bool,
+    /// How often it is polled after a call: a host may hand in several first.
+    polls_percent: u64,
     sent: Vec<Message>,
     /// Of the last snapshot handed over.
     installed: SnapEvent,
@@ -74,6 +76,7 @@ fn open(seed: u64) -> Fuzz {
         raft,
         config,
         stalled: random.chance(20),
+        polls_percent: random.pick(&[100, 100, 60, 20]),
         random,
         now: 0,
         token: WriteToken(0),
@@ -121,6 +124,27 @@ impl Fuzz {
         incoming.filter(|_| self.random.chance(50)).unwrap_or(other)
     }
 
+    fn nodes(&mut self, percent: u64) -> Vec<NodeId> {
+        (1..=5).map(NodeId).filter(|_| self.random.chance(percent)).collect()
+    }
+
+    /// Who may be in the group; often nobody could be in such a group.
+    fn conf(&mut self) -> Conf {
+        let three: Vec<NodeId> = (1..=3).map(NodeId).collect();
+        let mut conf = Conf::of_voters(if self.random.chance(50) { three } else { self.nodes(60) });
+        let joint = self.random.chance(30);
+        if joint {
+            conf.outgoing = self.nodes(60);
+        }
+        let strangers = self.nodes(30);
+        let others = |id: &NodeId| !conf.voters.contains(id) && !conf.outgoing.contains(id);
+        conf.learners = strangers.into_iter().filter(others).collect();
+        if !joint && self.random.chance(20) {
+            conf.goal = self.nodes(60);
+        }
+        conf
+    }
+
     fn entries(&mut self, prev: EntryId) -> Vec<Entry> {
         let mut at = prev;
         let count = self.random.below(4);
@@ -128,9 +152,14 @@ impl Fuzz {
             let holes = fuzz.random.chance(3);
             at.index = if holes { fuzz.index() } else { at.index.next() };
             at.term = if fuzz.random.chance(70) { at.term.max(Term(1)) } else { fuzz.term() };
-            let kind = fuzz.random.pick(&[EntryKind::Command, EntryKind::Empty]);
             let size = fuzz.random.pick(&[0, 1, 30, 900]);
-            let mut entry = encode_entry(GroupId(1), at, kind, &vec![7; size]);
+            let (kind, payload) = match fuzz.random.below(20) {
+                0 => (EntryKind::Conf, vec![7; size]),
+                1..4 => (EntryKind::Conf, fuzz.conf().encode()),
+                4..12 => (EntryKind::Empty, vec![7; size]),
+                _ => (EntryKind::Command, vec![7; size]),
+            };
+            let mut entry = encode_entry(GroupId(1), at, kind, &payload);
             if fuzz.random.chance(3) {
                 entry.frame = entry.frame.slice(..fuzz.random.below(40).min(20) as usize);
             }
@@ -227,8 +256,8 @@ impl Fuzz {
             self.refused += 1;
             assert_eq!(self.picture(), before, "refused, and yet it changed: {message:?}");
         }
-        self.poll();
-        match self.random.below(14) {
+        self.maybe_poll();
+        match self.random.below(16) {
             0 => self.now += self.random.pick(&[1, 100_000_000, 1_100_000_000]),
             1 => self.raft.tick(self.now),
             2 | 3 if !self.stalled => self.raft.persisted(self.now, self.token),
@@ -264,9 +293,19 @@ impl Fuzz {
                 let event = self.random.pick(&events);
                 self.raft.snapshot(self.now, event);
             }
+            13 => {
+                let change = ConfChange { voters: self.nodes(60), learners: self.nodes(20) };
+                let _refused = self.raft.change_conf(self.now, &change);
+            }
             _ => {}
         }
-        self.poll();
+        self.maybe_poll();
+    }
+
+    fn maybe_poll(&mut self) {
+        if self.random.chance(self.polls_percent) {
+            self.poll();
+        }
     }
 
     fn poll(&mut self) {

@@ -80,6 +80,7 @@ enum Task {
     Faults,
     Watch,
     Start(NodeId),
+    EndTurn(NodeId),
 }
 
 impl Task {
@@ -89,6 +90,7 @@ impl Task {
             Task::Deliver(_, id, _) | Task::Sync(id, _) | Task::Pull(id, _) => Some(*id),
             Task::Fetch(id, _) | Task::Applied(id) | Task::Installed(id, _) => Some(*id),
             Task::Chunk(chunk) => Some(chunk.to),
+            Task::EndTurn(id) => Some(*id),
             Task::Client | Task::Reader | Task::Faults | Task::Watch | Task::Start(_) => None,
         }
     }
@@ -102,6 +104,7 @@ enum Once {
     Fetch(NodeId),
     Applied(NodeId),
     Installed(NodeId),
+    EndTurn(NodeId),
 }
 
 /// What is wrong with one node.
@@ -127,6 +130,9 @@ struct Sim {
     clients: Random,
     seeds: Random,
     strikes: BTreeMap<Fault, Random>,
+    /// How often a node's calls are gathered before one poll.
+    turns: Random,
+    turns_percent: u64,
     now: Now,
     tasks: BTreeMap<(Now, u64), Task>,
     scheduled: BTreeSet<Once>,
@@ -231,7 +237,11 @@ impl Sim {
             (*id, trouble)
         };
         let strikes = plan.faults.iter().map(|fault| (*fault, stream(100 + *fault as u64)));
+        let mut turns = stream(7);
+        let turns_percent = turns.pick(&[0, 0, 5, 30]);
         let mut sim = Sim {
+            turns,
+            turns_percent,
             world: World::new(configs),
             network: stream(3),
             disks: stream(4),
@@ -306,6 +316,9 @@ impl Sim {
         self.events += 1;
         EVENTS.set(self.events);
         let deadline = |id: &NodeId| {
+            if self.world.in_turn(*id) {
+                return None;
+            }
             let at = self.world.host(*id).raft.as_ref()?.deadline()?;
             Some((self.due(*id, at), *id))
         };
@@ -316,6 +329,7 @@ impl Sim {
             (Some((at, id)), task) if task.is_none_or(|(due, _)| at < due) => {
                 self.advance(at);
                 (self.now, 0u8, id).hash(&mut self.trace);
+                self.begin_turn(id);
                 self.world.call(id, |raft, now| raft.tick(now));
             }
             (_, Some(key)) => {
@@ -344,7 +358,20 @@ impl Sim {
         }
     }
 
+    /// Some of the time what happens to a node from now on is one turn of its host.
+    fn begin_turn(&mut self, id: NodeId) {
+        if self.turns.chance(self.turns_percent) && self.world.begin_turn(id) {
+            let longest = self.turns.pick(&[MS / 10, MS, 20 * MS]);
+            let delay = self.turns.below(longest);
+            self.once(delay, Once::EndTurn(id), Task::EndTurn(id));
+        }
+    }
+
     fn perform(&mut self, task: Task) {
+        if self.turns_percent > 0 && !matches!(task, Task::EndTurn(_)) {
+            let any = self.turns.pick(&self.world.ids());
+            self.begin_turn(task.at().unwrap_or(any));
+        }
         match task {
             Task::Deliver(from, to, message) => {
                 if !self.cuts.lose(from, to) {
@@ -380,6 +407,10 @@ impl Sim {
                 if self.world.host(id).epoch == epoch {
                     self.world.installed(id);
                 }
+            }
+            Task::EndTurn(id) => {
+                self.scheduled.remove(&Once::EndTurn(id));
+                self.world.end_turn(id);
             }
             Task::Client => self.propose(),
             Task::Reader => self.read(),
@@ -691,8 +722,10 @@ impl Sim {
                 && other.last == status.last
                 && self.world.state(*id) == self.world.state(leader)
         };
-        let fresh = self.world.log(leader)[..status.commit.0 as usize].iter().rev();
-        let fresh = fresh.take(200).any(|entry| {
+        let Some(log) = self.world.log(leader).get(..status.commit.0 as usize) else {
+            return false; // a turn is under way
+        };
+        let fresh = log.iter().rev().take(200).any(|entry| {
             let payload = entry.payload();
             let number = payload.split(|byte| *byte == b':').next().unwrap_or_default();
             let number = std::str::from_utf8(number).unwrap_or_default().parse::<u64>();
