@@ -2,7 +2,8 @@
 //! what a process says of itself.
 
 use harness::process::{
-    DevCluster, Ports, Process, ThreeNodes, arguments, program, set_mode, write_cluster_file,
+    DevCluster, Launch, Ports, Process, ThreeNodes, arguments, program, set_mode,
+    write_cluster_file,
 };
 use harness::resp::{Client, Value};
 use std::fs;
@@ -335,5 +336,48 @@ fn nodes_without_a_seat_in_a_group_know_that_it_has_a_leader() {
     for port in 0..=5 {
         let mut client = Client::connect(cluster.node_port(port)).expect("a connection");
         until_it_says(&mut client, &["CLUSTER", "INFO"], "cluster_state:ok\r\n");
+    }
+}
+
+/// A number that `INFO raft` has under that name.
+fn raft_number(client: &mut Client, name: &str) -> u64 {
+    let info = text(client, &["INFO", "raft"]);
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("{name} in {info}"))
+}
+
+/// A group without work sends nothing, however many there are: what is left are the heartbeats of six
+/// pairs of nodes, ten a second each.
+#[test]
+fn a_thousand_idle_groups_send_what_three_nodes_do() {
+    const GROUPS: u32 = 1000;
+    const A_SECOND: u64 = 60;
+    let mut cluster = ThreeNodes::start_groups(&Launch::Program, &[], GROUPS);
+    let mut clients: Vec<Client> = (1..=ThreeNodes::COUNT)
+        .map(|id| {
+            let port = cluster.node_port(id);
+            connect(cluster.node(id), port)
+        })
+        .collect();
+    let end = Instant::now() + 3 * PATIENCE;
+    let leads =
+        |client: &mut Client| text(client, &["INFO", "raft"]).matches("role=leader").count();
+    while clients.iter_mut().map(leads).sum::<usize>() <= GROUPS as usize {
+        assert!(Instant::now() < end, "not every group has a leader");
+        thread::sleep(Duration::from_millis(100));
+    }
+    let mut sent = || -> u64 {
+        clients.iter_mut().map(|client| raft_number(client, "raft_messages_sent")).sum()
+    };
+    // Until the groups rest; then twice what is due may be sent in one of the seconds to come.
+    loop {
+        let (before, began) = (sent(), Instant::now());
+        thread::sleep(Duration::from_secs(1));
+        let (more, took) = (sent() - before, began.elapsed().as_secs_f64());
+        if more as f64 <= (2 * A_SECOND) as f64 * took {
+            assert!(more > 0, "nodes that say nothing to each other");
+            break;
+        }
+        assert!(Instant::now() < end, "{more} messages in {took:.1} s without any work");
     }
 }

@@ -354,9 +354,14 @@ impl ThreeNodes {
 
     /// The same, with further arguments for each node.
     pub fn start_with(launch: &Launch, more: &[&str]) -> ThreeNodes {
+        ThreeNodes::start_groups(launch, more, 2)
+    }
+
+    /// The same, with so many groups.
+    pub fn start_groups(launch: &Launch, more: &[&str], groups: u32) -> ThreeNodes {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ports = Ports::take();
-        let file = write_cluster_file(folder.path(), &ports);
+        let file = write_cluster_file_of(folder.path(), &ports, groups);
         let nodes = (1..=Self::COUNT)
             .map(|id| {
                 let dir = folder.path().join(format!("node-{id}")).display().to_string();
@@ -399,6 +404,10 @@ impl ThreeNodes {
 
 /// Writes `cluster.toml` and its secret; answers the path.
 pub fn write_cluster_file(folder: &Path, ports: &Ports) -> String {
+    write_cluster_file_of(folder, ports, 2)
+}
+
+fn write_cluster_file_of(folder: &Path, ports: &Ports, groups: u32) -> String {
     let secret = folder.join("cluster.secret");
     fs::write(&secret, "only for this test: 0123456789\n").expect("a secret");
     set_mode(&secret, 0o600).expect("its mode");
@@ -410,7 +419,7 @@ pub fn write_cluster_file(folder: &Path, ports: &Ports) -> String {
             "[[nodes]]\nid = {id}\npeer = \"127.0.0.1:{peer}\"\nresp = \"127.0.0.1:{resp}\"\n"
         ));
     }
-    for group in 1..=2 {
+    for group in 1..=groups {
         text.push_str(&format!("[[groups]]\nid = {group}\nvoters = [1, 2, 3]\n"));
     }
     let file = folder.join("cluster.toml");
