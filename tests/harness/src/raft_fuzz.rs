@@ -153,7 +153,9 @@ impl Fuzz {
             at.index = if holes { fuzz.index() } else { at.index.next() };
             at.term = if fuzz.random.chance(70) { at.term.max(Term(1)) } else { fuzz.term() };
             let size = fuzz.random.pick(&[0, 1, 30, 900]);
-            let (kind, payload) = match fuzz.random.below(20) {
+            // What fills a stalled disk is to be taken: no configuration that is refused.
+            let least = if fuzz.stalled { 4 } else { 0 };
+            let (kind, payload) = match least + fuzz.random.below(20 - least) {
                 0 => (EntryKind::Conf, vec![7; size]),
                 1..4 => (EntryKind::Conf, fuzz.conf().encode()),
                 4..12 => (EntryKind::Empty, vec![7; size]),

@@ -237,11 +237,9 @@ impl Sim {
             (*id, trouble)
         };
         let strikes = plan.faults.iter().map(|fault| (*fault, stream(100 + *fault as u64)));
-        let mut turns = stream(7);
-        let turns_percent = turns.pick(&[0, 0, 5, 30]);
         let mut sim = Sim {
-            turns,
-            turns_percent,
+            turns: stream(7),
+            turns_percent: stream(8).pick(&[0, 0, 5, 30]),
             world: World::new(configs),
             network: stream(3),
             disks: stream(4),
