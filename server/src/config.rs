@@ -209,6 +209,11 @@ pub struct NodeSettings {
     /// [default: 256mb, or a twentieth of the disk if that is less].
     #[arg(long, value_name = "BYTES")]
     pub min_free_disk: Option<MemorySize>,
+    /// Serve reads by the leader's lease where it holds, without a round to a majority. Believes that the
+    /// nodes' clocks run alike within one per cent; a leader's end is noticed up to 500 ms later.
+    #[arg(long)]
+    #[serde(default)]
+    pub lease_reads: bool,
 }
 
 /// `flotilla router`.
@@ -299,6 +304,7 @@ impl NodeArgs {
             timeout: flags.timeout.or(file.timeout),
             maxmemory: flags.maxmemory.or(file.maxmemory),
             min_free_disk: flags.min_free_disk.or(file.min_free_disk),
+            lease_reads: flags.lease_reads || file.lease_reads,
         };
         merged.check()?;
         Ok(merged)

@@ -70,6 +70,8 @@ pub struct NodeOptions {
     pub clients: ClientSettings,
     /// Bytes of memory from which on nothing may grow; 0: no limit.
     pub maxmemory: u64,
+    /// Leaders take leases, and serve reads by them.
+    pub lease_reads: bool,
     /// How log and state are kept.
     pub disk: DiskOptions,
 }
@@ -159,7 +161,7 @@ pub async fn run_node(
     stop: Stop,
 ) -> Result<(), NodeError> {
     let NodeOptions { id, dir, cluster, addresses, resp, peer, .. } = options;
-    let NodeOptions { request_timeout, clients, maxmemory, disk, .. } = options;
+    let NodeOptions { request_timeout, clients, maxmemory, lease_reads, disk, .. } = options;
     let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
     // Held until the end: no other process can open the directory meanwhile.
     let mut data_dir = DataDir::open(&dir, &identity)?;
@@ -189,7 +191,15 @@ pub async fn run_node(
         move || front.buffered_bytes()
     });
     let local_router = LocalRouter { buffers, ..local_router };
-    let parts = start_replicas(opened, setup, disk.replicas, secret, peer, local_router, &stop)?;
+    let adjust = |config: &mut Config| {
+        if lease_reads {
+            config.lease_ns = config.election_timeout_ns_min;
+        }
+        if let Some(adjust) = disk.replicas {
+            adjust(config);
+        }
+    };
+    let parts = start_replicas(opened, setup, &adjust, secret, peer, local_router, &stop)?;
     let mut worker = tokio::task::spawn_local(worker::run(parts, stop.replicas.clone()));
 
     let mut clients = JoinSet::new();
@@ -213,7 +223,7 @@ pub async fn run_node(
 fn start_replicas(
     (disk, disk_events, recovered): (Disk, DiskEvents, Recovereds),
     setup: NodeSetup,
-    adjust: Option<fn(&mut Config)>,
+    adjust: &dyn Fn(&mut Config),
     secret: Secret,
     peer: StdListener,
     local_router: LocalRouter,
@@ -231,9 +241,7 @@ fn start_replicas(
     let epoch = local.epoch >> 32;
     let raft_config = |group: GroupId, voters: Vec<NodeId>| {
         let mut config = Config { epoch, ..Config::new(id, group, voters) };
-        if let Some(adjust) = adjust {
-            adjust(&mut config);
-        }
+        adjust(&mut config);
         config
     };
     let node = Node::open(setup, recovered, &raft_config, clock.now())?;

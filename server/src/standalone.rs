@@ -150,6 +150,7 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
         id,
         clients: ClientSettings { maxclients: settings.maxclients, timeout: settings.timeout },
         maxmemory: settings.maxmemory.unwrap_or_default().0,
+        lease_reads: settings.lease_reads,
         dir,
         addresses,
         resp: vec![bind("--resp", resolve("resp", &resp)?)?],

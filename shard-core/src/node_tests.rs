@@ -87,6 +87,8 @@ struct World {
     draining: bool,
     checkpoints: Option<CheckpointConfig>,
     memory_max: u64,
+    /// How long leases are.
+    lease_ns: u64,
     /// Disks of states that take their time: what they have answered so far.
     slow: BTreeMap<NodeId, VecDeque<Input>>,
     /// What becomes of chunks on their way: each may be lost, doubled or held back.
@@ -131,7 +133,19 @@ impl World {
         checkpoints: Option<CheckpointConfig>,
         memory_max: u64,
     ) -> World {
-        let mut world = World {
+        let mut world = World::stopped(config, checkpoints, memory_max);
+        for id in 1..=3 {
+            world.start(NodeId(id));
+        }
+        world
+    }
+
+    fn stopped(
+        config: ClusterConfig,
+        checkpoints: Option<CheckpointConfig>,
+        memory_max: u64,
+    ) -> World {
+        World {
             now: 0,
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
@@ -147,13 +161,10 @@ impl World {
             draining: false,
             checkpoints,
             memory_max,
+            lease_ns: 0,
             slow: BTreeMap::new(),
             chunks: snapshots::Chunks::default(),
-        };
-        for id in 1..=3 {
-            world.start(NodeId(id));
         }
-        world
     }
 
     fn start(&mut self, id: NodeId) {
@@ -172,9 +183,10 @@ impl World {
             memory_max: self.memory_max,
         };
         let small = self.checkpoints.is_some();
-        let raft = |group, voters| match small {
-            true => snapshots::small_log(Config::new(id, group, voters)),
-            false => Config::new(id, group, voters),
+        let lease_ns = self.lease_ns;
+        let raft = |group, voters| {
+            let config = Config { lease_ns, ..Config::new(id, group, voters) };
+            if small { snapshots::small_log(config) } else { config }
         };
         self.nodes.insert(id, Node::open(setup, recovered, &raft, self.now).unwrap());
         self.down.remove(&id);

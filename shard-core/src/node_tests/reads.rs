@@ -49,6 +49,34 @@ fn l02_reads_of_one_turn_share_a_round_and_take_no_place_in_the_log() {
 }
 
 #[test]
+fn l15_a_lease_saves_the_round_until_it_is_over() {
+    let mut world = World::stopped(config(), None, 0);
+    world.lease_ns = 500 * MS;
+    (1..=3).for_each(|id| world.start(NodeId(id)));
+    world.run(2500);
+    let leader = world.leader(G1);
+    world.ask(leader, G1, 1, append(1, b"ab"));
+    world.run(10);
+    let asked = |world: &mut World, id| {
+        world.ask(leader, G1, id, get(None));
+        let mut out = Output::default();
+        let node = world.nodes.get_mut(&leader).unwrap();
+        node.poll(world.now, LogTime(world.now / MS), &mut out).unwrap();
+        let messages = out.messages.iter().filter(|(_, envelope)| envelope.group == G1).count();
+        world.carry_out(leader, out);
+        (messages, world.replies.contains_key(&id))
+    };
+    assert_eq!(asked(&mut world, 2), (0, true), "the append was answered a moment ago");
+    // Until the followers know what is committed, they are told, and answer.
+    world.run(1000);
+    assert!(!world.nodes[&leader].status(world.now).replicas[&G1].lease);
+    assert_eq!(asked(&mut world, 3).0, 2, "an idle group has no lease: a round");
+    world.run(2);
+    assert_eq!(outcome(&world.replies[&3]), &Outcome::Value(b"ab"[..].into()));
+    assert_eq!(asked(&mut world, 4), (0, true), "the round brought a new one");
+}
+
+#[test]
 fn l04_l12_a_read_waits_for_the_op_it_must_see() {
     let (mut world, leader) = World::with_a_key();
     world.ask(leader, G1, 2, get(Some(2)));

@@ -35,6 +35,8 @@ struct Waiter {
     since: Now,
     /// It has waited for a clock entry.
     clocked: bool,
+    /// Its index was given by the leader's lease, which must hold when it is served (L15).
+    leased: bool,
 }
 
 /// The reads of one group that are not answered.
@@ -169,13 +171,15 @@ impl Replica {
         if self.reads.count == self.reads.arrived.len() {
             self.reads.oldest = now;
         }
+        let leased = self.raft.lease_holds(now);
         let arrived = self.reads.arrived.drain(..);
         let waiters: Vec<Waiter> = arrived
-            .map(|(client, request)| Waiter { client, request, since: now, clocked: false })
+            .map(|(client, request)| Waiter { client, request, since: now, clocked: false, leased })
             .collect();
         self.reads.last_id += 1;
         let id = ReadId(self.reads.last_id);
-        match self.raft.read_index(now, id, ReadMode::Index) {
+        let mode = if leased { ReadMode::Lease } else { ReadMode::Index };
+        match self.raft.read_index(now, id, mode) {
             Ok(()) => self.reads.asked.push_back((id, waiters)),
             Err(refused) => self.refuse_reads(&waiters, &answer_to(refused), out),
         }
@@ -212,7 +216,7 @@ impl Replica {
         let waiters = self.reads.take_where(|_| true);
         self.refuse_reads(&waiters, answer, out);
         for (client, request) in std::mem::take(&mut self.reads.arrived) {
-            let waiter = Waiter { client, request, since: 0, clocked: false };
+            let waiter = Waiter { client, request, since: 0, clocked: false, leased: false };
             self.reads.answer(&waiter, answer.clone(), out);
         }
         self.reads.asked.clear();
@@ -231,9 +235,15 @@ impl Replica {
         if ready.is_empty() {
             return;
         }
+        let lapsed = !self.raft.lease_holds(now);
         let mut unclocked: Vec<Waiter> = Vec::new();
         let mut behind: BTreeSet<Slot> = BTreeSet::new();
         for waiter in ready {
+            if waiter.leased && lapsed {
+                // Asked again, it waits for a round.
+                self.reads.answer(&waiter, Answer::Lost, out);
+                continue;
+            }
             let slot = waiter.request.slot;
             if let Some(index) = self.reads.clocks.get(&slot) {
                 self.reads.due.entry(*index).or_default().push(waiter);
