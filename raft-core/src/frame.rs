@@ -40,6 +40,7 @@ const KIND_CONF: u8 = 2;
 const KIND_HARD_STATE: u8 = 128;
 const KIND_CUT: u8 = 129;
 const KIND_LOG: u8 = 130;
+const KIND_FORGET: u8 = 131;
 
 const FORM_KEEP: u8 = 0;
 const FORM_REPLACE: u8 = 1;
@@ -57,6 +58,8 @@ pub enum Frame {
     Cut(GroupId, Index),
     /// What the group's log is from here on.
     Log(LogFrame),
+    /// The group is not kept here any more: nothing before counts, not even term and vote.
+    Forget(GroupId),
 }
 
 /// A group's whole log, or all of it but entries that stand before the frame.
@@ -133,6 +136,11 @@ pub fn encode_hard_state(group: GroupId, hard: HardState) -> Bytes {
 /// Encodes "every entry at or above `from` is dropped".
 pub fn encode_cut(group: GroupId, from: Index) -> Bytes {
     encode(KIND_CUT, group, from, Term(0), &[])
+}
+
+/// Encodes "nothing is kept of this group".
+pub fn encode_forget(group: GroupId) -> Bytes {
+    encode(KIND_FORGET, group, Index(0), Term(0), &[])
 }
 
 /// Encodes what a group's log is from here on.
@@ -219,6 +227,7 @@ pub fn decode(bytes: &mut Bytes) -> Result<Frame, FrameError> {
             Frame::HardState(group, hard)
         }
         KIND_CUT if payload.is_empty() => Frame::Cut(group, id.index),
+        KIND_FORGET if payload.is_empty() => Frame::Forget(group),
         KIND_LOG => {
             let payload = bytes.slice(HEADER_BYTES..total);
             Frame::Log(log(group, id, payload).ok_or(FrameError::Kind(kind))?)
@@ -311,6 +320,14 @@ mod tests {
         EntryId { index: Index(index), term: Term(term) }
     }
 
+    #[test]
+    fn a_group_that_is_forgotten_has_nothing_to_say() {
+        let mut bytes = encode_forget(G);
+        assert_eq!(decode(&mut bytes), Ok(Frame::Forget(G)));
+        let mut more = encode(KIND_FORGET, G, Index(0), Term(0), b"x");
+        assert_eq!(decode(&mut more), Err(FrameError::Kind(KIND_FORGET)));
+    }
+
     fn replace() -> LogFrame {
         let entries = vec![
             encode_entry(G, id(8, 2), EntryKind::Empty, b""),
@@ -377,7 +394,10 @@ mod tests {
                         assert_eq!(encode_log(&log), before);
                         decoded += 1;
                     }
-                    Ok(Frame::Entry(..) | Frame::HardState(..) | Frame::Cut(..)) | Err(_) => {}
+                    Ok(
+                        Frame::Entry(..) | Frame::HardState(..) | Frame::Cut(..) | Frame::Forget(_),
+                    )
+                    | Err(_) => {}
                 }
             }
         }

@@ -136,7 +136,9 @@ impl Log {
             match self.events.recv().expect("the log lives") {
                 LogEvent::Persisted(_) => break,
                 LogEvent::Failed(said) => panic!("{said}"),
-                LogEvent::Fetched { .. } | LogEvent::CheckpointWanted(_) => {}
+                LogEvent::Fetched { .. }
+                | LogEvent::CheckpointWanted(_)
+                | LogEvent::Forgotten(_) => {}
             }
         }
         let took = started.elapsed();

@@ -207,6 +207,8 @@ impl Disk {
             }
             LogEvent::Fetched { group, id, result } => Input::Fetched { group, id, result },
             LogEvent::CheckpointWanted(group) => Input::CheckpointWanted(group),
+            // No replica is removed while its node runs.
+            LogEvent::Forgotten(_) => return Ok(()),
             LogEvent::Failed(error) => return Err(error),
         };
         out.push(Happened::Input(input));
@@ -290,7 +292,7 @@ impl Disk {
                 return Ok(());
             }
             StateStoreEvent::Settled(group) => return self.settled(group, out),
-            StateStoreEvent::Cleaned => return Ok(()),
+            StateStoreEvent::Cleaned | StateStoreEvent::Forgotten(_) => return Ok(()),
             StateStoreEvent::Failed(error) => return Err(error),
         };
         out.push(Happened::Input(Input::State { group, event }));

@@ -94,6 +94,8 @@ pub enum LogEvent {
     /// The group's entries keep the log long: a checkpoint, and [`LogStore::compact`] after it, is
     /// needed. Said once until then.
     CheckpointWanted(GroupId),
+    /// The answer to [`LogStore::forget`]: nothing of the group is there after any crash.
+    Forgotten(GroupId),
     /// The log can no longer be written or read: the node has to stop. One sentence that names the
     /// file.
     Failed(String),
@@ -204,6 +206,7 @@ struct Counters {
 enum Command {
     Write(Vec<(GroupId, Write)>),
     Compact(GroupId, EntryId),
+    Forget(GroupId),
     Fetch(GroupId, Fetch),
 }
 
@@ -319,6 +322,14 @@ impl LogStore {
     /// crash before that, the log begins where it did.
     pub fn compact(&self, group: GroupId, base: EntryId) {
         let _ = self.commands.send(Command::Compact(group, base));
+    }
+
+    /// Nothing of the group is to be kept, neither its log nor its term and vote: it was removed from this
+    /// node. What is submitted for it later is of a group that begins anew. Answered by `Forgotten`, also
+    /// if there was nothing. Who has not heard that before a crash asks again: whether it was
+    /// done is not told by a start that finds nothing of the group.
+    pub fn forget(&self, group: GroupId) {
+        let _ = self.commands.send(Command::Forget(group));
     }
 
     /// Queues a read of entries; sees all that was submitted before. After `Failed` it is not

@@ -115,6 +115,8 @@ pub enum StateStoreEvent {
     Flipped(GroupId, SnapshotId),
     /// The answer to [`StateStore::installed`], durable.
     Settled(GroupId),
+    /// The answer to [`StateStore::forget`], durable.
+    Forgotten(GroupId),
     /// Nothing is left of what was replaced or discarded.
     Cleaned,
     /// The state can no longer be written or read: the node has to stop. One sentence that names the
@@ -273,6 +275,7 @@ enum Command {
     Discard(GroupId, SnapshotId),
     Flip(GroupId, SnapshotId),
     Installed(GroupId),
+    Forget(GroupId),
 }
 
 /// What the file is called, and where it is if it is one.
@@ -474,6 +477,14 @@ impl StateStore {
     /// The log begins after the snapshot now, durable. Answered by `Settled`.
     pub fn installed(&self, group: GroupId) {
         self.command(Command::Installed(group));
+    }
+
+    /// Nothing of the group is to be kept: checkpoint, what was coming in, a note of an install. A checkpoint
+    /// of it that is under way is dropped. Its rows are deleted in the background, which a start
+    /// goes on with. Answered by `Forgotten`, also if there was nothing; who has not heard that before a
+    /// crash asks again. A stream of it that is under way goes on until it is stopped.
+    pub fn forget(&self, group: GroupId) {
+        self.command(Command::Forget(group));
     }
 
     fn command(&self, command: Command) {

@@ -56,6 +56,7 @@ struct Played {
     failure: Option<String>,
     stats: LogStats,
     checkpoints_wanted: usize,
+    forgotten: usize,
 }
 
 impl Played {
@@ -69,6 +70,7 @@ impl Played {
             }
             LogEvent::Failed(sentence) => self.failure = Some(sentence),
             LogEvent::CheckpointWanted(_) => self.checkpoints_wanted += 1,
+            LogEvent::Forgotten(_) => self.forgotten += 1,
             LogEvent::Fetched { .. } => {}
         }
     }
@@ -79,12 +81,16 @@ impl Played {
 fn play(log: Log, workload: &Workload, from: usize, to: usize) -> Played {
     let mut played = Played { durable: from, ..Played::default() };
     let mut random = Random(to as u64);
+    // Whether that was done is not known: it is asked for again.
+    let before = from.checked_sub(1).map(|at| &workload.submissions[at]);
+    before.into_iter().flat_map(|last| &last.forgets).for_each(|group| log.store.forget(*group));
     for at in from..to {
         let submission = &workload.submissions[at];
         log.store.submit(submission.writes.clone());
         for (group, base) in &submission.compacts {
             log.store.compact(*group, *base);
         }
+        submission.forgets.iter().for_each(|group| log.store.forget(*group));
         let (group, _) = submission.writes[0];
         let first = Index(random.below(40) + 1);
         let fetch = Fetch { id: FetchId(0), from: first, to: Index(100), bytes_max: 1000 };
@@ -214,14 +220,19 @@ fn what_arrives_during_a_sync_is_the_next_commit() {
     disk.hold_syncs();
     log.store.submit(workload.submissions[0].writes.clone());
     disk.await_held_sync();
-    for submission in &workload.submissions[1..] {
+    for (before, submission) in workload.submissions.iter().zip(&workload.submissions[1..]) {
+        before.forgets.iter().for_each(|group| log.store.forget(*group));
         log.store.submit(submission.writes.clone());
     }
     assert!(log.events.try_recv().is_err(), "reported before it was durable");
     disk.release();
     let mut reports = Vec::new();
     while reports.last() != Some(&100) {
-        let LogEvent::Persisted(tokens) = log.events.recv().unwrap() else { panic!("no report") };
+        let tokens = match log.events.recv().unwrap() {
+            LogEvent::Persisted(tokens) => tokens,
+            LogEvent::Forgotten(_) => continue,
+            other => panic!("{other:?}"),
+        };
         reports.push(tokens.iter().map(|(_, token)| token.0).max().unwrap());
     }
     assert_eq!(reports, [1, 100]);
@@ -241,7 +252,8 @@ fn fetches_agree_with_what_was_submitted_before_them() {
         for (group, base) in &submission.compacts {
             log.store.compact(*group, *base);
         }
-        for (group, model) in state {
+        submission.forgets.iter().for_each(|group| log.store.forget(*group));
+        for (group, model) in state.iter().filter(|(_, model)| !model.forgotten) {
             let (begin, last) = (model.compacted.max(model.base.index).0, model.last().index.0);
             let from = begin.saturating_sub(3) + random.below(last - begin + 5) + 1;
             let to = from + random.below(40);
@@ -251,7 +263,9 @@ fn fetches_agree_with_what_was_submitted_before_them() {
             let result = loop {
                 match log.events.recv().unwrap() {
                     LogEvent::Fetched { result, .. } => break result,
-                    LogEvent::Persisted(_) | LogEvent::CheckpointWanted(_) => {}
+                    LogEvent::Persisted(_)
+                    | LogEvent::CheckpointWanted(_)
+                    | LogEvent::Forgotten(_) => {}
                     LogEvent::Failed(sentence) => panic!("{sentence}"),
                 }
             };
@@ -283,6 +297,7 @@ fn whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
     let mut random = Random(1);
     let (mut images, mut lost_some, mut seed) = (0, 0, 0);
     let (mut removed, mut rewrites, mut asked, mut installs) = (0, 0, 0, 0);
+    let mut forgotten = 0;
     while images < wanted {
         let config = config(seed);
         let workload = Workload::new(seed, 100);
@@ -290,6 +305,7 @@ fn whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
         removed += played.stats.removed_blobs;
         rewrites += played.stats.rewrites;
         asked += played.checkpoints_wanted;
+        forgotten += played.forgotten;
         let steps = disk.steps();
         // Before its first reported write there may be no log at all.
         let first = steps.iter().position(|step| matches!(step, Step::Mark(_))).unwrap();
@@ -322,10 +338,11 @@ fn whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
     }
     println!(
         "{images} images of {seed} logs; {removed} batches removed, {rewrites} groups written anew, \
-         {asked} asked for a checkpoint, {installs} installs finished"
+         {asked} asked for a checkpoint, {forgotten} forgotten, {installs} installs finished"
     );
     assert!(lost_some * 4 > images, "the crashes came too late to mean anything");
     assert!(removed > 20 * seed && rewrites > 2 * seed && installs > 0, "nothing was collected");
+    assert!(forgotten as u64 > seed, "nothing was forgotten");
     assert!(asked > 0 || seed < 2, "no checkpoint was asked for");
 }
 

@@ -49,6 +49,7 @@ enum Act {
     Discard(GroupId, SnapshotId),
     Flip(GroupId, SnapshotId),
     Installed(GroupId),
+    Forget(GroupId),
 }
 
 /// A snapshot of another node.
@@ -167,6 +168,10 @@ impl Workload {
     }
 
     fn next(&self, random: &mut Random, group: GroupId, held: &mut Held, used: &mut Used) -> Act {
+        if random.below(20) == 0 {
+            *held = Held::default();
+            return Act::Forget(group);
+        }
         if held.installing.is_some() && random.below(2) == 0 {
             held.installing = None;
             return Act::Installed(group);
@@ -219,6 +224,7 @@ impl Workload {
             Act::Discard(..) => None,
             Act::Flip(group, id) => Some(format!("flipped {group} {}", id.at)),
             Act::Installed(group) => Some(format!("settled {group}")),
+            Act::Forget(group) => Some(format!("forgotten {group}")),
         }
     }
 }
@@ -233,6 +239,7 @@ fn told(event: &StateStoreEvent) -> Option<String> {
         }
         StateStoreEvent::Flipped(group, id) => Some(format!("flipped {group} {}", id.at)),
         StateStoreEvent::Settled(group) => Some(format!("settled {group}")),
+        StateStoreEvent::Forgotten(group) => Some(format!("forgotten {group}")),
         StateStoreEvent::Taken(_) | StateStoreEvent::Cleaned | StateStoreEvent::Failed(_) => None,
         StateStoreEvent::Chunk(_) | StateStoreEvent::Snapshot(..) => panic!("{event:?}"),
     }
@@ -342,6 +349,7 @@ impl Play<'_> {
             }
             Act::Flip(group, id) => store.flip(*group, *id),
             Act::Installed(group) => store.installed(*group),
+            Act::Forget(group) => store.forget(*group),
             Act::Checkpoint(group, batches, mark) => {
                 return self.checkpoint(*group, batches.clone(), mark.clone());
             }

@@ -69,6 +69,15 @@ impl Collector {
     }
 }
 
+impl Collector {
+    /// What stood in the way may have been this group.
+    pub(super) fn forget(&mut self, group: GroupId) {
+        self.compacted.remove(&group);
+        self.check_at = 0;
+        self.blocked_at = None;
+    }
+}
+
 impl Writer {
     /// Whether the log is too long for what it holds.
     fn is_long(&self) -> bool {

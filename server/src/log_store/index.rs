@@ -172,6 +172,11 @@ impl LogIndex {
         Ok(())
     }
 
+    /// Nothing of the group is needed, and nothing that stood before counts; whether there was any.
+    pub(super) fn forget(&mut self, group: GroupId) -> bool {
+        self.groups.remove(&group).is_some()
+    }
+
     /// The entry just added carries a configuration.
     pub(super) fn conf(&mut self, group: GroupId, index: Index, conf: Conf) {
         self.groups.entry(group).or_default().confs.push((index, conf));

@@ -163,6 +163,10 @@ pub(super) fn apply(
         Frame::HardState(group, hard) => index.hard_state(group, hard, place),
         Frame::Cut(group, from) => index.cut(group, from),
         Frame::Log(log) => index.log_frame(&log, place, position),
+        Frame::Forget(group) => {
+            index.forget(group);
+            Ok(())
+        }
     };
     read.map_err(|what: Contradiction| WalError::Damaged(place, what.to_string()))
 }

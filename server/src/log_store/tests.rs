@@ -75,7 +75,8 @@ impl Open {
         loop {
             match self.events.recv().unwrap() {
                 LogEvent::Fetched { id, result, .. } if id == want => return result,
-                LogEvent::Persisted(_) | LogEvent::CheckpointWanted(_) => {}
+                LogEvent::Persisted(_) | LogEvent::CheckpointWanted(_) | LogEvent::Forgotten(_) => {
+                }
                 other => panic!("{other:?}"),
             }
         }

@@ -9,7 +9,7 @@ use super::{Command, Counters, LogEvent, LogStoreConfig, entry_bytes};
 use crate::last_words::At;
 use bytes::Bytes;
 use raft_core::effects::{Fetch, FetchResult, Write};
-use raft_core::frame::{LogFrame, encode_cut, encode_hard_state};
+use raft_core::frame::{LogFrame, encode_cut, encode_forget, encode_hard_state};
 use raft_core::types::{GroupId, WriteToken};
 use redb::{Database, Durability};
 use std::collections::BTreeMap;
@@ -49,6 +49,7 @@ pub(super) struct Batch {
     entry_bytes: u64,
     persisted: BTreeMap<GroupId, WriteToken>,
     fetches: Vec<(GroupId, Fetch)>,
+    forgotten: Vec<GroupId>,
 }
 
 impl Writer {
@@ -146,6 +147,9 @@ impl Writer {
         if !batch.persisted.is_empty() {
             (self.events)(LogEvent::Persisted(batch.persisted.into_iter().collect()));
         }
+        for group in batch.forgotten {
+            (self.events)(LogEvent::Forgotten(group));
+        }
         for (group, fetch) in batch.fetches {
             self.plan(group, &fetch, reads);
         }
@@ -164,9 +168,20 @@ impl Writer {
                 }
             }
             Command::Compact(group, base) => self.compact(group, base)?,
+            Command::Forget(group) => self.forget(group, batch),
             Command::Fetch(group, fetch) => batch.fetches.push((group, fetch)),
         }
         Ok(())
+    }
+
+    /// Its rows go with the others, oldest first: the frame stands behind all of them, so as long as one is
+    /// there it is too.
+    fn forget(&mut self, group: GroupId, batch: &mut Batch) {
+        if self.index.forget(group) {
+            batch.push(encode_forget(group));
+            self.collector.forget(group);
+        }
+        batch.forgotten.push(group);
     }
 
     /// Term and vote first, then the cut, then the entries: what recovery must meet in this order. A

@@ -164,7 +164,10 @@ impl Writer {
     fn own_pending(&mut self) -> Option<Command> {
         let group = self.checkpoint.as_ref()?.group;
         let own = self.pending.iter().position(|command| match command {
-            Command::Changes(of, _) | Command::Commit(of, _) | Command::Flip(of, _) => *of == group,
+            Command::Changes(of, _)
+            | Command::Commit(of, _)
+            | Command::Flip(of, _)
+            | Command::Forget(of) => *of == group,
             Command::Stage(_) | Command::Discard(..) | Command::Installed(_) => false,
         })?;
         self.pending.remove(own)
@@ -185,12 +188,19 @@ impl Writer {
                 self.pending.push_back(Command::Flip(group, id));
                 Ok(())
             }
+            Command::Forget(group) if group == checkpoint.group => {
+                checkpoint.transaction.abort()?;
+                // Behind what waits: pieces of a snapshot for it among that, and the end of one before.
+                self.pending.push_back(Command::Forget(group));
+                Ok(())
+            }
             Command::Changes(..)
             | Command::Commit(..)
             | Command::Stage(_)
             | Command::Discard(..)
             | Command::Flip(..)
-            | Command::Installed(_) => {
+            | Command::Installed(_)
+            | Command::Forget(_) => {
                 self.checkpoint = Some(checkpoint);
                 self.pending.push_back(command);
                 Ok(())
@@ -212,6 +222,7 @@ impl Writer {
             Command::Discard(group, id) => self.discard(group, id),
             Command::Flip(group, id) => self.flip(group, id),
             Command::Installed(group) => self.installed(group),
+            Command::Forget(group) => self.forget(group),
         }
     }
 
@@ -426,6 +437,28 @@ impl Writer {
         transaction.open_table(INSTALLING)?.remove(group.0)?;
         transaction.commit()?;
         self.reporter.tell(StateStoreEvent::Settled(group));
+        Ok(())
+    }
+
+    fn forget(&mut self, group: GroupId) -> Result<(), Fault> {
+        let mut transaction = self.transaction()?;
+        transaction.set_quick_repair(true);
+        let mut there = false;
+        for table in [GROUPS, STAGING, INSTALLING] {
+            there |= transaction.open_table(table)?.remove(group.0)?.is_some();
+        }
+        match there {
+            true => transaction.commit()?,
+            false => transaction.abort()?,
+        }
+        let generations = [
+            self.groups.remove(&group).map(|row| row.generation),
+            self.staging.remove(&group).map(|row| row.generation),
+        ];
+        let homes = generations.into_iter().flatten();
+        self.dead.extend(homes.map(|generation| Home { group, generation }));
+        self.count();
+        self.reporter.tell(StateStoreEvent::Forgotten(group));
         Ok(())
     }
 

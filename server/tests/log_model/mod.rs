@@ -27,6 +27,8 @@ pub struct GroupModel {
     pub entries: Vec<Entry>,
     /// Up to here the log is not needed any more; what a crash leaves may begin before.
     pub compacted: Index,
+    /// It is to be forgotten, and is with the next submission.
+    pub forgotten: bool,
 }
 
 /// One group, as a log holds it.
@@ -69,8 +71,11 @@ impl GroupModel {
 
 /// Whether a log may hold this.
 pub fn allows(model: &Model, found: &Contents) -> bool {
-    model.len() == found.len()
-        && model.iter().all(|(group, model)| found.get(group).is_some_and(|f| model.allows(f)))
+    found.keys().all(|group| model.contains_key(group))
+        && model.iter().all(|(group, model)| match found.get(group) {
+            Some(found) => model.allows(found),
+            None => model.forgotten,
+        })
 }
 
 /// What is submitted at once, and what is compacted behind it.
@@ -78,6 +83,8 @@ pub fn allows(model: &Model, found: &Contents) -> bool {
 pub struct Submission {
     pub writes: Vec<(GroupId, Write)>,
     pub compacts: Vec<(GroupId, EntryId)>,
+    /// What is forgotten behind that.
+    pub forgets: Vec<GroupId>,
 }
 
 /// `states[k]` is what `k` submissions leave.
@@ -98,6 +105,7 @@ impl Workload {
                 active[random.below(u64::from(GROUPS)) as usize] = true;
             }
             let mut submission = Submission::default();
+            model.retain(|_, log| !log.forgotten);
             for group in (1..=GROUPS).filter(|group| active[*group as usize - 1]) {
                 // Something is written each time, so that each submission is reported.
                 if submission.writes.is_empty() || random.below(2) == 0 {
@@ -116,6 +124,10 @@ impl Workload {
                     }
                 }
             }
+            for (group, log) in &mut model {
+                log.forgotten = random.below(150) == 0;
+                submission.forgets.extend(log.forgotten.then_some(*group));
+            }
             made.submissions.push(submission);
             made.states.push(model.clone());
         }
@@ -133,7 +145,13 @@ fn write(random: &mut Random, group: GroupId, token: u64, log: &mut GroupModel) 
         let at =
             EntryId { index: Index(log.last().index.0 + random.below(9) + 1), term: log.hard.term };
         let compacted = at.index;
-        *log = GroupModel { hard: log.hard, base: at, entries: Vec::new(), compacted };
+        *log = GroupModel {
+            hard: log.hard,
+            base: at,
+            entries: Vec::new(),
+            compacted,
+            forgotten: false,
+        };
         let conf = (Index(0), Conf::of_voters(vec![NodeId(1)]));
         Box::new(Snapshot { id: SnapshotId { at, hash: token }, bytes: 1, conf })
     });
@@ -178,7 +196,7 @@ impl Log {
         loop {
             match self.events.recv().unwrap() {
                 LogEvent::Fetched { result, .. } => return result,
-                LogEvent::CheckpointWanted(_) => {}
+                LogEvent::CheckpointWanted(_) | LogEvent::Forgotten(_) => {}
                 other => panic!("{other:?}"),
             }
         }
