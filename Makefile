@@ -1,5 +1,5 @@
 # Every target is one line; what it calls is a script to read.
-.PHONY: run test lint sim prove prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power cluster bench bench-failover bench-raft bench-log bench-state clients
+.PHONY: run test lint sim prove prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power cluster bench bench-failover bench-raft bench-log bench-state bench-disk clients
 
 run: ; cargo build --release --locked -p server && exec ./target/release/flotilla dev
 test: clients ; tests/run.sh
@@ -23,4 +23,5 @@ bench-failover: ; cargo build --release --locked -p server && python3 bench/fail
 bench-raft: ; cargo bench --locked -p raft-core --bench proposals
 bench-log: ; cargo bench --locked -p server --bench log
 bench-state: ; cargo bench --locked -p server --bench state
+bench-disk: ; cargo build --release --locked -p server && python3 bench/disk.py
 clients: ; tests/clients/install.sh

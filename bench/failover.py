@@ -88,20 +88,22 @@ def wait_for(what, condition, seconds=60):
 
 
 class Cluster:
-    """Three nodes and a router, each a process."""
+    """Nodes and a router, each a process; groups 1 to `groups` have a replica on each node."""
 
-    def __init__(self, program, folder, first_port):
+    def __init__(self, program, folder, first_port, nodes=NODES, groups=GROUP):
         self.program, self.folder, self.first = Path(program).resolve(), folder, first_port
         (folder / "secret").write_text("a secret for this bench alone: 0123456789\n")
         (folder / "secret").chmod(0o600)
-        text = 'cluster_id = "bench"\nsecret_file = "secret"\n[shardmaster]\nvoters = [1, 2, 3]\n'
-        for node in NODES:
+        self.nodes, voters = nodes, list(nodes)
+        text = f'cluster_id = "bench"\nsecret_file = "secret"\n[shardmaster]\nvoters = {voters}\n'
+        for node in nodes:
             text += f'[[nodes]]\nid = {node}\npeer = "127.0.0.1:{self.first + 3 + node}"\n'
             text += f'resp = "127.0.0.1:{self.port(node)}"\n'
-        text += f"[[groups]]\nid = {GROUP}\nvoters = [1, 2, 3]\n"
+        for group in range(1, groups + 1):
+            text += f"[[groups]]\nid = {group}\nvoters = {voters}\n"
         (folder / "cluster.toml").write_text(text)
         self.processes = {}
-        for node in NODES:
+        for node in nodes:
             self.start(node)
         self.spawn("router", ["router", "--listen", f"127.0.0.1:{self.first}", "--cluster-file", "cluster.toml"])
 
@@ -128,7 +130,7 @@ class Cluster:
 
     def leader(self):
         """Who leads, once everybody agrees and has applied what is committed."""
-        states = {node: info_raft(self.port(node)) for node in NODES}
+        states = {node: info_raft(self.port(node)) for node in self.nodes}
         leaders = {state["leader"] for state in states.values()}
         commit = max(int(state["commit"]) for state in states.values())
         lag = commit - min(int(state["applied"]) for state in states.values())
@@ -250,4 +252,5 @@ def main():
         report(name, values)
 
 
-main()
+if __name__ == "__main__":
+    main()
