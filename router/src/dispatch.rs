@@ -28,6 +28,7 @@ mod lane;
 mod model;
 mod news;
 mod outbox;
+mod owners;
 #[cfg(test)]
 mod read_tests;
 mod reads;
@@ -46,6 +47,7 @@ use self::outbox::Outbox;
 use self::slot_queue::{Filled, SlotQueue};
 use crate::backend::{Answered, DispatchStats, Refusal, Target, Work};
 use shard_core::codec::WIRE_FRAME_BYTES_MAX;
+use shard_core::moves::SlotEpoch;
 use shard_core::op::Op;
 use shard_core::session::Seq;
 use shard_core::slot::Slot;
@@ -120,6 +122,8 @@ pub struct Dispatch {
     view: Rc<ClusterView>,
     groups: BTreeMap<GroupId, Group>,
     slots: BTreeMap<Slot, SlotQueue>,
+    /// To whom groups said to have given slots, since the view came.
+    moved: BTreeMap<Slot, (GroupId, SlotEpoch)>,
     book: Book,
     refresh_wanted: bool,
     refreshed_at: Option<Now>,
@@ -144,6 +148,7 @@ impl Dispatch {
             view: Rc::new(view),
             groups: BTreeMap::new(),
             slots: BTreeMap::new(),
+            moved: BTreeMap::new(),
             book: Book::new(seed),
             refresh_wanted: false,
             refreshed_at: None,
@@ -204,7 +209,7 @@ impl Dispatch {
         op: Op,
         deadline: Now,
     ) -> Result<(), Refusal> {
-        let group = self.view.config.group_of(slot).ok_or(Refusal::SlotNotServed)?;
+        let group = self.owner(slot).ok_or(Refusal::SlotNotServed)?;
         let bytes = op.bytes().saturating_add(OP_BYTES);
         if bytes > OP_BYTES_MAX {
             return Err(Refusal::TooBig);
@@ -312,27 +317,6 @@ impl Dispatch {
         group.news();
         if group.target != Some(node) {
             self.retarget(now, id, Some(node));
-        }
-    }
-
-    /// Slots may have other owners now. A lane goes along with its slot.
-    fn reroute(&mut self, now: Now) {
-        let Dispatch { view, groups, slots, book, .. } = self;
-        for (slot, state) in slots.iter_mut() {
-            let Some(owner) = view.config.group_of(*slot) else {
-                state.refuse_unsent(Refusal::SlotNotServed, book);
-                continue;
-            };
-            if owner != state.group {
-                state.group = owner;
-                state.unqueue();
-                state.backoff.reset();
-                if let Some(lane) = &mut state.lane {
-                    lane.rewind(0, book);
-                }
-                state.reads.rewind(0, book);
-                state.queue(*slot, groups.entry(owner).or_insert_with(|| Group::new(owner)), now);
-            }
         }
     }
 
@@ -536,6 +520,15 @@ impl Dispatch {
             Answer::Elsewhere => {
                 state.fail(index, Refusal::Moving { slot }, now, book);
                 self.refresh_wanted = true;
+            }
+            Answer::Frozen => {
+                // Asked again it waits there until that is decided.
+                state.sure = Refusal::Moving { slot };
+                lane.rewind(index, book);
+            }
+            Answer::Moved { to, epoch } => {
+                lane.rewind(index, book);
+                self.follow_slot(now, slot, to, epoch);
             }
             Answer::Gap { last } if lane.is_lost(last) => {
                 group.lose_session(lane.session);

@@ -15,6 +15,7 @@
 
 use crate::checkpoint::{CHUNK_BYTES_MAX, SnapshotChunk};
 use crate::cluster_config::{ClusterConfig, ConfigNum};
+use crate::migration::MoveStep;
 use crate::session::LogTime;
 use crate::slot::Slot;
 use crate::wire::{GroupQuery, LaneRequest, RaftEnvelope, ToNode, ToRouter};
@@ -83,6 +84,8 @@ pub enum EntryItem {
     },
     /// The first configuration (shardmaster). Repeats change nothing.
     Bootstrap(ClusterConfig),
+    /// A step of a slot's move (shard groups).
+    Move(MoveStep),
 }
 
 /// One frame between processes.

@@ -13,7 +13,6 @@
 //! - Numbers of variants and versions in [`codec`] are on disks: they are added to, never changed.
 //! - Nothing from a socket or a disk can panic this code, or take more memory than it has bytes
 //!   times a constant.
-//! - Absent on purpose: slots that move.
 
 pub mod checkpoint;
 pub mod cluster_config;
@@ -27,6 +26,7 @@ mod health;
 pub mod integer;
 pub mod machine;
 pub mod memory;
+pub mod migration;
 pub mod moves;
 pub mod node;
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::machine::Machine;
 use crate::memory::MemoryUse;
 use crate::op::Op;
 use crate::session::LogTime;
+use crate::shard_store::ShardStore;
 use crate::wire::{
     Answer, GroupAnswer, LaneRequest, LeaderView, ReadRequest, ReplicaStatus, Reply, Request,
     RequestBody, TransferAnswer,
@@ -268,23 +269,37 @@ impl Replica {
         if self.waiting_count + self.batch.items.len() + self.reads.count() >= WAITING_MAX {
             return Err(Answer::Busy);
         }
+        if let Some(answer) = self.hindrance(&body, store) {
+            return Err(answer);
+        }
         match body {
             RequestBody::LogTime => Err(Answer::LogTime(self.stamp(wall))),
             // The node judges whether the target may lead.
             RequestBody::Transfer { .. } => Err(Answer::Invalid),
             RequestBody::Group(query) => Ok(Admitted::Item(EntryItem::Group(query), 16)),
-            RequestBody::Lane(LaneRequest { slot, .. })
-            | RequestBody::Read(ReadRequest { slot, .. })
-                if self.settled && !store.owns(slot) =>
-            {
-                Err(Answer::Elsewhere)
-            }
             RequestBody::Lane(lane) => {
                 let bytes = LANE_ITEM_BYTES + lane.op.bytes();
                 Ok(Admitted::Item(EntryItem::Lane(lane), bytes))
             }
             RequestBody::Read(read) if !self.reads.has_room(&read) => Err(Answer::Busy),
             RequestBody::Read(read) => Ok(Admitted::Read(read)),
+        }
+    }
+
+    /// What a request would be told anyway once its turn came.
+    fn hindrance(&self, body: &RequestBody, store: &ShardStore) -> Option<Answer> {
+        match body {
+            RequestBody::Lane(LaneRequest { slot, .. })
+            | RequestBody::Read(ReadRequest { slot, .. })
+                if self.settled =>
+            {
+                store.hindrance(*slot)
+            }
+            RequestBody::Lane(_)
+            | RequestBody::Read(_)
+            | RequestBody::Group(_)
+            | RequestBody::LogTime
+            | RequestBody::Transfer { .. } => None,
         }
     }
 

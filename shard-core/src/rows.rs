@@ -4,16 +4,18 @@
 //! |---|---|
 //! | 0, 0, 0 | what the group keeps once: version, kind of state machine, log time (8), configuration that gave it its first slots (8, plus 1; 0: none yet) |
 //! | 0, 0, 1, number (8) | of the shardmaster, a configuration: version, postcard |
-//! | slot + 1 (2), 0 | of a slot: version, floor of log time (8), version counter (8) |
+//! | slot + 1 (2), 0 | of a slot: version, floor of log time (8), version counter (8); if it ever moved (version 2), postcard of that |
 //! | slot + 1 (2), 1, session (16) | a lane: version, postcard |
 //! | slot + 1 (2), 2, key | a key: version, type, expiry (8) if the type says so, value |
+//! | slot + 1 (2), 3, 0 or 1, kind, session or key | of a slot that is copied: a row that this round asks for (0), or that has changed since it began (1); version |
 //!
 //! Every value begins with the version of its row: a program reads each that it ever wrote. The group's
 //! row sorts first, a slot's before what is in the slot, so that a reader in the order of keys always
 //! knows where it is. Two bytes that no slot has are the group's, so that no prefix of one means both.
 
 use crate::cluster_config::SHARDMASTER;
-use crate::codec::CodecError;
+use crate::codec::{self, CodecError};
+use crate::migration::{MoveRow, NameSet};
 use crate::session::{LogTime, SessionId};
 use crate::slot::{SLOTS, Slot};
 use bytes::{Buf, BufMut, Bytes};
@@ -23,12 +25,15 @@ use crate::checkpoint::{RowChange, RowHead};
 
 /// Version of every kind of row so far.
 const ROW_VERSION: u8 = 1;
+/// Version of the row of a slot that has moved, or does.
+const ROW_VERSION_MOVED: u8 = 2;
 const GROUP: [u8; 2] = [0, 0];
 const GROUP_META: u8 = 0;
 const GROUP_CONFIG: u8 = 1;
 const SLOT_META: u8 = 0;
 const SLOT_LANE: u8 = 1;
 const SLOT_KEY: u8 = 2;
+const SLOT_EXPORT: u8 = 3;
 /// Kinds of state machines.
 const MASTER: u8 = 0;
 const SHARD: u8 = 1;
@@ -90,6 +95,7 @@ pub(crate) enum Row<'a> {
     Slot(Slot),
     Lane(Slot, SessionId),
     Key(Slot, &'a [u8]),
+    Export(Slot, NameSet, &'a [u8]),
 }
 
 impl Row<'_> {
@@ -119,6 +125,13 @@ impl Row<'_> {
                 key.reserve_exact(3 + name.len());
                 key.put_u16(slot.0 + 1);
                 key.put_u8(SLOT_KEY);
+                key.put_slice(name);
+            }
+            Row::Export(slot, set, name) => {
+                key.reserve_exact(4 + name.len());
+                key.put_u16(slot.0 + 1);
+                key.put_u8(SLOT_EXPORT);
+                key.put_u8(*set as u8);
                 key.put_slice(name);
             }
         }
@@ -152,6 +165,14 @@ impl Row<'_> {
                 Ok(Row::Lane(Slot(slot), SessionId(u128::from_be_bytes(session))))
             }
             (SLOT_KEY, name) => Ok(Row::Key(Slot(slot), name)),
+            (SLOT_EXPORT, [set, name @ ..]) if Named::of(name).is_some() => {
+                let set = match set {
+                    0 => NameSet::List,
+                    1 => NameSet::Dirty,
+                    _ => return Err(RowFault::Kind),
+                };
+                Ok(Row::Export(Slot(slot), set, name))
+            }
             _ => Err(RowFault::Kind),
         }
     }
@@ -170,6 +191,51 @@ impl Row<'_> {
 /// Says that all keys of a slot are gone.
 pub(crate) fn delete_keys(slot: Slot) -> RowChange {
     RowChange::DeletePrefix { prefix: Row::Key(slot, &[]).key() }
+}
+
+/// Says that no row of an export of a slot is there.
+pub(crate) fn delete_export(slot: Slot) -> RowChange {
+    let mut prefix = Row::Slot(slot).key().to_vec();
+    prefix[2] = SLOT_EXPORT;
+    RowChange::DeletePrefix { prefix: prefix.into() }
+}
+
+/// A row of a slot by the end of its key, which is its name within the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named<'a> {
+    Lane(SessionId),
+    Key(&'a [u8]),
+}
+
+impl Named<'_> {
+    /// What a name stands for.
+    pub(crate) fn of(name: &[u8]) -> Option<Named<'_>> {
+        match name.split_first()? {
+            (&SLOT_LANE, session) => {
+                let session = <[u8; 16]>::try_from(session).ok()?;
+                Some(Named::Lane(SessionId(u128::from_be_bytes(session))))
+            }
+            (&SLOT_KEY, key) => Some(Named::Key(key)),
+            _ => None,
+        }
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> Bytes {
+        let mut name = Vec::with_capacity(32);
+        match self {
+            Named::Lane(session) => {
+                name.put_u8(SLOT_LANE);
+                name.put_u128(session.0);
+            }
+            Named::Key(key) => {
+                name.reserve_exact(1 + key.len());
+                name.put_u8(SLOT_KEY);
+                name.put_slice(key);
+            }
+        }
+        name.into()
+    }
 }
 
 /// The bytes of a row's value: those of its own, and those that may be shared.
@@ -223,28 +289,38 @@ fn kind_of(group: GroupId) -> u8 {
 }
 
 /// What a slot keeps once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SlotRow {
     pub(crate) floor: LogTime,
     pub(crate) version: u64,
+    pub(crate) moves: MoveRow,
 }
 
 impl SlotRow {
-    pub(crate) fn value(self) -> RowValue {
-        let mut head = versioned();
+    pub(crate) fn value(&self) -> RowValue {
+        let moved = !self.moves.is_first();
+        let mut head = RowHead::from_slice(&[if moved { ROW_VERSION_MOVED } else { ROW_VERSION }]);
         head.extend_from_slice(&self.floor.0.to_be_bytes());
         head.extend_from_slice(&self.version.to_be_bytes());
-        (head, Bytes::new())
+        let body = if moved { codec::bytes_of(&self.moves).freeze() } else { Bytes::new() };
+        (head, body)
     }
 
-    pub(crate) fn read(mut value: Bytes) -> Result<SlotRow, RowFault> {
-        unversioned(&mut value)?;
-        let [floor, version] = numbers(value)?;
+    pub(crate) fn read(mut value: Bytes, slot: Slot) -> Result<SlotRow, RowFault> {
+        let row_version = value.try_get_u8().map_err(|_| RowFault::Value)?;
+        let floor = value.try_get_u64().map_err(|_| RowFault::Value)?;
+        let version = value.try_get_u64().map_err(|_| RowFault::Value)?;
+        let moves = match row_version {
+            ROW_VERSION if value.is_empty() => MoveRow::FIRST,
+            ROW_VERSION => return Err(RowFault::Value),
+            ROW_VERSION_MOVED => codec::whole::<MoveRow>(&value)?,
+            other => return Err(RowFault::Version(other)),
+        };
         // No history is long enough, and one more change must not end at the largest number.
-        if version > u64::MAX / 2 {
+        if version > u64::MAX / 2 || !moves.is_possible(slot) {
             return Err(RowFault::Value);
         }
-        Ok(SlotRow { floor: LogTime(floor), version })
+        Ok(SlotRow { floor: LogTime(floor), version, moves })
     }
 }
 

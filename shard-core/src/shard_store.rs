@@ -8,21 +8,27 @@
 
 mod changes;
 mod load;
+mod moves;
+mod mutant;
 #[cfg(test)]
 mod tests;
 
-use self::changes::SlotNow;
 pub(crate) use self::changes::{Changes, Epoch};
 pub use self::changes::{Collected, Dirty, RowBudget};
+use self::changes::{SlotMemo, SlotNow};
 pub use self::load::StoreLoader;
+pub use self::moves::{SlotPhase, SlotStand};
+pub(crate) use self::mutant::{Mutant, is_broken};
 
 use crate::cluster_config::ConfigNum;
-use crate::codec::{EntryBatch, EntryItem};
+use crate::codec::{EntryBatch, EntryItem, bytes_of};
 use crate::data::{self, Changing, SlotData, Tally};
 use crate::digest::Digest;
 use crate::memory::MemoryUse;
+use crate::migration::{Ended, MoveRow, NameSet, Phase, PhaseRow};
+use crate::moves::{MoveId, SlotEpoch};
 use crate::op::{Op, OpError, Outcome};
-use crate::rows::{GroupRow, Row, RowValue, SlotRow};
+use crate::rows::{GroupRow, Named, Row, RowValue, SlotRow};
 use crate::session::{
     LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, Lanes, LogTime, ReplyBytes,
     SESSION_AHEAD_MS_MAX, Seq, SessionId, Verdict,
@@ -74,12 +80,21 @@ pub struct ShardStore {
     log_time: LogTime,
     /// The configuration that gave the group its first slots.
     assigned: Option<ConfigNum>,
-    /// The slots the group owns. Boxed, so that finding one touches few cache lines: a leader looks up a slot per op.
+    /// The slots the group owns, and those on their way here. Boxed, so that finding one touches few cache
+    /// lines: a leader looks up a slot per op.
     slots: BTreeMap<Slot, Box<SlotState>>,
-    /// When the first key of a slot expires, for each slot with such a key.
+    /// Of every slot that ever was in a move here, the newest that is settled. Never forgotten.
+    settled: BTreeMap<Slot, MoveId>,
+    /// How moves ended of which the shardmaster does not know it yet.
+    ended: BTreeMap<Slot, Ended>,
+    /// The slots in a move.
+    moving: BTreeSet<Slot>,
+    /// When the first key of a slot expires, for each slot with such a key that may change.
     expiry_due: BTreeSet<(LogTime, Slot)>,
-    /// Every lane, in the order in which they may be dropped.
+    /// Every lane of a slot that may change, in the order in which they may be dropped.
     lane_ends: BTreeSet<(LogTime, SessionId, Slot)>,
+    /// Lanes of the other slots.
+    still_lanes: u64,
     /// Over all slots; in step with them after each item.
     tally: Tally,
     reply_bytes: ReplyBytes,
@@ -93,6 +108,9 @@ struct SlotState {
     /// Log time in this slot is never below it: what a slot brings along from a group whose log time
     /// was higher.
     floor: LogTime,
+    /// In which the group owns it, or, on its way here, will.
+    epoch: SlotEpoch,
+    phase: Phase,
     data: SlotData,
     lanes: Lanes,
 }
@@ -111,8 +129,12 @@ impl ShardStore {
             log_time: LogTime(0),
             assigned: None,
             slots: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            moving: BTreeSet::new(),
             expiry_due: BTreeSet::new(),
             lane_ends: BTreeSet::new(),
+            still_lanes: 0,
             tally: Tally::default(),
             reply_bytes: ReplyBytes::default(),
             changes: Changes::default(),
@@ -134,6 +156,7 @@ impl ShardStore {
                 EntryItem::Lane(request) => self.apply_lane(request, full),
                 EntryItem::Group(query) => Answer::Group(self.query(&query)),
                 EntryItem::Assign { config, ranges } => self.assign(config, &ranges),
+                EntryItem::Move(step) => self.step(step, full),
                 EntryItem::Bootstrap(_) => Answer::Invalid,
             })
             .collect()
@@ -149,9 +172,13 @@ impl ShardStore {
         self.log_time
     }
 
-    /// Whether the group serves a slot.
-    pub fn owns(&self, slot: Slot) -> bool {
-        self.slots.contains_key(&slot)
+    /// What keeps the group from serving a slot now; None: nothing does.
+    pub fn hindrance(&self, slot: Slot) -> Option<Answer> {
+        match self.slots.get(&slot) {
+            Some(state) if state.phase.is_frozen() => Some(Answer::Frozen),
+            Some(state) if state.phase.owns() => None,
+            Some(_) | None => Some(self.elsewhere(slot)),
+        }
     }
 
     /// Serves a read from what was applied so far, or says what it has to wait for. Ownership is
@@ -163,8 +190,10 @@ impl ShardStore {
         if slot.0 >= SLOTS || op.keys().iter().any(|key| hash_slot(key) != *slot) {
             return ReadStep::Answered(Answer::Invalid);
         }
-        let Some(state) = self.slots.get(slot) else {
-            return ReadStep::Answered(Answer::Elsewhere);
+        let state = match self.slots.get(slot) {
+            Some(state) if state.phase.is_frozen() => return ReadStep::Answered(Answer::Frozen),
+            Some(state) if state.phase.owns() => state,
+            Some(_) | None => return ReadStep::Answered(self.elsewhere(*slot)),
         };
         let log_time = self.log_time.max(state.floor);
         let waits = after.is_some_and(|after| {
@@ -204,7 +233,7 @@ impl ShardStore {
 
     /// How much is held, in constant time.
     pub fn stats(&self) -> StoreStats {
-        let lanes = self.lane_ends.len() as u64;
+        let lanes = self.lanes();
         StoreStats {
             keys: self.tally.keys,
             expires: self.tally.expires,
@@ -219,9 +248,9 @@ impl ShardStore {
         MemoryUse {
             keys: self.tally.key_memory(),
             values: self.tally.bytes - self.tally.key_bytes,
-            lanes: self.lane_ends.len() as u64 * LANE_RECORD_BYTES,
+            lanes: self.lanes() * LANE_RECORD_BYTES,
             replies: self.reply_bytes.total(),
-            checkpoint: self.changes.memory(),
+            checkpoint: self.changes.memory() + self.export_memory(),
             log: 0,
             buffers: 0,
         }
@@ -232,8 +261,18 @@ impl ShardStore {
         let mut digest = Digest::new();
         let assigned = self.assigned.map_or(0, |config| config.0 + 1);
         digest.numbers(&[u64::from(self.group.0), self.log_time.0, assigned]);
+        digest.numbers(&[self.settled.len() as u64, self.ended.len() as u64]);
+        for slot in self.settled.keys() {
+            digest.numbers(&[u64::from(slot.0)]);
+            digest.bytes(&bytes_of(&self.move_row(*slot)));
+        }
         for (slot, state) in &self.slots {
             digest.numbers(&[u64::from(slot.0), state.floor.0, state.lanes.len() as u64]);
+            match &state.phase {
+                Phase::Owned => {}
+                Phase::Exporting(export) => export.digest(&mut digest),
+                Phase::Importing(import) => digest.bytes(&bytes_of(&**import)),
+            }
             state.data.digest(&mut digest);
             for (session, lane) in state.lanes.iter() {
                 digest.bytes(&session.0.to_le_bytes());
@@ -251,7 +290,11 @@ impl ShardStore {
         if !is_well_formed(&request) {
             return Answer::Invalid;
         }
-        let Some(slot) = self.slots.get_mut(&request.slot) else { return Answer::Elsewhere };
+        let slot = match self.slots.get_mut(&request.slot) {
+            Some(slot) if slot.phase.is_frozen() => return Answer::Frozen,
+            Some(slot) if slot.phase.owns() => slot,
+            Some(_) | None => return self.elsewhere(request.slot),
+        };
         let log_time = self.log_time.max(slot.floor);
         if request.deadline.0 > log_time.0.saturating_add(SESSION_AHEAD_MS_MAX) {
             return Answer::DeadlineTooFar { log_time };
@@ -278,7 +321,8 @@ impl ShardStore {
             Verdict::Gap { last } => Answer::Gap { last },
             Verdict::Window => Answer::Window,
             Verdict::Execute
-                if known.is_none() && self.lane_ends.len() as u64 >= self.limits.lanes_max =>
+                if known.is_none()
+                    && self.lane_ends.len() as u64 + self.still_lanes >= self.limits.lanes_max =>
             {
                 Answer::LanesFull
             }
@@ -316,6 +360,11 @@ impl ShardStore {
         let before = lane.reply_bytes();
         lane.remember(seq, acked, &outcome, &self.limits, self.reply_bytes);
         self.reply_bytes = self.reply_bytes.moved(before, lane.reply_bytes());
+        if let Some(export) = slot.phase.export_mut()
+            && !is_broken(Mutant::LanesNotTracked)
+        {
+            export.touch(&Named::Lane(session).name(), LANE_RECORD_BYTES as usize);
+        }
         outcome
     }
 
@@ -326,16 +375,22 @@ impl ShardStore {
                 let (keys, expires) = self
                     .slots
                     .values()
+                    .filter(|state| state.phase.owns())
                     .map(|state| live(state))
                     .fold((0, 0), |sum, slot| (sum.0 + slot.keys, sum.1 + slot.expires));
                 GroupAnswer::KeyCount { keys, expires }
             }
             GroupQuery::OccupiedSlots => GroupAnswer::OccupiedSlots {
-                owned: as_ranges(self.slots.keys().copied()),
+                owned: as_ranges(
+                    self.slots
+                        .iter()
+                        .filter(|(_, state)| state.phase.owns())
+                        .map(|(slot, _)| *slot),
+                ),
                 occupied: as_ranges(
                     self.slots
                         .iter()
-                        .filter(|(_, state)| state.data.tally().keys > 0)
+                        .filter(|(_, state)| state.phase.owns() && state.data.tally().keys > 0)
                         .map(|(slot, _)| *slot),
                 ),
             },
@@ -352,8 +407,7 @@ impl ShardStore {
             self.assigned = Some(config);
             let floor = self.log_time;
             for slot in ranges.iter().flat_map(|(first, last)| first.0..=last.0) {
-                let state = SlotState { floor, data: SlotData::default(), lanes: Lanes::default() };
-                self.slots.insert(Slot(slot), Box::new(state));
+                self.slots.insert(Slot(slot), Box::new(SlotState::new(floor, SlotEpoch(1))));
                 self.changes.note_slot(Slot(slot));
             }
         }
@@ -369,6 +423,9 @@ impl ShardStore {
                     self.lane_ends.pop_first();
                     let slot = self.slots.get_mut(&number).expect("a lane's slot is owned");
                     let lane = slot.lanes.remove(session).expect("every lane has one end");
+                    if let Some(export) = slot.phase.export_mut() {
+                        export.touch(&Named::Lane(session).name(), 0);
+                    }
                     if lane.noted() != self.changes.epoch() {
                         self.changes.note_lane(number, session, Some(&lane));
                     }
@@ -411,27 +468,74 @@ impl ShardStore {
     /// # Panics
     /// If the one before was not collected.
     pub fn freeze(&mut self) {
+        let exports =
+            |slot: &Slot| self.slots.get(slot).is_some_and(|s| s.phase.export().is_some());
+        let exporting: Vec<Slot> = self.moving.iter().copied().filter(exports).collect();
+        exporting.iter().for_each(|slot| self.changes.note_export(*slot));
         self.changes.freeze(Row::Group.put(self.row()));
+        for slot in exporting {
+            let memo = self.memo(slot);
+            self.changes.keep_export(slot, memo);
+        }
     }
 
     /// The next rows of the checkpoint that was begun. They are those of the freeze, whatever was
     /// applied since.
     pub fn collect(&mut self, budget: RowBudget) -> Collected {
-        let slots = &self.slots;
-        self.changes.collect(budget, |slot| {
-            let state = slots.get(&slot).expect("a slot that changed is owned");
-            SlotNow { row: state.row(), data: &state.data, lanes: &state.lanes }
-        })
+        let mut changes = std::mem::take(&mut self.changes);
+        let (no_data, no_lanes) = (SlotData::default(), Lanes::default());
+        let collected = changes.collect(budget, |slot| {
+            let state = self.slots.get(&slot);
+            SlotNow {
+                memo: self.memo(slot),
+                data: state.map_or(&no_data, |state| &state.data),
+                lanes: state.map_or(&no_lanes, |state| &state.lanes),
+            }
+        });
+        self.changes = changes;
+        collected
+    }
+
+    /// What a slot is besides its lanes and keys.
+    fn memo(&self, slot: Slot) -> SlotMemo {
+        let state = self.slots.get(&slot);
+        let export = state.and_then(|state| state.phase.export());
+        SlotMemo {
+            row: SlotRow {
+                floor: state.map_or(LogTime(0), |state| state.floor),
+                version: state.map_or(0, |state| state.data.version()),
+                moves: self.move_row(slot),
+            },
+            names: [NameSet::List, NameSet::Dirty].map(|set| {
+                let export = export.filter(|_| !is_broken(Mutant::ExportNotSaved));
+                export.and_then(|export| export.names(set)).cloned()
+            }),
+        }
+    }
+
+    fn move_row(&self, slot: Slot) -> MoveRow {
+        let state = self.slots.get(&slot);
+        MoveRow {
+            epoch: state.map_or(SlotEpoch(0), |state| state.epoch),
+            settled: self.settled.get(&slot).copied().unwrap_or_default(),
+            phase: state.map_or(PhaseRow::Absent, |state| state.phase.row()),
+            ended: self.ended.get(&slot).copied(),
+        }
+    }
+
+    fn lanes(&self) -> u64 {
+        self.lane_ends.len() as u64 + self.still_lanes
     }
 }
 
 impl SlotState {
-    fn row(&self) -> SlotRow {
-        SlotRow { floor: self.floor, version: self.data.version() }
+    fn new(floor: LogTime, epoch: SlotEpoch) -> SlotState {
+        let (data, lanes) = (SlotData::default(), Lanes::default());
+        SlotState { floor, epoch, phase: Phase::Owned, data, lanes }
     }
 
     fn changing<'a>(&'a mut self, slot: Slot, changes: &'a mut Changes) -> Changing<'a> {
-        Changing { slot, data: &mut self.data, changes }
+        Changing { slot, data: &mut self.data, changes, export: self.phase.export_mut() }
     }
 }
 

@@ -55,9 +55,10 @@ impl Shardmaster {
             .into_iter()
             .map(|item| match item {
                 EntryItem::Bootstrap(config) => self.bootstrap(config),
-                EntryItem::Lane(_) | EntryItem::Group(_) | EntryItem::Assign { .. } => {
-                    Answer::Invalid
-                }
+                EntryItem::Lane(_)
+                | EntryItem::Group(_)
+                | EntryItem::Assign { .. }
+                | EntryItem::Move(_) => Answer::Invalid,
             })
             .collect()
     }
@@ -179,7 +180,9 @@ impl MasterLoader {
                 }
                 self.configs.push(config);
             }
-            Row::Slot(_) | Row::Lane(..) | Row::Key(..) => return Err(RowFault::Group),
+            Row::Slot(_) | Row::Lane(..) | Row::Key(..) | Row::Export(..) => {
+                return Err(RowFault::Group);
+            }
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 use crate::cluster_config::ClusterConfig;
 use crate::disk_room::DiskStatus;
 use crate::memory::MemoryUse;
+use crate::moves::SlotEpoch;
 use crate::op::{ELEMENT_BYTES, Op, Outcome};
 use crate::session::{LogTime, Seq, SessionId};
 use crate::slot::Slot;
@@ -254,6 +255,15 @@ pub enum Answer {
     Invalid,
     /// The lanes' memory budget is spent and the lane is new: nothing changed.
     LanesFull,
+    /// The slot is about to have another owner, or not: nothing changed, and soon it is decided.
+    Frozen,
+    /// The group had the slot and gave it away: nothing changed.
+    Moved {
+        /// To whom.
+        to: GroupId,
+        /// In which epoch that one got it: a higher one knows better.
+        epoch: SlotEpoch,
+    },
 }
 
 impl Answer {
@@ -277,7 +287,9 @@ impl Answer {
             | Answer::Window
             | Answer::ReplyGone
             | Answer::Invalid
-            | Answer::LanesFull => ELEMENT_BYTES,
+            | Answer::LanesFull
+            | Answer::Frozen
+            | Answer::Moved { .. } => ELEMENT_BYTES,
         }
     }
 }

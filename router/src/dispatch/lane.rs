@@ -319,7 +319,9 @@ pub(super) fn had_no_effect(answer: &Answer) -> bool {
         | Answer::Gap { .. }
         | Answer::Window
         | Answer::Invalid
-        | Answer::LanesFull => true,
+        | Answer::LanesFull
+        | Answer::Frozen
+        | Answer::Moved { .. } => true,
         Answer::Done { .. }
         | Answer::Group(_)
         | Answer::LogTime(_)

@@ -354,6 +354,9 @@ impl Dispatch {
                 state.hold_back(Refusal::Moving { slot }, now, book);
                 self.refresh_wanted = true;
             }
+            // Asked again it waits there until that is decided.
+            Answer::Frozen => state.sure = Refusal::Moving { slot },
+            Answer::Moved { to, epoch } => self.follow_slot(now, slot, *to, *epoch),
             // Only in this slot: the group answers.
             Answer::Done { .. } => state.hold_back(state.sure, now, book),
             Answer::Lost

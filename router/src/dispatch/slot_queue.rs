@@ -12,7 +12,7 @@ use shard_core::GroupId;
 use shard_core::session::LANE_WINDOW;
 use shard_core::slot::Slot;
 use shard_core::wire::{LaneRequest, RequestBody};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// A seq that is unanswered so long after it was sent is sent again, though nothing says that it was
 /// lost: also how often a given-up op is looked at. Far above what a healthy group takes.
@@ -220,6 +220,25 @@ impl SlotQueue {
             false => op.into_iter().for_each(|op| self.reads.push(op)),
         }
         Ok(())
+    }
+
+    /// Another group has the slot now. The lane goes along with it.
+    pub(super) fn give_to(
+        &mut self,
+        owner: GroupId,
+        slot: Slot,
+        groups: &mut BTreeMap<GroupId, Group>,
+        now: Now,
+        book: &mut Book,
+    ) {
+        self.group = owner;
+        self.unqueue();
+        self.backoff.reset();
+        if let Some(lane) = &mut self.lane {
+            lane.rewind(0, book);
+        }
+        self.reads.rewind(0, book);
+        self.queue(slot, groups.entry(owner).or_insert_with(|| Group::new(owner)), now);
     }
 
     /// Moves the first unsent op into the lane, a new one if need be.

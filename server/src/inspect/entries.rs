@@ -6,6 +6,8 @@ use raft_core::conf::Conf;
 use raft_core::types::{Entry, EntryKind, Index};
 use shard_core::GroupId;
 use shard_core::codec::{EntryBatch, EntryItem, decode_batch};
+use shard_core::migration::{Chunk, MoveStep};
+use shard_core::moves::Move;
 use shard_core::op::{ExpireAt, Op, Set, SetExpiry};
 use std::io::{self, Write};
 
@@ -113,6 +115,7 @@ impl Range {
                 config.nodes.len(),
                 config.groups.len()
             ),
+            EntryItem::Move(step) => writeln!(out, "  {}", move_step(step)),
         }
     }
 
@@ -192,6 +195,40 @@ fn quoted(bytes: &[u8], max: usize) -> String {
     match bytes.len() - shown.len() {
         0 => format!("\"{}\"", shown.escape_ascii()),
         more => format!("\"{}\" and {more} bytes more", shown.escape_ascii()),
+    }
+}
+
+/// A step of a move in a line, without keys and values.
+fn move_step(step: &MoveStep) -> String {
+    let order = |order: &Move| {
+        let from = order.from.map_or_else(|| "nobody".to_owned(), |from| format!("group {from}"));
+        let Move { id, slot, to, epoch, .. } = order;
+        format!("move {id} of slot {slot} from {from} to group {to}, epoch {epoch}")
+    };
+    match step {
+        MoveStep::BeginExport(begun) => format!("BeginExport {}", order(begun)),
+        MoveStep::BeginImport(begun) => format!("BeginImport {}", order(begun)),
+        MoveStep::Rotate { slot, id, round } => {
+            format!("Rotate move {id} of slot {slot} to round {round}")
+        }
+        MoveStep::Freeze { slot, id, round } => {
+            format!("Freeze slot {slot} for move {id}, last round {round}")
+        }
+        MoveStep::AbortExport { slot, id, reason } => {
+            format!("AbortExport move {id} of slot {slot}: {reason:?}")
+        }
+        MoveStep::CompleteExport { slot, id } => {
+            format!("CompleteExport move {id} of slot {slot}")
+        }
+        MoveStep::Import { slot, id, chunk } => {
+            let Chunk { round, rows, next, .. } = chunk;
+            let end = if next.is_none() { ", its end" } else { "" };
+            format!("Import move {id} of slot {slot}: {} rows of round {round}{end}", rows.len())
+        }
+        MoveStep::Refuse { order: refused, reason } => {
+            format!("Refuse {}: {reason:?}", order(refused))
+        }
+        MoveStep::Forget { slot, id } => format!("Forget move {id} of slot {slot}"),
     }
 }
 

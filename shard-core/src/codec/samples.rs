@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::cluster_config::{GroupConfig, NodeConfig, SlotRange};
+use crate::migration::*;
+use crate::moves::*;
 use crate::op::*;
 use crate::session::{Seq, SessionId};
 use crate::wire::*;
@@ -188,15 +190,60 @@ impl Samples {
         }
     }
 
+    fn order(&mut self) -> Move {
+        Move {
+            id: MoveId(self.number()),
+            slot: self.slot(),
+            from: self.some(|s| GroupId(s.next() as u32)),
+            to: GroupId(self.next() as u32),
+            epoch: SlotEpoch(self.number()),
+        }
+    }
+
+    fn refusal(&mut self) -> RefuseReason {
+        match self.below(3) {
+            0 => RefuseReason::Cancelled,
+            1 => RefuseReason::NoProgress,
+            _ => RefuseReason::OutOfMemory,
+        }
+    }
+
+    fn rows(&mut self) -> Chunk {
+        Chunk {
+            round: self.next() as u32,
+            from: self.bytes(),
+            clear: self.flag(),
+            rows: self.many(|s| ChunkRow { name: s.bytes(), value: s.some(Samples::bytes) }),
+            next: self.some(Samples::bytes),
+            frozen: self.some(|s| FrozenSlot { floor: LogTime(s.number()), version: s.number() }),
+        }
+    }
+
+    fn move_step(&mut self) -> MoveStep {
+        let (slot, id, round) = (self.slot(), MoveId(self.number()), self.next() as u32);
+        match self.below(9) {
+            0 => MoveStep::BeginExport(self.order()),
+            1 => MoveStep::Rotate { slot, id, round },
+            2 => MoveStep::Freeze { slot, id, round },
+            3 => MoveStep::AbortExport { slot, id, reason: self.refusal() },
+            4 => MoveStep::CompleteExport { slot, id },
+            5 => MoveStep::BeginImport(self.order()),
+            6 => MoveStep::Import { slot, id, chunk: self.rows() },
+            7 => MoveStep::Refuse { order: self.order(), reason: self.refusal() },
+            _ => MoveStep::Forget { slot, id },
+        }
+    }
+
     fn item(&mut self) -> EntryItem {
-        match self.below(4) {
+        match self.below(5) {
             0 => EntryItem::Lane(self.lane_request()),
             1 => EntryItem::Group(self.query()),
             2 => EntryItem::Assign {
                 config: ConfigNum(self.number()),
                 ranges: self.many(Samples::slots),
             },
-            _ => EntryItem::Bootstrap(self.config()),
+            3 => EntryItem::Bootstrap(self.config()),
+            _ => EntryItem::Move(self.move_step()),
         }
     }
 
@@ -240,7 +287,7 @@ impl Samples {
 
     fn answer(&mut self) -> Answer {
         let log_time = LogTime(self.number());
-        match self.below(16) {
+        match self.below(18) {
             0 => Answer::Done { outcome: self.outcome(), log_time },
             1 => Answer::Group(GroupAnswer::KeyCount { keys: self.number(), expires: 0 }),
             2 => Answer::Group(GroupAnswer::OccupiedSlots {
@@ -259,7 +306,9 @@ impl Samples {
             12 => Answer::Window,
             13 => Answer::ReplyGone,
             14 => Answer::Invalid,
-            _ => Answer::LanesFull,
+            15 => Answer::LanesFull,
+            16 => Answer::Frozen,
+            _ => Answer::Moved { to: GroupId(self.next() as u32), epoch: SlotEpoch(self.number()) },
         }
     }
 

@@ -1,5 +1,7 @@
 use super::samples::Samples;
 use super::*;
+use crate::migration::{Chunk, MoveStep};
+use crate::moves::{Move, MoveId, RefuseReason, SlotEpoch};
 use crate::op::{
     Expire, ExpireAt, ExpiryCommand, Op, OpError, Outcome, Set, SetCondition, SetExpiry, TimeUnit,
 };
@@ -182,6 +184,33 @@ fn variants_keep_their_numbers() {
         assert_eq!(usize::from(bytes_of(op)[0]), number, "{op:?}");
     }
 
+    let (slot, id, round) = (Slot(0), MoveId(0), 0);
+    let order = Move { id, slot, from: None, to: GroupId(1), epoch: SlotEpoch(1) };
+    let reason = RefuseReason::Cancelled;
+    let chunk = Chunk {
+        round,
+        from: Bytes::new(),
+        clear: false,
+        rows: Vec::new(),
+        next: None,
+        frozen: None,
+    };
+    let steps = [
+        MoveStep::BeginExport(order),
+        MoveStep::Rotate { slot, id, round },
+        MoveStep::Freeze { slot, id, round },
+        MoveStep::AbortExport { slot, id, reason },
+        MoveStep::CompleteExport { slot, id },
+        MoveStep::BeginImport(order),
+        MoveStep::Import { slot, id, chunk },
+        MoveStep::Refuse { order, reason },
+        MoveStep::Forget { slot, id },
+    ];
+    for (number, step) in steps.iter().enumerate() {
+        assert_eq!(usize::from(bytes_of(step)[0]), number, "{step:?}");
+    }
+    assert_eq!(bytes_of(&EntryItem::Move(MoveStep::Forget { slot, id }))[..], [4, 8, 0, 0]);
+
     let log_time = LogTime(0);
     let answers = [
         Answer::Done { outcome: Outcome::Ok, log_time },
@@ -199,6 +228,8 @@ fn variants_keep_their_numbers() {
         Answer::ReplyGone,
         Answer::Invalid,
         Answer::LanesFull,
+        Answer::Frozen,
+        Answer::Moved { to: GroupId(1), epoch: SlotEpoch(1) },
     ];
     let errors = [
         OpError::WrongType,

@@ -19,13 +19,8 @@ pub(super) fn kind(data: &SlotData, key: &[u8], now: LogTime) -> Outcome {
     Outcome::Word(data.get(key, now).map_or(Word::None, |_| Word::String))
 }
 
-/// The version counter stays and is raised: a key made afterwards is not the one from before.
 pub(super) fn flush(data: &mut Changing<'_>) -> Outcome {
-    if !data.items.is_empty() {
-        let empty = SlotData { version: data.version + 1, ..SlotData::default() };
-        let gone = std::mem::replace(data.data, empty);
-        data.changes.note_flush(data.slot, gone);
-    }
+    data.clear();
     Outcome::Ok
 }
 

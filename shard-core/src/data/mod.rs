@@ -11,9 +11,11 @@ pub(crate) use self::row::item_of_row;
 
 use crate::digest::Digest;
 use crate::memory::{EXPIRY_RECORD_BYTES, KEY_RECORD_BYTES, NOTE_RECORD_BYTES};
+use crate::migration::Export;
 use crate::op::{Op, OpError, Outcome};
+use crate::rows::Named;
 use crate::session::LogTime;
-use crate::shard_store::{Changes, Epoch};
+use crate::shard_store::{Changes, Epoch, Mutant, is_broken};
 use crate::slot::Slot;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,6 +95,8 @@ pub(crate) struct Changing<'a> {
     pub(crate) slot: Slot,
     pub(crate) data: &'a mut SlotData,
     pub(crate) changes: &'a mut Changes,
+    /// While another group copies the slot: what changes has to be copied again.
+    pub(crate) export: Option<&'a mut Export>,
 }
 
 /// What a slot holds, expired keys that were not collected yet included.
@@ -273,6 +277,7 @@ impl std::ops::Deref for Changing<'_> {
 impl Changing<'_> {
     /// Sets value and expiry of a key.
     fn put(&mut self, key: Bytes, value: Bytes, expires: Option<LogTime>) {
+        self.touch(&key, value.len());
         let noted = self.changes.epoch();
         let SlotData { items, expiries, bytes, key_bytes, version } = &mut *self.data;
         let Some(item) = items.get_mut(&key) else {
@@ -298,6 +303,20 @@ impl Changing<'_> {
         }
     }
 
+    /// Takes out all keys. The version counter stays and is raised: a key made afterwards is not the one
+    /// from before.
+    pub(crate) fn clear(&mut self) {
+        if self.data.items.is_empty() {
+            return;
+        }
+        let empty = SlotData { version: self.data.version + 1, ..SlotData::default() };
+        let gone = std::mem::replace(self.data, empty);
+        self.changes.note_flush(self.slot, gone);
+        if let Some(export) = &mut self.export {
+            export.touch_all_keys(|name| matches!(Named::of(name), Some(Named::Key(_))));
+        }
+    }
+
     /// Takes out the value of a key that is there, to put another one: while it is shared with nobody,
     /// it can grow in place.
     fn borrow_value(&mut self, key: &Bytes) -> Bytes {
@@ -313,6 +332,7 @@ impl Changing<'_> {
     /// Takes a key out, expired or not.
     fn remove(&mut self, key: &[u8]) -> Option<Item> {
         let (key, mut item) = self.data.items.remove_entry(key)?;
+        self.touch(&key, 0);
         let version = &mut self.data.version;
         note(self.changes, self.slot, *version, &key, &mut item);
         *version += 1;
@@ -323,6 +343,23 @@ impl Changing<'_> {
             self.data.expiries.remove(&(at, key));
         }
         Some(item)
+    }
+
+    /// Puts what another group had under a key, or takes out what it had not.
+    pub(crate) fn install(&mut self, key: Bytes, item: Option<Item>) {
+        match item {
+            Some(Item { value, expires, .. }) => self.put(key, value, expires),
+            None => drop(self.remove(&key)),
+        }
+    }
+
+    /// A key has changed, its value has so many bytes now.
+    fn touch(&mut self, key: &[u8], value_bytes: usize) {
+        if let Some(export) = &mut self.export
+            && !is_broken(Mutant::KeysNotTracked)
+        {
+            export.touch(&Named::Key(key).name(), value_bytes);
+        }
     }
 
     /// Takes out a key that exists at `now`. An expired one goes as well, and is not returned.
@@ -336,10 +373,12 @@ impl Changing<'_> {
         let Some(item) = items.get_mut(key) else { return };
         note(self.changes, self.slot, *version, key, item);
         *version += 1;
+        let bytes = item.value.len();
         let before = std::mem::replace(&mut item.expires, expires);
         if before != expires {
             self.data.expires_anew(key, before, expires);
         }
+        self.touch(key, bytes);
     }
 
     /// Collects the key that expired first, if one has.

@@ -5,6 +5,7 @@ use crate::rows::{self, RowFault, RowValue};
 use crate::session::LogTime;
 use crate::shard_store::Epoch;
 use bytes::{Buf, Bytes};
+use std::ops::Bound;
 
 /// A string that never expires.
 const STRING: u8 = 0;
@@ -57,6 +58,17 @@ impl SlotData {
     /// Raised by every change.
     pub(crate) fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Goes on counting where the group counted that had the slot before.
+    pub(crate) fn set_version(&mut self, version: u64) {
+        self.version = version;
+    }
+
+    /// The keys after one, in order, with those that are expired and not collected.
+    pub(crate) fn items_after(&self, key: Option<&[u8]>) -> impl Iterator<Item = (&Bytes, &Item)> {
+        let from = key.map_or(Bound::Unbounded, Bound::Excluded);
+        self.items.range::<[u8], _>((from, Bound::Unbounded))
     }
 
     /// All keys, in order, with those that are expired and not collected.

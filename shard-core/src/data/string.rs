@@ -120,7 +120,8 @@ mod tests {
 
     impl Held {
         fn append(&mut self, value: &[u8]) {
-            let mut data = Changing { slot: Slot(0), data: &mut self.0, changes: &mut self.1 };
+            let (data, changes) = (&mut self.0, &mut self.1);
+            let mut data = Changing { slot: Slot(0), data, changes, export: None };
             append(&mut data, Bytes::from_static(b"k"), value, LogTime(1));
         }
 

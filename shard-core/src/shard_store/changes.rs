@@ -12,11 +12,14 @@
 use crate::checkpoint::RowChange;
 use crate::data::{Flushed, Item, SlotData};
 use crate::memory::NOTE_RECORD_BYTES;
+use crate::migration::{NameSet, RowName};
 use crate::rows::{self, Row, SlotRow};
 use crate::session::{LANE_RECORD_BYTES, Lane, Lanes, SessionId};
 use crate::slot::Slot;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
 
 /// Numbers the checkpoints of a process, from 1 on. 0: never noted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,6 +78,10 @@ pub(crate) struct Changes {
 struct SlotChanges {
     /// Its own row.
     row: bool,
+    /// The rows of what is copied of it, all anew.
+    export: bool,
+    /// Those names, as far as they are not handed out.
+    names: Option<NamesLeft>,
     /// All keys went, before those noted here.
     flushed: bool,
     keys: BTreeSet<Bytes>,
@@ -91,10 +98,28 @@ struct Frozen {
     kept: BTreeMap<Slot, Kept>,
 }
 
+/// What a slot is besides its lanes and keys. The names are shared until they change.
+#[derive(Clone, Debug)]
+pub(crate) struct SlotMemo {
+    pub(crate) row: SlotRow,
+    /// What is asked for and what has changed, while another group copies it.
+    pub(crate) names: [Option<Arc<BTreeSet<RowName>>>; 2],
+}
+
+/// Names of rows that are still to be handed out.
+#[derive(Debug)]
+struct NamesLeft {
+    sets: [Option<Arc<BTreeSet<RowName>>>; 2],
+    /// The last that was.
+    after: [RowName; 2],
+}
+
 /// What a slot was at the freeze, as far as it has changed since and is not handed out.
 #[derive(Debug, Default)]
 struct Kept {
+    /// The version counter, if nothing else of the slot's row has changed since.
     version: Option<u64>,
+    memo: Option<SlotMemo>,
     items: BTreeMap<Bytes, Option<Item>>,
     /// All keys but those in `items`.
     data: Option<SlotData>,
@@ -140,6 +165,33 @@ impl Changes {
         self.slots.entry(slot).or_default().row = true;
     }
 
+    /// A slot is about to take a step of a move. `before` is what it is.
+    pub(crate) fn note_step(&mut self, slot: Slot, before: impl FnOnce() -> SlotMemo) {
+        let changes = self.slots.entry(slot).or_default();
+        changes.row = true;
+        changes.export = true;
+        if let Some((frozen, kept)) = Frozen::of(&mut self.frozen, slot)
+            && frozen.row
+            && kept.memo.is_none()
+        {
+            kept.memo = Some(before());
+        }
+    }
+
+    /// A slot is copied by another group: what has changed in it is in every checkpoint. To be called
+    /// before the freeze; [`Changes::keep_export`] after it.
+    pub(crate) fn note_export(&mut self, slot: Slot) {
+        let changes = self.slots.entry(slot).or_default();
+        (changes.row, changes.export) = (true, true);
+    }
+
+    /// What is copied of a slot at the freeze.
+    pub(crate) fn keep_export(&mut self, slot: Slot, memo: SlotMemo) {
+        if let Some((_, kept)) = Frozen::of(&mut self.frozen, slot) {
+            kept.memo = Some(memo);
+        }
+    }
+
     /// A key is about to change that was not noted since the freeze, or is not there. `before`: what
     /// it holds; `version`: the slot's.
     pub(crate) fn note_key(
@@ -159,7 +211,7 @@ impl Changes {
             self.noted_bytes += note;
         }
         let Some((frozen, kept)) = Frozen::of(&mut self.frozen, slot) else { return };
-        if frozen.row {
+        if frozen.row && kept.memo.is_none() {
             kept.version.get_or_insert(version);
         }
         // After a flush all that was is there already.
@@ -185,7 +237,7 @@ impl Changes {
         self.keys -= keys.len() as u64;
         self.noted_bytes -= std::mem::take(&mut changes.noted_bytes);
         if let Some((frozen, kept)) = Frozen::of(&mut self.frozen, slot) {
-            if frozen.row {
+            if frozen.row && kept.memo.is_none() {
                 kept.version.get_or_insert(data.version());
             }
             if kept.data.is_none() && !frozen.keys.is_empty() {
@@ -308,7 +360,7 @@ impl Changes {
 
 /// A slot as the store has it now.
 pub(crate) struct SlotNow<'a> {
-    pub(crate) row: SlotRow,
+    pub(crate) memo: SlotMemo,
     pub(crate) data: &'a SlotData,
     pub(crate) lanes: &'a Lanes,
 }
@@ -331,9 +383,19 @@ impl SlotChanges {
         batch: &mut Batch,
     ) -> bool {
         if std::mem::take(&mut self.row) {
-            let version = kept.version.take().unwrap_or(now.row.version);
-            let row = SlotRow { version, ..now.row };
+            let SlotMemo { mut row, names } = kept.memo.take().unwrap_or_else(|| now.memo.clone());
+            row.version = kept.version.take().unwrap_or(row.version);
             batch.push(Row::Slot(slot).put(row.value()));
+            if std::mem::take(&mut self.export) {
+                batch.push(rows::delete_export(slot));
+                self.names = Some(NamesLeft { sets: names, after: Default::default() });
+            }
+        }
+        if let Some(names) = &mut self.names {
+            if !names.hand_out(slot, batch) {
+                return false;
+            }
+            self.names = None;
         }
         if std::mem::take(&mut self.flushed) {
             batch.push(rows::delete_keys(slot));
@@ -361,6 +423,27 @@ impl SlotChanges {
             batch.push(item.map_or_else(|| row.delete(), |item| row.put(item.row())));
         }
         self.lanes.is_empty() && self.keys.is_empty()
+    }
+}
+
+impl NamesLeft {
+    /// Whether those were all.
+    fn hand_out(&mut self, slot: Slot, batch: &mut Batch) -> bool {
+        for (set, (names, after)) in
+            [NameSet::List, NameSet::Dirty].into_iter().zip(self.sets.iter().zip(&mut self.after))
+        {
+            let Some(names) = names else { continue };
+            let left = (Bound::Excluded(after.clone()), Bound::Unbounded);
+            for name in names.range::<RowName, _>(left) {
+                if !batch.has_room() {
+                    return false;
+                }
+                let value = (rows::versioned(), Bytes::new());
+                batch.push(Row::Export(slot, set, name).put(value));
+                *after = name.clone();
+            }
+        }
+        true
     }
 }
 

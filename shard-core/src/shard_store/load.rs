@@ -3,7 +3,9 @@
 use super::{ShardStore, SlotState};
 use crate::cluster_config::ConfigNum;
 use crate::data::{self, Item, SlotData};
-use crate::rows::{GroupRow, Row, RowError, RowFault, RowOrder, SlotRow};
+use crate::migration::{Export, Phase, PhaseRow};
+use crate::moves::MoveId;
+use crate::rows::{self, GroupRow, Row, RowError, RowFault, RowOrder, SlotRow};
 use crate::session::{Lane, LaneLimits, Lanes, ReplyBytes, SessionId};
 use crate::slot::{Slot, hash_slot};
 use bytes::Bytes;
@@ -24,6 +26,7 @@ pub struct StoreLoader {
 struct Loading {
     slot: Slot,
     row: SlotRow,
+    export: Option<Export>,
     lanes: Vec<(SessionId, Lane)>,
     items: Vec<(Bytes, Item)>,
 }
@@ -59,13 +62,18 @@ impl StoreLoader {
                 if !self.begun {
                     return Err(RowFault::Orphan);
                 }
+                let row = SlotRow::read(value, slot)?;
                 // The first assignment of slots would be taken for the first again.
-                if self.store.assigned.is_none() {
+                if self.store.assigned.is_none() && row.moves.is_first() {
                     return Err(RowFault::Contradiction);
                 }
-                let row = SlotRow::read(value)?;
                 self.close_slot();
-                self.slot = Some(Loading { slot, row, lanes: Vec::new(), items: Vec::new() });
+                let export = match &row.moves.phase {
+                    PhaseRow::Exporting(export) => Some(Export::of_row(*export)),
+                    PhaseRow::Absent | PhaseRow::Owned | PhaseRow::Importing(_) => None,
+                };
+                let (lanes, items) = (Vec::new(), Vec::new());
+                self.slot = Some(Loading { slot, row, export, lanes, items });
             }
             Row::Lane(slot, session) => {
                 self.within(slot)?.lanes.push((session, Lane::of_row(value)?));
@@ -76,6 +84,15 @@ impl StoreLoader {
                 }
                 let item = data::item_of_row(value)?;
                 self.within(slot)?.items.push((Bytes::copy_from_slice(name), item));
+            }
+            Row::Export(slot, set, name) => {
+                let mut value = value;
+                rows::unversioned(&mut value)?;
+                let loading = self.slot.as_mut().filter(|loading| loading.slot == slot);
+                let export = loading.ok_or(RowFault::Orphan)?.export.as_mut();
+                if !value.is_empty() || !export.is_some_and(|export| export.load(set, name)) {
+                    return Err(RowFault::Contradiction);
+                }
             }
         }
         Ok(())
@@ -94,21 +111,39 @@ impl StoreLoader {
     }
 
     fn within(&mut self, slot: Slot) -> Result<&mut Loading, RowFault> {
-        self.slot.as_mut().filter(|loading| loading.slot == slot).ok_or(RowFault::Orphan)
+        let is_here = |loading: &&mut Loading| {
+            loading.slot == slot && loading.row.moves.phase != PhaseRow::Absent
+        };
+        self.slot.as_mut().filter(is_here).ok_or(RowFault::Orphan)
     }
 
     /// Puts the slot into the store.
     fn close_slot(&mut self) {
-        let Some(Loading { slot, row, lanes, items }) = self.slot.take() else { return };
+        let Some(Loading { slot, row, export, lanes, items }) = self.slot.take() else { return };
+        let SlotRow { floor, version, moves } = row;
         let store = &mut self.store;
-        for (session, lane) in &lanes {
-            store.lane_ends.insert((lane.deadline(), *session, slot));
+        if moves.settled > MoveId(0) {
+            store.settled.insert(slot, moves.settled);
+        }
+        store.ended.extend(moves.ended.map(|ended| (slot, ended)));
+        let phase = match (moves.phase, export) {
+            (PhaseRow::Exporting(_), Some(export)) => Phase::Exporting(Box::new(export)),
+            (PhaseRow::Importing(import), _) => Phase::Importing(Box::new(import)),
+            (PhaseRow::Owned | PhaseRow::Exporting(_), _) => Phase::Owned,
+            (PhaseRow::Absent, _) => return store.note_moving(slot),
+        };
+        let data = SlotData::of_items(version, items);
+        let lanes = Lanes::of_sorted(lanes);
+        for (_, lane) in lanes.iter() {
             store.reply_bytes = store.reply_bytes.moved(ReplyBytes::default(), lane.reply_bytes());
         }
-        let data = SlotData::of_items(row.version, items);
         store.tally = store.tally.moved(data::Tally::default(), data.tally());
-        store.expiry_due.extend(data.first_expiry().map(|at| (at, slot)));
-        let lanes = Lanes::of_sorted(lanes);
-        store.slots.insert(slot, Box::new(SlotState { floor: row.floor, data, lanes }));
+        let state = SlotState { floor, epoch: moves.epoch, phase, data, lanes };
+        match state.phase.is_still() {
+            true => store.still_lanes += state.lanes.len() as u64,
+            false => store.schedule(slot, &state),
+        }
+        store.slots.insert(slot, Box::new(state));
+        store.note_moving(slot);
     }
 }

@@ -97,7 +97,9 @@ impl Runner for ShardScript {
             "stats" => format!("{:?}\n", self.stores[0].stats()),
             "logtime" => format!("{}\n", self.stores[0].log_time()),
             "read" => self.read(command, &mut args)?,
-            "owns" => format!("{}\n", self.stores[0].owns(Slot(positional(&mut args)?))),
+            "owns" => {
+                format!("{}\n", self.stores[0].hindrance(Slot(positional(&mut args)?)).is_none())
+            }
             "config" => {
                 let num = args.next_pos().map(u64::from_str).transpose()?.map(ConfigNum);
                 show_config(self.masters[0].config(num))
@@ -424,6 +426,8 @@ fn show_answer(answer: &Answer) -> String {
         Answer::Window => "over the window".to_owned(),
         Answer::ReplyGone => "reply gone".to_owned(),
         Answer::LanesFull => "lanes full".to_owned(),
+        Answer::Frozen => "frozen".to_owned(),
+        Answer::Moved { to, epoch } => format!("moved to {to} in {epoch}"),
         Answer::Invalid => "invalid".to_owned(),
         Answer::Group(GroupAnswer::Transfer(_))
         | Answer::LogTime(_)

@@ -6,7 +6,7 @@ use crate::op::{Expire, ExpireAt, ExpiryCommand, Set, SetCondition, SetExpiry};
 use crate::rows::{RowError, RowFault};
 use crate::session::LANE_REPLY_BYTES_MAX;
 
-type Rows = BTreeMap<Bytes, Bytes>;
+pub(super) type Rows = BTreeMap<Bytes, Bytes>;
 
 const G1: GroupId = GroupId(1);
 /// Tight, so that lanes and replies meet their bounds.
@@ -18,10 +18,20 @@ const LIMITS: LaneLimits = LaneLimits {
 };
 
 /// All rows of a state, without what the store notes of changes.
-fn dump(store: &ShardStore) -> Rows {
+pub(super) fn dump(store: &ShardStore) -> Rows {
     let mut rows = vec![Row::Group.put(store.row())];
+    for slot in store.settled.keys().filter(|slot| !store.slots.contains_key(slot)) {
+        rows.push(Row::Slot(*slot).put(store.memo(*slot).row.value()));
+    }
     for (slot, state) in &store.slots {
-        rows.push(Row::Slot(*slot).put(state.row().value()));
+        let memo = store.memo(*slot);
+        rows.push(Row::Slot(*slot).put(memo.row.value()));
+        for (set, names) in [NameSet::List, NameSet::Dirty].into_iter().zip(&memo.names) {
+            for name in names.iter().flat_map(|names| names.iter()) {
+                let value = (crate::rows::versioned(), Bytes::new());
+                rows.push(Row::Export(*slot, set, name).put(value));
+            }
+        }
         rows.extend(state.lanes.iter().map(|(id, lane)| Row::Lane(*slot, id).put(lane.row())));
         rows.extend(state.data.items().map(|(key, item)| Row::Key(*slot, key).put(item.row())));
     }
@@ -31,7 +41,7 @@ fn dump(store: &ShardStore) -> Rows {
 }
 
 /// What a disk makes of changes.
-fn carry_out(rows: &mut Rows, changes: Vec<RowChange>) {
+pub(super) fn carry_out(rows: &mut Rows, changes: Vec<RowChange>) {
     for change in changes {
         match change {
             RowChange::Put { key, head, body } => {

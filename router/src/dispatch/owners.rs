@@ -1,0 +1,48 @@
+//! Which group has a slot, as far as is known, and what follows when that changes.
+
+use super::{Dispatch, Now};
+use crate::backend::Refusal;
+use shard_core::GroupId;
+use shard_core::moves::SlotEpoch;
+use shard_core::slot::Slot;
+
+impl Dispatch {
+    /// Slots may have other owners now. A lane goes along with its slot.
+    pub(super) fn reroute(&mut self, now: Now) {
+        let Dispatch { view, moved, groups, slots, book, .. } = self;
+        moved.clear();
+        for (slot, state) in slots.iter_mut() {
+            let Some(owner) = view.config.group_of(*slot) else {
+                state.refuse_unsent(Refusal::SlotNotServed, book);
+                continue;
+            };
+            if owner != state.group {
+                state.give_to(owner, *slot, groups, now, book);
+            }
+        }
+    }
+
+    /// A group says to whom it gave a slot.
+    pub(super) fn follow_slot(&mut self, now: Now, slot: Slot, to: GroupId, epoch: SlotEpoch) {
+        let known = self.moved.get(&slot).is_some_and(|(_, newest)| *newest >= epoch);
+        if known || !self.view.config.groups.contains_key(&to) {
+            // From a group that does not know what happened since, or of one that is not known here.
+            if let Some(state) = self.slots.get_mut(&slot) {
+                state.hold_back(Refusal::Moving { slot }, now, &mut self.book);
+            }
+            self.refresh_wanted = true;
+            return;
+        }
+        self.moved.insert(slot, (to, epoch));
+        let Dispatch { groups, slots, book, .. } = self;
+        if let Some(state) = slots.get_mut(&slot) {
+            state.give_to(to, slot, groups, now, book);
+        }
+    }
+
+    /// The group that has a slot, as far as known.
+    pub(super) fn owner(&self, slot: Slot) -> Option<GroupId> {
+        let moved = self.moved.get(&slot).map(|(group, _)| *group);
+        moved.or_else(|| self.view.config.group_of(slot))
+    }
+}

@@ -1,0 +1,509 @@
+//! Slots that come and go: what a store makes of the steps of moves ([`crate::migration`]).
+
+use super::{Mutant, RowBudget, ShardStore, SlotState, is_broken, reschedule};
+use crate::data::{self, Item, Tally};
+use crate::migration::{
+    Behind, Chunk, ChunkRow, Ended, Export, FrozenSlot, Import, MoveStep, Phase, RowName,
+};
+use crate::moves::{Move, MoveId, MoveOutcome, RefuseReason};
+use crate::op::Outcome;
+use crate::rows::{Named, RowValue};
+use crate::session::{Lane, ReplyBytes, SessionId};
+use crate::slot::{SLOTS, Slot, hash_slot};
+use crate::wire::Answer;
+use bytes::Bytes;
+
+/// Where a slot stands in its moves, for whoever drives them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotStand {
+    /// The newest move that is settled.
+    pub settled: MoveId,
+    /// How that one ended, until the shardmaster knows.
+    pub ended: Option<Ended>,
+    /// What the group has of it.
+    pub phase: SlotPhase,
+}
+
+/// What a group has of a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SlotPhase {
+    /// Nothing.
+    Absent,
+    /// It serves it.
+    Owned,
+    /// It serves it, unless it is frozen, while another group copies it.
+    Exporting {
+        /// The move.
+        order: Move,
+        /// The round.
+        round: u32,
+        /// The slot serves nobody any more.
+        frozen: bool,
+    },
+    /// It copies it.
+    Importing {
+        /// The move.
+        order: Move,
+        /// The round.
+        round: u32,
+        /// The last row of the round that it has looked at. None: it has all of the round.
+        cursor: Option<RowName>,
+    },
+}
+
+/// What a row counts as in a chunk, besides its bytes.
+const CHUNK_ROW_BYTES: usize = 16;
+
+/// What is in a row of a chunk.
+enum Parsed {
+    Lane(SessionId, Option<Lane>),
+    Key(Bytes, Option<Item>),
+}
+
+impl ShardStore {
+    /// The slots in a move, or with an end of one that the shardmaster does not know, in order.
+    pub fn moving(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.moving.iter().copied()
+    }
+
+    /// Where a slot stands.
+    pub fn stand(&self, slot: Slot) -> SlotStand {
+        SlotStand {
+            settled: self.settled.get(&slot).copied().unwrap_or_default(),
+            ended: self.ended.get(&slot).copied(),
+            phase: match self.slots.get(&slot).map(|state| &state.phase) {
+                None => SlotPhase::Absent,
+                Some(Phase::Owned) => SlotPhase::Owned,
+                Some(Phase::Exporting(export)) => SlotPhase::Exporting {
+                    order: export.order,
+                    round: export.round,
+                    frozen: export.frozen,
+                },
+                Some(Phase::Importing(import)) => SlotPhase::Importing {
+                    order: import.order,
+                    round: import.round,
+                    cursor: import.cursor.clone(),
+                },
+            },
+        }
+    }
+
+    /// The rows of a round behind `from`, if this is the round; with what a next one would have. What
+    /// has changed since the round began is there as it is now: it is in the next round anyway. A row
+    /// that is larger than `budget` goes alone.
+    pub fn chunk(
+        &self,
+        slot: Slot,
+        id: MoveId,
+        round: u32,
+        from: &RowName,
+        budget: RowBudget,
+    ) -> Option<(Chunk, Behind)> {
+        let state = self.slots.get(&slot)?;
+        let export = state.phase.export().filter(|e| e.order.id == id && e.round == round)?;
+        let mut filling = Filling { budget, bytes: 0, rows: Vec::new() };
+        let mut more = false;
+        match export.listed(from) {
+            Some(names) => {
+                for name in names {
+                    if !filling.push(name.clone(), state.row_of(name)) {
+                        more = true;
+                        break;
+                    }
+                }
+            }
+            None => {
+                for (name, value) in state.rows_after(from) {
+                    if !filling.push(name, Some(value)) {
+                        more = true;
+                        break;
+                    }
+                }
+            }
+        }
+        let rows = filling.rows;
+        let next = rows.last().filter(|_| more).map(|row| row.name.clone());
+        let ends = next.is_none() && (export.frozen || is_broken(Mutant::ActivateUnfrozen));
+        let frozen = FrozenSlot { floor: state.floor, version: state.data.version() };
+        let chunk = Chunk {
+            round,
+            from: from.clone(),
+            clear: from.is_empty() && export.clears(),
+            rows,
+            next,
+            frozen: ends.then_some(frozen),
+        };
+        Some((chunk, export.behind()))
+    }
+
+    /// What a request for a slot that the group has not is told.
+    pub(super) fn elsewhere(&self, slot: Slot) -> Answer {
+        match self.ended.get(&slot) {
+            Some(Ended { order, outcome: MoveOutcome::Activated }) if order.to != self.group => {
+                Answer::Moved { to: order.to, epoch: order.epoch }
+            }
+            Some(_) | None => Answer::Elsewhere,
+        }
+    }
+
+    /// What the names of changed rows take in memory. Few slots move at a time.
+    pub(super) fn export_memory(&self) -> u64 {
+        let exports = self.moving.iter().filter_map(|slot| self.slots.get(slot)?.phase.export());
+        exports.map(Export::memory).sum()
+    }
+
+    /// Takes a step of a move. One that does not fit changes nothing.
+    pub(super) fn step(&mut self, step: MoveStep, full: bool) -> Answer {
+        let (slot, id) = match &step {
+            MoveStep::BeginExport(order)
+            | MoveStep::BeginImport(order)
+            | MoveStep::Refuse { order, .. } => (order.slot, order.id),
+            MoveStep::Rotate { slot, id, .. }
+            | MoveStep::Freeze { slot, id, .. }
+            | MoveStep::AbortExport { slot, id, .. }
+            | MoveStep::CompleteExport { slot, id }
+            | MoveStep::Import { slot, id, .. }
+            | MoveStep::Forget { slot, id } => (*slot, *id),
+        };
+        if slot.0 >= SLOTS || id == MoveId(0) {
+            return Answer::Invalid;
+        }
+        match step {
+            MoveStep::BeginExport(order) => self.begin_export(order),
+            MoveStep::Rotate { round, .. } => self.rotate(slot, id, round, false),
+            MoveStep::Freeze { round, .. } => self.rotate(slot, id, round, true),
+            MoveStep::AbortExport { reason, .. } => self.abort_export(slot, id, reason),
+            MoveStep::CompleteExport { .. } => self.complete_export(slot, id),
+            MoveStep::BeginImport(order) => self.begin_import(order),
+            MoveStep::Import { chunk, .. } => return self.import(slot, id, chunk, full),
+            MoveStep::Refuse { order, reason } => self.refuse(order, reason),
+            MoveStep::Forget { .. } => self.forget(slot, id),
+        }
+        Answer::Done { outcome: Outcome::Ok, log_time: self.log_time }
+    }
+
+    /// Whether a move may begin here. One that is settled, or older than that, may not: the order is late.
+    fn may_begin(&self, order: &Move) -> bool {
+        let settled = self.settled.get(&order.slot).copied().unwrap_or_default();
+        // Nor while the shardmaster does not know how the one before ended: its record would be lost.
+        order.id > settled && !self.ended.contains_key(&order.slot)
+    }
+
+    fn begin_export(&mut self, order: Move) {
+        let state = self.slots.get(&order.slot);
+        let owned = state.is_some_and(|state| {
+            state.phase == Phase::Owned && state.epoch.0.checked_add(1) == Some(order.epoch.0)
+        });
+        if owned && order.from == Some(self.group) && self.may_begin(&order) {
+            self.about_to_step(order.slot);
+            self.state(order.slot).phase = Phase::Exporting(Box::new(Export::begin(order)));
+            self.moving.insert(order.slot);
+        }
+    }
+
+    fn rotate(&mut self, slot: Slot, id: MoveId, round: u32, freeze: bool) {
+        // The floor of a slot that is frozen is the log time at which it was.
+        let log_time = self.log_time;
+        let Some(export) = self.export_of(slot, id) else { return };
+        let mut next = export.clone();
+        if !next.rotate(round, freeze) {
+            return;
+        }
+        self.about_to_step(slot);
+        let state = self.state(slot);
+        state.phase = Phase::Exporting(Box::new(next));
+        if freeze {
+            state.floor = state.floor.max(log_time);
+            match is_broken(Mutant::SweepFrozen) {
+                true => self.still_lanes += self.slots[&slot].lanes.len() as u64,
+                false => self.unschedule(slot),
+            }
+        }
+    }
+
+    fn abort_export(&mut self, slot: Slot, id: MoveId, reason: RefuseReason) {
+        let Some(export) = self.export_of(slot, id) else { return };
+        let (order, frozen) = (export.order, export.frozen);
+        self.about_to_step(slot);
+        self.state(slot).phase = Phase::Owned;
+        if frozen {
+            let state = self.slots.remove(&slot).expect("it is exported");
+            self.still_lanes -= state.lanes.len() as u64;
+            self.schedule(slot, &state);
+            self.slots.insert(slot, state);
+        }
+        self.settle(Ended { order, outcome: MoveOutcome::Refused(reason) });
+    }
+
+    fn complete_export(&mut self, slot: Slot, id: MoveId) {
+        let Some(export) = self.export_of(slot, id) else { return };
+        // Before the freeze the destination cannot have all of it, so it cannot have activated.
+        if !export.frozen {
+            return;
+        }
+        let order = export.order;
+        self.about_to_step(slot);
+        self.give_up(slot);
+        self.settle(Ended { order, outcome: MoveOutcome::Activated });
+    }
+
+    fn begin_import(&mut self, order: Move) {
+        let slot = order.slot;
+        let fits = order.to == self.group && order.from != Some(self.group);
+        if !fits || !self.may_begin(&order) || self.slots.contains_key(&slot) {
+            return;
+        }
+        self.about_to_step(slot);
+        let mut state = SlotState::new(self.log_time, order.epoch);
+        let first = order.from.is_none();
+        if !first {
+            state.phase = Phase::Importing(Box::new(Import::begin(order)));
+        }
+        self.slots.insert(slot, Box::new(state));
+        self.moving.insert(slot);
+        if first {
+            self.settle(Ended { order, outcome: MoveOutcome::Activated });
+        }
+    }
+
+    fn refuse(&mut self, order: Move, reason: RefuseReason) {
+        if order.to != self.group || !self.may_begin(&order) {
+            return;
+        }
+        match self.slots.get(&order.slot).map(|state| &state.phase) {
+            None => self.about_to_step(order.slot),
+            Some(Phase::Importing(import)) if import.order == order => {
+                self.about_to_step(order.slot);
+                self.give_up(order.slot);
+            }
+            Some(_) => return,
+        }
+        self.settle(Ended { order, outcome: MoveOutcome::Refused(reason) });
+    }
+
+    fn forget(&mut self, slot: Slot, id: MoveId) {
+        if self.ended.get(&slot).is_some_and(|ended| ended.order.id == id) {
+            self.about_to_step(slot);
+            self.ended.remove(&slot);
+            self.note_moving(slot);
+            if is_broken(Mutant::ForgetSettled) {
+                self.settled.remove(&slot);
+            }
+        }
+    }
+
+    /// Takes the next rows of a slot that comes.
+    fn import(&mut self, slot: Slot, id: MoveId, chunk: Chunk, full: bool) -> Answer {
+        let done = Answer::Done { outcome: Outcome::Ok, log_time: self.log_time };
+        let Some(Phase::Importing(import)) = self.slots.get(&slot).map(|state| &state.phase) else {
+            return done;
+        };
+        let mut next = Import::clone(import);
+        let same = next.order.id == id || is_broken(Mutant::AnyMove);
+        if !same || !next.takes(&chunk) {
+            return done;
+        }
+        let Some(rows) = parse(slot, &chunk) else { return Answer::Invalid };
+        let (order, whole) = (next.order, next.cursor.is_none());
+        let new_lanes = rows.iter().filter(|row| matches!(row, Parsed::Lane(_, Some(_)))).count();
+        if full || self.lanes() + new_lanes as u64 > self.limits.lanes_max {
+            self.refuse(order, RefuseReason::OutOfMemory);
+            return done;
+        }
+        self.about_to_step(slot);
+        let state = self.state(slot);
+        state.phase = Phase::Importing(Box::new(next));
+        let held = state.data.tally();
+        if chunk.clear && !is_broken(Mutant::IgnoreClear) {
+            self.changing(slot).clear();
+        }
+        for row in rows {
+            match row {
+                Parsed::Lane(session, lane) => self.install_lane(slot, session, lane),
+                Parsed::Key(_, None) if is_broken(Mutant::NoTombstones) => {}
+                Parsed::Key(key, item) => self.changing(slot).install(key, item),
+            }
+        }
+        self.tally = self.tally.moved(held, self.state(slot).data.tally());
+        if let Some(frozen) = chunk.frozen.filter(|_| whole) {
+            self.activate(order, frozen);
+        }
+        done
+    }
+
+    /// From here on the group owns the slot.
+    fn activate(&mut self, order: Move, frozen: FrozenSlot) {
+        let mut state = self.slots.remove(&order.slot).expect("it is imported");
+        state.phase = Phase::Owned;
+        if !is_broken(Mutant::DropFloor) {
+            state.floor = frozen.floor;
+        }
+        state.data.set_version(frozen.version);
+        self.still_lanes -= state.lanes.len() as u64;
+        self.schedule(order.slot, &state);
+        self.slots.insert(order.slot, state);
+        self.settle(Ended { order, outcome: MoveOutcome::Activated });
+    }
+
+    fn install_lane(&mut self, slot: Slot, session: SessionId, lane: Option<Lane>) {
+        let state = self.slots.get_mut(&slot).expect("it is imported");
+        let before = state.lanes.remove(session);
+        self.changes.note_lane(slot, session, before.as_ref());
+        let bytes = |lane: Option<&Lane>| lane.map_or(ReplyBytes::default(), Lane::reply_bytes);
+        self.reply_bytes = self.reply_bytes.moved(bytes(before.as_ref()), bytes(lane.as_ref()));
+        self.still_lanes += u64::from(lane.is_some());
+        self.still_lanes -= u64::from(before.is_some());
+        if let Some(mut lane) = lane {
+            lane.set_noted(self.changes.epoch());
+            state.lanes.get_or_insert_with(session, || lane);
+        }
+    }
+
+    /// The slot's keys and lanes go; what they take is freed in steps.
+    fn give_up(&mut self, slot: Slot) {
+        let held = self.state(slot).data.tally();
+        self.state(slot).phase = Phase::Owned;
+        self.changing(slot).clear();
+        let state = self.slots.remove(&slot).expect("it is here");
+        self.tally = self.tally.moved(held, Tally::default());
+        for (session, lane) in state.lanes.iter() {
+            self.changes.note_lane(slot, session, Some(lane));
+            self.reply_bytes = self.reply_bytes.moved(lane.reply_bytes(), ReplyBytes::default());
+        }
+        self.still_lanes -= state.lanes.len() as u64;
+    }
+
+    fn settle(&mut self, ended: Ended) {
+        let Ended { order, .. } = ended;
+        self.settled.insert(order.slot, order.id);
+        if !is_broken(Mutant::EndNotKept) {
+            self.ended.insert(order.slot, ended);
+        }
+        self.moving.insert(order.slot);
+    }
+
+    /// Whether the slot is in a move has perhaps changed.
+    pub(super) fn note_moving(&mut self, slot: Slot) {
+        let under_way = self.slots.get(&slot).is_some_and(|s| s.phase.order().is_some());
+        match under_way || self.ended.contains_key(&slot) {
+            true => self.moving.insert(slot),
+            false => self.moving.remove(&slot),
+        };
+    }
+
+    /// Nothing of the slot is swept any more.
+    fn unschedule(&mut self, slot: Slot) {
+        let state = self.slots.get(&slot).expect("it is here");
+        for (session, lane) in state.lanes.iter() {
+            self.lane_ends.remove(&(lane.deadline(), session, slot));
+        }
+        self.still_lanes += state.lanes.len() as u64;
+        reschedule(&mut self.expiry_due, slot, state.data.first_expiry(), None);
+    }
+
+    /// What of the slot ends by time is swept then.
+    pub(super) fn schedule(&mut self, slot: Slot, state: &SlotState) {
+        for (session, lane) in state.lanes.iter() {
+            self.lane_ends.insert((lane.deadline(), session, slot));
+        }
+        reschedule(&mut self.expiry_due, slot, None, state.data.first_expiry());
+    }
+
+    fn export_of(&self, slot: Slot, id: MoveId) -> Option<&Export> {
+        self.slots.get(&slot)?.phase.export().filter(|export| export.order.id == id)
+    }
+
+    fn state(&mut self, slot: Slot) -> &mut SlotState {
+        self.slots.get_mut(&slot).expect("whoever asks has seen it")
+    }
+
+    fn changing(&mut self, slot: Slot) -> data::Changing<'_> {
+        let state = self.slots.get_mut(&slot).expect("whoever asks has seen it");
+        state.changing(slot, &mut self.changes)
+    }
+
+    /// Sees to it that the checkpoint under way gets the slot's row as it was.
+    fn about_to_step(&mut self, slot: Slot) {
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.note_step(slot, || self.memo(slot));
+        self.changes = changes;
+    }
+}
+
+impl SlotState {
+    /// The row of a name, if it is there.
+    fn row_of(&self, name: &[u8]) -> Option<Bytes> {
+        match Named::of(name)? {
+            Named::Lane(session) => self.lanes.get(session).map(|lane| whole(lane.row())),
+            Named::Key(key) => self.data.item(key).map(|item| whole(item.row())),
+        }
+    }
+
+    /// All rows behind one, in their order.
+    fn rows_after<'a>(&'a self, from: &'a [u8]) -> impl Iterator<Item = (RowName, Bytes)> + 'a {
+        let (lane, key) = match Named::of(from) {
+            None => (None, None),
+            Some(Named::Lane(session)) => (Some(session), None),
+            Some(Named::Key(key)) => (Some(SessionId(u128::MAX)), Some(key)),
+        };
+        let lanes = self.lanes.iter().filter(move |(id, _)| lane.is_none_or(|lane| *id > lane));
+        let lanes = lanes.map(|(id, lane)| (Named::Lane(id).name(), whole(lane.row())));
+        let keys = self
+            .data
+            .items_after(key)
+            .map(|(key, item)| (Named::Key(key).name(), whole(item.row())));
+        lanes.chain(keys)
+    }
+}
+
+/// The bytes of a row's value in one piece.
+fn whole((head, body): RowValue) -> Bytes {
+    [head.as_slice(), &body].concat().into()
+}
+
+/// The rows of a chunk.
+struct Filling {
+    budget: RowBudget,
+    bytes: usize,
+    rows: Vec<ChunkRow>,
+}
+
+impl Filling {
+    /// Adds a row if there is room. One that is larger than the budget goes alone.
+    fn push(&mut self, name: RowName, value: Option<Bytes>) -> bool {
+        let size = name.len() + value.as_ref().map_or(0, Bytes::len) + CHUNK_ROW_BYTES;
+        let fits = self.bytes + size <= self.budget.bytes && self.rows.len() < self.budget.rows;
+        if !self.rows.is_empty() && !fits {
+            return false;
+        }
+        self.bytes += size;
+        self.rows.push(ChunkRow { name, value });
+        true
+    }
+}
+
+/// Reads the rows of a chunk, if all of them are of this slot, in order, and what they should be.
+fn parse(slot: Slot, chunk: &Chunk) -> Option<Vec<Parsed>> {
+    let mut last: &[u8] = &chunk.from;
+    let mut rows = Vec::with_capacity(chunk.rows.len());
+    for ChunkRow { name, value } in &chunk.rows {
+        if name.as_ref() <= last || chunk.next.as_ref().is_some_and(|next| name > next) {
+            return None;
+        }
+        last = name;
+        let value = value.clone();
+        rows.push(match Named::of(name)? {
+            Named::Lane(session) => {
+                Parsed::Lane(session, value.map(Lane::of_row).transpose().ok()?)
+            }
+            Named::Key(key) if hash_slot(key) == slot => {
+                let item = value.map(data::item_of_row).transpose().ok()?;
+                Parsed::Key(Bytes::copy_from_slice(key), item)
+            }
+            Named::Key(_) => return None,
+        });
+    }
+    // What was looked at last is not behind what is next.
+    let version = chunk.frozen.map_or(0, |frozen| frozen.version);
+    (version <= u64::MAX / 2).then_some(rows)
+}

@@ -1,0 +1,66 @@
+//! Rules of moves that tests break on purpose: a test that notices nothing then tests nothing.
+
+/// A rule, broken.
+#[cfg_attr(not(test), allow(dead_code))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    /// What is settled is forgotten with the move: a late order begins it anew.
+    ForgetSettled,
+    /// A lane that changes is not copied again.
+    LanesNotTracked,
+    /// A key that changes is not copied again.
+    KeysNotTracked,
+    /// A frozen slot serves.
+    ServeFrozen,
+    /// A frozen slot is swept.
+    SweepFrozen,
+    /// Keys and lanes are served before the last round is there.
+    ServeStaging,
+    /// A round is taken for the last one though the source is not frozen.
+    ActivateUnfrozen,
+    /// The source gives up a slot before the destination has said that it owns it.
+    UnconfirmedGiveUp,
+    /// Rows are taken whatever the cursor says.
+    AnyCursor,
+    /// Rows are taken whatever the round is.
+    AnyRound,
+    /// A move that another one has followed is taken for that one.
+    AnyMove,
+    /// Keys that were flushed are not taken out at the destination.
+    IgnoreClear,
+    /// A key that is gone is not told of.
+    NoTombstones,
+    /// Log time starts anew at the destination.
+    DropFloor,
+    /// A source may be told to stop by anybody.
+    UnfreezeAlways,
+    /// The names of changed rows are not in checkpoints.
+    ExportNotSaved,
+    /// The end of a move is not kept for the shardmaster.
+    EndNotKept,
+}
+
+#[cfg(test)]
+thread_local! {
+    static BROKEN: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Breaks a rule on this thread.
+#[cfg(test)]
+pub(crate) fn set(mutant: Option<Mutant>) {
+    BROKEN.set(mutant);
+}
+
+/// Whether a rule is broken: never but in tests.
+#[inline]
+pub(crate) fn is_broken(mutant: Mutant) -> bool {
+    #[cfg(test)]
+    {
+        BROKEN.get() == Some(mutant)
+    }
+    #[cfg(not(test))]
+    {
+        let _ = mutant;
+        false
+    }
+}
