@@ -2,7 +2,9 @@
 
 use crate::small_file::{self, SmallFileError};
 use serde::{Deserialize, Serialize};
-use shard_core::cluster_config::{ClusterConfig, ConfigNum, GroupConfig, NodeConfig, SHARDMASTER};
+use shard_core::cluster_config::{
+    ClusterConfig, ConfigNum, GROUPS_MAX, GroupConfig, NODES_MAX, NodeConfig, SHARDMASTER,
+};
 use shard_core::{GroupId, NodeId};
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,9 +17,6 @@ pub const SECRET_BYTES_MIN: usize = 16;
 const SECRET_BYTES_MAX: u64 = 4096;
 /// Bytes of a cluster file, at most: 500 nodes and 1,000 groups need a tenth of it.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Groups besides the shardmaster: as many as the idle cluster of the tests has.
-const GROUPS_MAX: usize = 1000;
-
 /// The file as it is written (TOML).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -166,6 +165,9 @@ impl ClusterFile {
         if self.groups.len() > GROUPS_MAX {
             return Err(format!("it names {} groups, {GROUPS_MAX} at most", self.groups.len()));
         }
+        if self.nodes.len() > NODES_MAX {
+            return Err(format!("it names {} nodes, {NODES_MAX} at most", self.nodes.len()));
+        }
         for node in &self.nodes {
             let addresses = NodeConfig { peer: node.peer.clone(), resp: node.resp.clone() };
             if config.nodes.insert(NodeId(node.id), addresses).is_some() {
@@ -283,6 +285,13 @@ mod tests {
                     )
                 }),
                 "it names 1009 groups, 1000 at most",
+            ),
+            (
+                (3..1010).fold(GOOD.to_string(), |file, id| {
+                    let node = format!("id = {id}, peer = \"h:{id}\", resp = \"i:{id}\"");
+                    file.replace("nodes = [", &format!("nodes = [{{ {node} }}, "))
+                }),
+                "it names 1009 nodes, 1000 at most",
             ),
             (GOOD.replace("[2, 1]", "[]"), "the shardmaster has no voters"),
             (GOOD.replace("[2, 1]", "[2, 3]"), "voter 3 of group 0 is not a node of the cluster"),
