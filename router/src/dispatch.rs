@@ -512,7 +512,11 @@ impl Dispatch {
                 let id = state.group;
                 self.on_group_failure(now, id, &answer);
             }
-            Answer::Lost | Answer::Done { .. } | Answer::Group(_) | Answer::LogTime(_) => {
+            Answer::Lost
+            | Answer::Done { .. }
+            | Answer::Group(_)
+            | Answer::Master(_)
+            | Answer::LogTime(_) => {
                 lane.rewind(0, book);
                 group.backoff.fail(now, &mut book.random);
                 self.refresh_wanted = true;

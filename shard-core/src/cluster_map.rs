@@ -22,16 +22,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Unfinished moves from one group to another, at most: a group that does not answer holds up so many.
 pub const MOVES_PER_PAIR_MAX: u32 = 16;
-/// Unfinished moves that one group takes part in, at most.
+/// Moves of which one group has not reported the end, at most: one that is gone for good takes up so many
+/// and no more, also when they ended by what the other side reported.
 pub const MOVES_PER_GROUP_MAX: u32 = 256;
 /// Unfinished moves, at most. More wait until one of these has ended.
 pub const MOVES_MAX: u32 = 4096;
-/// Moves that have ended and that one group has not reported yet, at most, when another is ordered that
-/// it takes part in: one that is gone for good is kept waiting for nothing else.
-pub const REPORTS_OWED_MAX: u32 = 64;
-/// Moves that a map names, at most: those that may be unfinished, each of which may end while two groups
-/// owe reports of it.
-const RECORDS_MAX: usize = (MOVES_MAX + REPORTS_OWED_MAX * GROUPS_MAX as u32) as usize * 2;
+/// Moves that a map names, at most: of each, some group has not reported the end.
+const RECORDS_MAX: usize = MOVES_PER_GROUP_MAX as usize * GROUPS_MAX;
 
 /// What the shardmaster says of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

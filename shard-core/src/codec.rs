@@ -17,6 +17,7 @@ use crate::checkpoint::{CHUNK_BYTES_MAX, SnapshotChunk};
 use crate::cluster_config::{ClusterConfig, ConfigNum};
 use crate::migration::MoveStep;
 use crate::session::LogTime;
+use crate::shardmaster::MasterRequest;
 use crate::slot::Slot;
 use crate::wire::{GroupQuery, LaneRequest, RaftEnvelope, ToNode, ToRouter};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -86,6 +87,8 @@ pub enum EntryItem {
     Bootstrap(ClusterConfig),
     /// A step of a slot's move (shard groups).
     Move(MoveStep),
+    /// What an administrator wants or a group reports (shardmaster).
+    Master(MasterRequest),
 }
 
 /// One frame between processes.

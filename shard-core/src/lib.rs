@@ -5,6 +5,9 @@
 //! lanes first ([`session`]), then the effect of the [`op`]. What an entry changed gets to the disk by
 //! checkpoints ([`checkpoint`], [`rows`]), from which a [`machine`] is loaded again.
 //!
+//! Where slots are to be is decided by group 0 ([`shardmaster`], [`rebalance`]), which tells everybody
+//! ([`cluster_map`]) and orders [`moves`].
+//!
 //! # Invariants
 //! - Nothing here reads a clock, a random number or a file, takes a lock or starts a thread: the same
 //!   calls give the same bytes, on every replica and in every test.

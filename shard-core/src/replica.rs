@@ -487,9 +487,9 @@ impl Replica {
         match &mut self.machine {
             Machine::Shard(store) => store.apply(batch),
             Machine::Master(master) => {
-                let before = master.config(None).num;
+                let before = master.newest().num;
                 let answers = master.apply(batch);
-                out.config_changed |= master.config(None).num != before;
+                out.config_changed |= master.newest().num != before;
                 answers
             }
         }
@@ -502,7 +502,7 @@ impl Replica {
             return;
         }
         let item = match &self.machine {
-            Machine::Master(master) => (master.config(None).num == ConfigNum(0))
+            Machine::Master(master) => (master.newest().num == ConfigNum(0))
                 .then(|| EntryItem::Bootstrap(ClusterConfig::clone(&self.bootstrap))),
             Machine::Shard(store) => {
                 let ranges: Vec<_> =
@@ -552,7 +552,7 @@ impl Replica {
     pub fn config(&self) -> Option<&ClusterConfig> {
         match &self.machine {
             Machine::Master(master) => {
-                Some(master.config(None)).filter(|config| config.num > ConfigNum(0))
+                Some(master.newest()).filter(|config| config.num > ConfigNum(0))
             }
             Machine::Shard(_) => None,
         }

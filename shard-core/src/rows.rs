@@ -3,7 +3,15 @@
 //! | key | value, numbers big endian |
 //! |---|---|
 //! | 0, 0, 0 | what the group keeps once: version, kind of state machine, log time (8), configuration that gave it its first slots (8, plus 1; 0: none yet) |
-//! | 0, 0, 1, number (8) | of the shardmaster, a configuration: version, postcard |
+//! | 0, 0, 1, number (8) | of the shardmaster, a configuration: version, postcard; of version 2 what the one before it has not |
+//! | 0, 0, 2 | of the shardmaster, what its map has once; this and all below: version, postcard |
+//! | 0, 0, 3, chunk (1) | the owners of 256 slots |
+//! | 0, 0, 4, number (8) | a move that not all sides have reported |
+//! | 0, 0, 5, slot (2) | why a slot stays where it is |
+//! | 0, 0, 6, order (8) | a move that all sides have reported |
+//! | 0, 0, 7, order (8) | a request that was carried out |
+//! | 0, 0, 8, group (4) | the seats of a group |
+//! | 0, 0, 9 | groups that there were |
 //! | slot + 1 (2), 0 | of a slot: version, floor of log time (8), version counter (8); if it ever moved (version 2), postcard of that |
 //! | slot + 1 (2), 1, session (16) | a lane: version, postcard |
 //! | slot + 1 (2), 2, key | a key: version, type, expiry (8) if the type says so, value |
@@ -27,9 +35,19 @@ use crate::checkpoint::{RowChange, RowHead};
 const ROW_VERSION: u8 = 1;
 /// Version of the row of a slot that has moved, or does.
 const ROW_VERSION_MOVED: u8 = 2;
+/// Version of a configuration that is told by what the one before it has not.
+const ROW_VERSION_CHANGE: u8 = 2;
 const GROUP: [u8; 2] = [0, 0];
 const GROUP_META: u8 = 0;
-const GROUP_CONFIG: u8 = 1;
+const MASTER_CONFIG: u8 = 1;
+const MASTER_MAP: u8 = 2;
+const MASTER_OWNERS: u8 = 3;
+const MASTER_MOVE: u8 = 4;
+const MASTER_WAITING: u8 = 5;
+const MASTER_ENDED: u8 = 6;
+const MASTER_REQUEST: u8 = 7;
+const MASTER_SEATS: u8 = 8;
+const MASTER_RETIRED: u8 = 9;
 const SLOT_META: u8 = 0;
 const SLOT_LANE: u8 = 1;
 const SLOT_KEY: u8 = 2;
@@ -91,11 +109,92 @@ fn hex(bytes: &[u8]) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Row<'a> {
     Group,
-    Config(u64),
+    Master(MasterRow),
     Slot(Slot),
     Lane(Slot, SessionId),
     Key(Slot, &'a [u8]),
     Export(Slot, NameSet, &'a [u8]),
+}
+
+/// What a row of the shardmaster is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum MasterRow {
+    Config(u64),
+    Map,
+    Owners(u8),
+    Move(u64),
+    Waiting(Slot),
+    Ended(u64),
+    Request(u64),
+    Seats(GroupId),
+    Retired,
+}
+
+/// Slots whose owners are in one row.
+const SLOTS_PER_CHUNK: u16 = 256;
+
+impl MasterRow {
+    /// The row with the owner of a slot.
+    pub(crate) fn owners_of(slot: Slot) -> MasterRow {
+        MasterRow::Owners((slot.0 / SLOTS_PER_CHUNK) as u8)
+    }
+
+    /// The first and the last slot whose owners are in that row.
+    pub(crate) fn chunk(chunk: u8) -> (Slot, Slot) {
+        let first = u16::from(chunk) * SLOTS_PER_CHUNK;
+        (Slot(first), Slot(first + (SLOTS_PER_CHUNK - 1)))
+    }
+
+    fn put_key(self, key: &mut Vec<u8>) {
+        let numbered = |key: &mut Vec<u8>, kind, number| {
+            key.put_u8(kind);
+            key.put_u64(number);
+        };
+        match self {
+            MasterRow::Config(num) => numbered(key, MASTER_CONFIG, num),
+            MasterRow::Map => key.put_u8(MASTER_MAP),
+            MasterRow::Owners(chunk) => key.put_slice(&[MASTER_OWNERS, chunk]),
+            MasterRow::Move(id) => numbered(key, MASTER_MOVE, id),
+            MasterRow::Waiting(slot) => {
+                key.put_u8(MASTER_WAITING);
+                key.put_u16(slot.0);
+            }
+            MasterRow::Ended(order) => numbered(key, MASTER_ENDED, order),
+            MasterRow::Request(order) => numbered(key, MASTER_REQUEST, order),
+            MasterRow::Seats(group) => {
+                key.put_u8(MASTER_SEATS);
+                key.put_u32(group.0);
+            }
+            MasterRow::Retired => key.put_u8(MASTER_RETIRED),
+        }
+    }
+
+    fn of(kind: u8, rest: &[u8]) -> Option<MasterRow> {
+        let number = || Some(u64::from_be_bytes(rest.try_into().ok()?));
+        match kind {
+            MASTER_CONFIG => number().map(MasterRow::Config),
+            MASTER_MAP => rest.is_empty().then_some(MasterRow::Map),
+            MASTER_OWNERS => match rest {
+                [chunk] if u16::from(*chunk) < SLOTS / SLOTS_PER_CHUNK => {
+                    Some(MasterRow::Owners(*chunk))
+                }
+                _ => None,
+            },
+            MASTER_MOVE => number().map(MasterRow::Move),
+            MASTER_WAITING => {
+                let slot = u16::from_be_bytes(rest.try_into().ok()?);
+                (slot < SLOTS).then_some(MasterRow::Waiting(Slot(slot)))
+            }
+            MASTER_ENDED => number().map(MasterRow::Ended),
+            MASTER_REQUEST => number().map(MasterRow::Request),
+            MASTER_SEATS => {
+                let group = u32::from_be_bytes(rest.try_into().ok()?);
+                Some(MasterRow::Seats(GroupId(group)))
+            }
+            MASTER_RETIRED => rest.is_empty().then_some(MasterRow::Retired),
+            _ => None,
+        }
+    }
 }
 
 impl Row<'_> {
@@ -107,10 +206,9 @@ impl Row<'_> {
                 key.put_slice(&GROUP);
                 key.put_u8(GROUP_META);
             }
-            Row::Config(num) => {
+            Row::Master(row) => {
                 key.put_slice(&GROUP);
-                key.put_u8(GROUP_CONFIG);
-                key.put_u64(*num);
+                row.put_key(&mut key);
             }
             Row::Slot(slot) => {
                 key.put_u16(slot.0 + 1);
@@ -148,11 +246,7 @@ impl Row<'_> {
         let Some(slot) = slot.checked_sub(1) else {
             return match (kind, rest) {
                 (GROUP_META, []) => Ok(Row::Group),
-                (GROUP_CONFIG, num) => {
-                    let num = <[u8; 8]>::try_from(num).map_err(|_| RowFault::Kind)?;
-                    Ok(Row::Config(u64::from_be_bytes(num)))
-                }
-                _ => Err(RowFault::Kind),
+                _ => MasterRow::of(kind, rest).map(Row::Master).ok_or(RowFault::Kind),
             };
         };
         if slot >= SLOTS {
@@ -244,6 +338,22 @@ pub(crate) type RowValue = (RowHead, Bytes);
 /// The first byte of every value.
 pub(crate) fn versioned() -> RowHead {
     RowHead::from_slice(&[ROW_VERSION])
+}
+
+/// The first byte of a configuration's value that tells what the one before it has not.
+pub(crate) fn versioned_change() -> RowHead {
+    RowHead::from_slice(&[ROW_VERSION_CHANGE])
+}
+
+/// Takes the version off a configuration's value: whether it is such a difference.
+pub(crate) fn config_version(value: &mut Bytes) -> Result<bool, RowFault> {
+    match value.first() {
+        Some(&ROW_VERSION_CHANGE) => {
+            value.advance(1);
+            Ok(true)
+        }
+        _ => unversioned(value).map(|()| false),
+    }
 }
 
 /// Takes the version off a value.

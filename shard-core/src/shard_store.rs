@@ -157,7 +157,7 @@ impl ShardStore {
                 EntryItem::Group(query) => Answer::Group(self.query(&query)),
                 EntryItem::Assign { config, ranges } => self.assign(config, &ranges),
                 EntryItem::Move(step) => self.step(step, full),
-                EntryItem::Bootstrap(_) => Answer::Invalid,
+                EntryItem::Bootstrap(_) | EntryItem::Master(_) => Answer::Invalid,
             })
             .collect()
     }

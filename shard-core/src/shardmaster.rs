@@ -1,34 +1,79 @@
-//! The state machine of group 0: the numbered configurations.
+//! The state machine of group 0: where slots are to be, where they are, and the moves from the one to
+//! the other.
+//!
+//! It decides and orders; groups carry out and report. Nothing on the way of a request waits for it.
+//!
+//! # Invariants
+//! - Same entries, same state and same answers, on every replica (scenario K4).
+//! - A configuration has one number more than the one before it and never changes. Administrators make
+//!   them, nobody else does: neither reports nor the ends of moves (scenario K1).
+//! - A refused op changes nothing.
+//! - A slot has one unfinished move at most, which goes from its owner; numbers of moves and epochs of a slot
+//!   only grow. Whatever is kept of a move is kept until both its sides have said how it ended.
+//! - Absent on purpose: time but as log time, ways to take a slot from a group that does not answer, and
+//!   anything about which node leads what.
 
-use crate::cluster_config::{ClusterConfig, ConfigNum, SHARDMASTER};
-use crate::codec::{self, EntryBatch, EntryItem, bytes_of};
+mod checkpoint;
+mod dry;
+mod history;
+mod moves;
+mod op;
+mod requests;
+mod seats;
+mod target;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::checkpoint::MasterLoader;
+pub use self::dry::{PlanReason, PlannedMove};
+pub use self::moves::{BACK_OFF_MS_MAX, BACK_OFF_MS_MIN, ENDED_MOVES_MAX, EndedMove};
+pub use self::op::{
+    Cancel, MasterDone, MasterError, MasterOp, MasterRequest, MoveReport, RequestId, SEATS_MAX,
+    Side, WEIGHT_MAX,
+};
+pub use self::requests::REQUESTS_KEPT_MAX;
+pub use self::seats::Seats;
+
+use self::checkpoint::Changes;
+use self::history::{CONFIGS_MAX, History};
+use self::moves::Plan;
+use self::requests::{Remembered, Requests};
+use self::target::{Draft, Wanted, slots_of};
+use crate::cluster_config::{ClusterConfig, ConfigNum, GROUPS_MAX, NODES_MAX};
+use crate::cluster_map::ClusterMap;
+use crate::codec::{EntryBatch, EntryItem, bytes_of};
 use crate::digest::Digest;
 use crate::op::Outcome;
-use crate::rows::{self, GroupRow, Row, RowError, RowFault, RowOrder, RowValue};
+use crate::rows::MasterRow;
 use crate::session::LogTime;
-use crate::shard_store::{Collected, Dirty, RowBudget};
+use crate::slot::Slot;
 use crate::wire::Answer;
-use bytes::Bytes;
+use raft_core::types::{GroupId, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Every configuration there ever was. Number 0, without groups and with every slot unassigned, is
-/// there from the start (scenario K1).
+/// What group 0 keeps.
 #[derive(Debug)]
 pub struct Shardmaster {
     log_time: LogTime,
-    /// By number; never empty.
-    configs: Vec<ClusterConfig>,
-    /// No part of the state: how many configurations are in the checkpoints so far. None changes.
-    saved: usize,
-    frozen: Option<Frozen>,
-}
-
-/// A checkpoint of which rows are left to be handed out.
-#[derive(Debug)]
-struct Frozen {
-    log_time: Option<LogTime>,
-    /// The configurations from here on, up to there.
-    next: usize,
-    end: usize,
+    /// Every configuration there ever was; the newest one is in the map. Number 0, without groups and
+    /// with every slot unassigned, is there from the start.
+    history: History,
+    map: ClusterMap,
+    /// The number of the next move.
+    next_move: u64,
+    /// Moves that are only shown, by the order of their ends.
+    ended: BTreeMap<u64, EndedMove>,
+    requests: Requests,
+    /// Of every group there is.
+    seats: BTreeMap<GroupId, Seats>,
+    /// Groups that there were.
+    retired: BTreeSet<GroupId>,
+    /// No part of the state: follows from the map.
+    plan: Plan,
+    /// No part of the state: what of it the next checkpoint has to tell.
+    changes: Changes,
+    /// The entry being applied has raised the map's version.
+    touched: bool,
 }
 
 impl Default for Shardmaster {
@@ -40,27 +85,42 @@ impl Default for Shardmaster {
 impl Shardmaster {
     /// One that knows configuration 0.
     pub fn new() -> Shardmaster {
-        Shardmaster::of(LogTime(0), vec![ClusterConfig::default()], 0)
+        let mut master = Shardmaster {
+            log_time: LogTime(0),
+            history: History::new(),
+            map: ClusterMap::default(),
+            next_move: 1,
+            ended: BTreeMap::new(),
+            requests: Requests::default(),
+            seats: BTreeMap::new(),
+            retired: BTreeSet::new(),
+            plan: Plan::default(),
+            changes: Changes::default(),
+            touched: false,
+        };
+        master.note(MasterRow::Config(0));
+        master
     }
 
-    fn of(log_time: LogTime, configs: Vec<ClusterConfig>, saved: usize) -> Shardmaster {
-        Shardmaster { log_time, configs, saved, frozen: None }
-    }
-
-    /// Applies a committed entry: one answer per item, in order.
+    /// Applies a committed entry: one answer per item, in order. Whatever can be moved then is ordered; an
+    /// entry without items does that alone, at its stamp.
     pub fn apply(&mut self, batch: EntryBatch) -> Vec<Answer> {
         self.log_time = self.log_time.max(batch.stamp);
-        batch
+        self.touched = false;
+        let answers = batch
             .items
             .into_iter()
             .map(|item| match item {
                 EntryItem::Bootstrap(config) => self.bootstrap(config),
+                EntryItem::Master(request) => Answer::Master(self.request(&request)),
                 EntryItem::Lane(_)
                 | EntryItem::Group(_)
                 | EntryItem::Assign { .. }
                 | EntryItem::Move(_) => Answer::Invalid,
             })
-            .collect()
+            .collect();
+        self.plan();
+        answers
     }
 
     /// The newest stamp applied.
@@ -68,132 +128,226 @@ impl Shardmaster {
         self.log_time
     }
 
-    /// The configuration of that number, the same for ever; the newest for `None` and for numbers
-    /// that are not given out yet (scenario K5).
-    pub fn config(&self, num: Option<ConfigNum>) -> &ClusterConfig {
-        let newest = self.configs.len() - 1;
-        let num = num.and_then(|num| usize::try_from(num.0).ok()).unwrap_or(newest);
-        &self.configs[num.min(newest)]
+    /// The newest configuration.
+    pub fn newest(&self) -> &ClusterConfig {
+        &self.map.config
     }
 
-    /// A number that replicas with the same configurations share. Reads all of them.
+    /// What subscribers are told.
+    pub fn map(&self) -> &ClusterMap {
+        &self.map
+    }
+
+    /// The seats of each group.
+    pub fn seats(&self) -> &BTreeMap<GroupId, Seats> {
+        &self.seats
+    }
+
+    /// The configuration of that number, the same for ever; the newest for `None` and for numbers
+    /// that are not given out yet (scenario K5). Decodes up to 255 differences.
+    pub fn config(&self, num: Option<ConfigNum>) -> ClusterConfig {
+        match num.filter(|num| *num < self.map.config.num) {
+            Some(num) => self.history.get(num),
+            None => self.map.config.clone(),
+        }
+    }
+
+    /// A number that replicas with the same state share. Reads all of it.
     pub fn digest(&self) -> u64 {
         let mut digest = Digest::new();
-        digest.numbers(&[self.log_time.0]);
-        for config in &self.configs {
-            digest.bytes(&bytes_of(config));
+        digest.numbers(&[self.log_time.0, self.next_move]);
+        self.history.bytes().for_each(|config| digest.bytes(config));
+        digest.bytes(&bytes_of(&self.map));
+        digest.bytes(&bytes_of(&self.ended));
+        digest.bytes(&bytes_of(&self.seats));
+        digest.bytes(&bytes_of(&self.retired));
+        for request in self.requests.iter() {
+            digest.bytes(&bytes_of(&request));
         }
         digest.value()
-    }
-
-    /// How much has changed since the last freeze.
-    pub fn dirty(&self) -> Dirty {
-        Dirty { any: self.saved < self.configs.len(), ..Dirty::default() }
-    }
-
-    /// Begins a checkpoint of the state as it is now.
-    ///
-    /// # Panics
-    /// If the one before was not collected.
-    pub fn freeze(&mut self) {
-        assert!(self.frozen.is_none(), "one checkpoint at a time");
-        let end = self.configs.len();
-        let next = std::mem::replace(&mut self.saved, end);
-        self.frozen = Some(Frozen { log_time: Some(self.log_time), next, end });
-    }
-
-    /// The next rows of the checkpoint that was begun.
-    pub fn collect(&mut self, budget: RowBudget) -> Collected {
-        let mut rows = Vec::new();
-        let Some(frozen) = &mut self.frozen else { return Collected { rows, done: true } };
-        if let Some(log_time) = frozen.log_time.take() {
-            rows.push(Row::Group.put(GroupRow { log_time, assigned: 0 }.value(SHARDMASTER)));
-        }
-        let mut bytes = 0;
-        while frozen.next < frozen.end && rows.len() < budget.rows.max(1) && bytes < budget.bytes {
-            let value = row_of(&self.configs[frozen.next]);
-            bytes += value.1.len();
-            rows.push(Row::Config(frozen.next as u64).put(value));
-            frozen.next += 1;
-        }
-        let done = frozen.next == frozen.end;
-        if done {
-            self.frozen = None;
-        }
-        Collected { rows, done }
     }
 
     /// The first configuration gets number 1 whatever it says of itself; a second one changes
     /// nothing, since every leader proposes it until it has applied one (scenario K7).
     fn bootstrap(&mut self, config: ClusterConfig) -> Answer {
-        if config.check().is_err() {
+        let is_small = config.groups.len() <= GROUPS_MAX + 1 && config.nodes.len() <= NODES_MAX;
+        if config.check().is_err() || !is_small {
             return Answer::Invalid;
         }
-        if self.configs.len() == 1 {
-            self.configs.push(ClusterConfig { num: ConfigNum(1), ..config });
+        if self.history.len() == 1 {
+            let config = ClusterConfig { num: ConfigNum(1), ..config.joined() };
+            self.history.push(&self.map.config, &config);
+            self.note(MasterRow::Config(1));
+            self.begin_map(config);
         }
         Answer::Done { outcome: Outcome::Ok, log_time: self.log_time }
     }
-}
 
-/// The row of a configuration.
-fn row_of(config: &ClusterConfig) -> RowValue {
-    (rows::versioned(), bytes_of(config).freeze())
-}
+    /// Carries out a wish once.
+    fn request(&mut self, request: &MasterRequest) -> Result<MasterDone, MasterError> {
+        let Some(id) = request.id else { return self.execute(&request.op) };
+        let mut digest = Digest::new();
+        digest.bytes(&bytes_of(&request.op));
+        let digest = digest.value();
+        if let Some(answer) = self.requests.answer(id, digest) {
+            return answer;
+        }
+        let done = self.execute(&request.op)?;
+        let (next, oldest) = self.requests.next();
+        if let Some(oldest) = oldest {
+            self.note_gone(MasterRow::Request(oldest));
+            self.requests.forget(oldest);
+        }
+        self.note(MasterRow::Request(next));
+        self.requests.remember(next, Remembered { id, digest, done, at: self.log_time });
+        Ok(done)
+    }
 
-/// Makes a shardmaster of its rows, which come in the order of their keys.
-#[derive(Debug, Default)]
-pub(crate) struct MasterLoader {
-    order: RowOrder,
-    /// Once the group's row was there.
-    log_time: Option<LogTime>,
-    configs: Vec<ClusterConfig>,
-}
+    fn execute(&mut self, op: &MasterOp) -> Result<MasterDone, MasterError> {
+        if self.map.config.num == ConfigNum(0) {
+            return Err(MasterError::NoConfiguration);
+        }
+        if let Some(draft) = self.draft(op) {
+            return self.commit(draft?);
+        }
+        let mut count = 0;
+        match op {
+            MasterOp::Pause => self.set_paused(true),
+            MasterOp::Resume => {
+                self.forget_cancelled();
+                self.set_paused(false);
+            }
+            MasterOp::Cancel(cancel) => count = self.cancel(cancel)?,
+            MasterOp::SetEvacuated { node, evacuated } => self.set_evacuated(*node, *evacuated)?,
+            MasterOp::Report(report) => self.report(report)?,
+            MasterOp::GroupConf { group, config, members } => {
+                self.group_conf(*group, *config, members)?;
+            }
+            MasterOp::AddNode { .. }
+            | MasterOp::ForgetNode { .. }
+            | MasterOp::CreateGroup { .. }
+            | MasterOp::DrainGroup { .. }
+            | MasterOp::RemoveGroup { .. }
+            | MasterOp::MoveSlots { .. }
+            | MasterOp::AssignSlots { .. }
+            | MasterOp::UnassignSlots { .. }
+            | MasterOp::SetMembers { .. }
+            | MasterOp::SetWeight { .. }
+            | MasterOp::Rebalance { .. } => unreachable!("they have drafts"),
+        }
+        Ok(self.done(None, count))
+    }
 
-impl MasterLoader {
-    pub(crate) fn row(&mut self, key: &[u8], mut value: Bytes) -> Result<(), RowFault> {
-        let row = Row::of(key)?;
-        self.order.follows(key)?;
-        match row {
-            Row::Group => {
-                let GroupRow { log_time, assigned } = GroupRow::read(value, SHARDMASTER)?;
-                if assigned != 0 {
-                    return Err(RowFault::Value);
-                }
-                self.log_time = Some(log_time);
+    fn done(&self, group: Option<GroupId>, count: u32) -> MasterDone {
+        MasterDone { config: self.map.config.num, version: self.map.version, group, count }
+    }
+
+    /// Makes a configuration of a draft, if it differs from the newest one.
+    fn commit(&mut self, draft: Draft) -> Result<MasterDone, MasterError> {
+        let Draft { mut config, group, wanted } = draft;
+        let mut moved = Vec::new();
+        if config != self.map.config {
+            if self.history.len() >= CONFIGS_MAX {
+                return Err(MasterError::NoNumberLeft(self.history.len()));
             }
-            Row::Config(num) => {
-                rows::unversioned(&mut value)?;
-                let config: ClusterConfig = codec::whole(&value)?;
-                let next = self.configs.len() as u64;
-                if num != next || config.num != ConfigNum(num) {
-                    return Err(RowFault::Contradiction);
-                }
-                // What was there before the first has nothing to check.
-                let right = if num == 0 {
-                    config == ClusterConfig::default()
-                } else {
-                    config.check().is_ok()
-                };
-                if !right {
-                    return Err(RowFault::Value);
-                }
-                self.configs.push(config);
+            config.num = ConfigNum(self.history.len());
+            if config.slots != self.map.config.slots {
+                let (old, new) = (self.map.config.slot_table(), config.slot_table());
+                let differ = (0..).zip(old.iter().zip(&new)).filter(|(_, (old, new))| old != new);
+                moved = differ.map(|(number, _)| Slot(number)).collect();
             }
-            Row::Slot(_) | Row::Lane(..) | Row::Key(..) | Row::Export(..) => {
-                return Err(RowFault::Group);
+            self.history.push(&self.map.config, &config);
+            self.note(MasterRow::Config(config.num.0));
+            self.set_config(config);
+        }
+        self.forget_waiting(&moved);
+        match wanted {
+            Wanted::Nothing => {}
+            Wanted::Slots(ranges) => {
+                let slots = slots_of(&ranges)?;
+                self.forget_waiting(&slots);
+                slots.into_iter().for_each(|slot| self.place(slot));
             }
+            Wanted::All => self.forget_cancelled(),
+        }
+        moved.iter().for_each(|slot| self.place(*slot));
+        Ok(self.done(group, moved.len() as u32))
+    }
+
+    /// Puts the next configuration in its place, with what follows from it.
+    fn set_config(&mut self, config: ClusterConfig) {
+        self.touch();
+        let gone = self.map.config.groups.keys().filter(|g| !config.groups.contains_key(g));
+        for group in gone.copied().collect::<Vec<_>>() {
+            self.note(MasterRow::Retired);
+            self.retired.insert(group);
+            self.note(MasterRow::Seats(group));
+            self.seats.remove(&group);
+        }
+        let renamed = config.groups.iter().filter(|(group, seats)| {
+            let before = self.map.config.groups.get(group);
+            before.is_none_or(|before| before.voters != seats.voters)
+        });
+        for (group, seats) in renamed.collect::<Vec<_>>() {
+            self.note(MasterRow::Seats(*group));
+            self.seats.entry(*group).or_default().name(config.num, &seats.voters);
+        }
+        self.map.evacuated.retain(|node| config.nodes.contains_key(node));
+        self.map.config = config;
+    }
+
+    fn set_paused(&mut self, paused: bool) {
+        if self.map.paused != paused {
+            self.touch();
+            self.map.paused = paused;
+        }
+    }
+
+    fn set_evacuated(&mut self, node: NodeId, evacuated: bool) -> Result<(), MasterError> {
+        if !self.map.config.nodes.contains_key(&node) {
+            return Err(MasterError::UnknownNode(node));
+        }
+        if self.map.evacuated.contains(&node) != evacuated {
+            self.touch();
+            match evacuated {
+                true => self.map.evacuated.insert(node),
+                false => self.map.evacuated.remove(&node),
+            };
         }
         Ok(())
     }
 
-    pub(crate) fn finish(self) -> Result<Shardmaster, RowError> {
-        let missing = |row: Row<'_>| RowError { row: row.key().to_vec(), fault: RowFault::Missing };
-        let log_time = self.log_time.ok_or_else(|| missing(Row::Group))?;
-        if self.configs.is_empty() {
-            return Err(missing(Row::Config(0)));
+    fn group_conf(
+        &mut self,
+        group: GroupId,
+        config: ConfigNum,
+        members: &[NodeId],
+    ) -> Result<(), MasterError> {
+        if !self.seats.contains_key(&group) {
+            return Err(MasterError::UnknownGroup(group));
         }
-        let saved = self.configs.len();
-        Ok(Shardmaster::of(log_time, self.configs, saved))
+        if !(1..=SEATS_MAX).contains(&members.len()) {
+            return Err(MasterError::Seats { group, count: members.len() as u32 });
+        }
+        if config > self.map.config.num {
+            return Err(MasterError::FutureConfig { group, config });
+        }
+        self.note(MasterRow::Seats(group));
+        let seats = self.seats.entry(group).or_default();
+        seats.report(config, members.iter().copied().collect());
+        Ok(())
+    }
+
+    fn is_retired(&self, group: GroupId) -> bool {
+        self.retired.contains(&group)
+    }
+
+    /// The map is about to change: one version for all changes of an entry.
+    fn touch(&mut self) {
+        self.note(MasterRow::Map);
+        if !self.touched {
+            self.touched = true;
+            self.map.version += 1;
+        }
     }
 }

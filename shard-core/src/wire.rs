@@ -8,6 +8,7 @@ use crate::memory::MemoryUse;
 use crate::moves::SlotEpoch;
 use crate::op::{ELEMENT_BYTES, Op, Outcome};
 use crate::session::{LogTime, Seq, SessionId};
+use crate::shardmaster::{MasterDone, MasterError};
 use crate::slot::Slot;
 use raft_core::message::Message;
 use raft_core::types::{GroupId, Index, NodeId, Term};
@@ -264,7 +265,12 @@ pub enum Answer {
         /// In which epoch that one got it: a higher one knows better.
         epoch: SlotEpoch,
     },
+    /// For an op of the shardmaster: what became of it, or why nothing did.
+    Master(Result<MasterDone, MasterError>),
 }
+
+/// More than any answer of the shardmaster has: its sentences quote one address at most.
+const MASTER_ANSWER_BYTES_MAX: usize = 1024;
 
 impl Answer {
     /// Bytes of what was answered; the slots of a group are at most 16384 ranges twice.
@@ -290,6 +296,7 @@ impl Answer {
             | Answer::LanesFull
             | Answer::Frozen
             | Answer::Moved { .. } => ELEMENT_BYTES,
+            Answer::Master(_) => MASTER_ANSWER_BYTES_MAX,
         }
     }
 }

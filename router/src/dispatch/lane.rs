@@ -324,6 +324,7 @@ pub(super) fn had_no_effect(answer: &Answer) -> bool {
         | Answer::Moved { .. } => true,
         Answer::Done { .. }
         | Answer::Group(_)
+        | Answer::Master(_)
         | Answer::LogTime(_)
         | Answer::Lost
         | Answer::Old

@@ -361,6 +361,7 @@ impl Dispatch {
             Answer::Done { .. } => state.hold_back(state.sure, now, book),
             Answer::Lost
             | Answer::Group(_)
+            | Answer::Master(_)
             | Answer::LogTime(_)
             | Answer::Old
             | Answer::Gap { .. }

@@ -116,6 +116,10 @@ impl Range {
                 config.groups.len()
             ),
             EntryItem::Move(step) => writeln!(out, "  {}", move_step(step)),
+            EntryItem::Master(request) => match request.id {
+                Some(id) => writeln!(out, "  {:?}  (request {:032x})", request.op, id.0),
+                None => writeln!(out, "  {:?}", request.op),
+            },
         }
     }
 

@@ -205,9 +205,7 @@ impl Look<'_> {
         };
         match finished {
             Ok(Machine::Shard(store)) => Some(Summary::Shard(store.stats())),
-            Ok(Machine::Master(master)) => {
-                Some(Summary::Master(Box::new(master.config(None).clone())))
-            }
+            Ok(Machine::Master(master)) => Some(Summary::Master(Box::new(master.newest().clone()))),
             Err(source) => {
                 let error = crate::disk::StateError::Row { group, source };
                 self.findings.fault(format!("{}: {error}", self.path.display()), ADVICE);

@@ -95,6 +95,11 @@ fn apply<K: Copy + Ord, V: Clone>(changes: &[(K, Option<V>)], to: &mut BTreeMap<
 }
 
 impl ClusterConfig {
+    /// The same, its ranges of slots joined where they can be: what is equal looks equal.
+    pub(crate) fn joined(self) -> ClusterConfig {
+        ClusterConfig { slots: ranges_of(&self.slot_table()), ..self }
+    }
+
     /// The group of each slot, by the slot's number. Ranges that no configuration has are left out.
     pub fn slot_table(&self) -> Vec<Option<GroupId>> {
         let mut table = vec![None; usize::from(SLOTS)];

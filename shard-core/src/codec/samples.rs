@@ -6,6 +6,7 @@ use crate::migration::*;
 use crate::moves::*;
 use crate::op::*;
 use crate::session::{Seq, SessionId};
+use crate::shardmaster::*;
 use crate::wire::*;
 use raft_core::conf::Conf;
 use raft_core::frame::encode_entry;
@@ -235,7 +236,7 @@ impl Samples {
     }
 
     fn item(&mut self) -> EntryItem {
-        match self.below(5) {
+        match self.below(6) {
             0 => EntryItem::Lane(self.lane_request()),
             1 => EntryItem::Group(self.query()),
             2 => EntryItem::Assign {
@@ -243,7 +244,87 @@ impl Samples {
                 ranges: self.many(Samples::slots),
             },
             3 => EntryItem::Bootstrap(self.config()),
-            _ => EntryItem::Move(self.move_step()),
+            4 => EntryItem::Move(self.move_step()),
+            _ => EntryItem::Master(MasterRequest {
+                id: self.some(|s| RequestId(u128::from(s.next()) << 64 | u128::from(s.number()))),
+                op: self.master_op(),
+            }),
+        }
+    }
+
+    fn node(&mut self) -> NodeId {
+        NodeId(self.number())
+    }
+
+    fn group(&mut self) -> GroupId {
+        GroupId(self.number() as u32)
+    }
+
+    fn master_op(&mut self) -> MasterOp {
+        let (node, group, ranges) = (self.node(), self.group(), self.many(Samples::slots));
+        match self.below(17) {
+            0 => {
+                let addresses = NodeConfig { peer: self.text(), resp: self.text() };
+                MasterOp::AddNode { node, addresses }
+            }
+            1 => MasterOp::ForgetNode { node },
+            2 => MasterOp::CreateGroup {
+                group: self.some(Samples::group),
+                voters: self.many(Samples::node),
+                weight: self.next() as u32,
+                rebalance: self.flag(),
+            },
+            3 => MasterOp::DrainGroup { group },
+            4 => MasterOp::RemoveGroup { group },
+            5 => MasterOp::MoveSlots { ranges, to: group },
+            6 => MasterOp::AssignSlots { ranges, to: group },
+            7 => MasterOp::UnassignSlots { ranges },
+            8 => MasterOp::SetMembers { group, voters: self.many(Samples::node) },
+            9 => MasterOp::SetWeight { group, weight: self.next() as u32 },
+            10 => MasterOp::Rebalance { moves_max: self.some(|s| s.next() as u32) },
+            11 => MasterOp::Pause,
+            12 => MasterOp::Resume,
+            13 => MasterOp::Cancel(match self.below(3) {
+                0 => Cancel::All,
+                1 => Cancel::Moves(self.many(|s| MoveId(s.number()))),
+                _ => Cancel::Slots(ranges),
+            }),
+            14 => MasterOp::SetEvacuated { node, evacuated: self.flag() },
+            15 => MasterOp::Report(MoveReport {
+                id: MoveId(self.number()),
+                slot: self.slot(),
+                by: group,
+                side: if self.flag() { Side::Source } else { Side::Destination },
+                outcome: match self.below(4) {
+                    0 => MoveOutcome::Activated,
+                    1 => MoveOutcome::Refused(RefuseReason::Cancelled),
+                    2 => MoveOutcome::Refused(RefuseReason::NoProgress),
+                    _ => MoveOutcome::Refused(RefuseReason::OutOfMemory),
+                },
+            }),
+            _ => MasterOp::GroupConf {
+                group,
+                config: ConfigNum(self.number()),
+                members: self.many(Samples::node),
+            },
+        }
+    }
+
+    fn master_answer(&mut self) -> Result<MasterDone, MasterError> {
+        match self.below(4) {
+            0 => Err(MasterError::NoConfiguration),
+            1 => Err(MasterError::Config(self.text())),
+            2 => Err(MasterError::SlotMoving {
+                slot: self.slot(),
+                group: self.group(),
+                id: MoveId(self.number()),
+            }),
+            _ => Ok(MasterDone {
+                config: ConfigNum(self.number()),
+                version: self.number(),
+                group: self.some(Samples::group),
+                count: self.next() as u32,
+            }),
         }
     }
 
@@ -287,7 +368,7 @@ impl Samples {
 
     fn answer(&mut self) -> Answer {
         let log_time = LogTime(self.number());
-        match self.below(18) {
+        match self.below(19) {
             0 => Answer::Done { outcome: self.outcome(), log_time },
             1 => Answer::Group(GroupAnswer::KeyCount { keys: self.number(), expires: 0 }),
             2 => Answer::Group(GroupAnswer::OccupiedSlots {
@@ -308,6 +389,7 @@ impl Samples {
             14 => Answer::Invalid,
             15 => Answer::LanesFull,
             16 => Answer::Frozen,
+            17 => Answer::Master(self.master_answer()),
             _ => Answer::Moved { to: GroupId(self.next() as u32), epoch: SlotEpoch(self.number()) },
         }
     }

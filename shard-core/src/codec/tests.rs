@@ -6,6 +6,7 @@ use crate::op::{
     Expire, ExpireAt, ExpiryCommand, Op, OpError, Outcome, Set, SetCondition, SetExpiry, TimeUnit,
 };
 use crate::session::{Seq, SessionId};
+use crate::shardmaster::{MasterError, MasterOp, RequestId};
 use crate::wire::{Answer, GroupAnswer, Reply, Request, RequestBatch, RequestBody};
 use raft_core::message::RequestVote;
 use raft_core::node_pair::{BeliefsPage, Claims};
@@ -128,7 +129,11 @@ fn golden_bytes() {
     for (wire, golden) in frames {
         assert_eq!(hex(&encoded(&wire)), golden, "{wire:?}");
     }
+}
 
+/// As above, of entries in logs.
+#[test]
+fn golden_bytes_of_entries() {
     let mut config = ClusterConfig { num: ConfigNum(1), ..ClusterConfig::default() };
     config.cluster_id = "c".to_owned();
     let items = vec![
@@ -136,12 +141,16 @@ fn golden_bytes() {
         EntryItem::Group(GroupQuery::KeyCount),
         EntryItem::Assign { config: ConfigNum(1), ranges: vec![(Slot(0), Slot(16383))] },
         EntryItem::Bootstrap(config),
+        EntryItem::Master(MasterRequest {
+            id: Some(RequestId(1)),
+            op: MasterOp::MoveSlots { ranges: vec![(Slot(0), Slot(300))], to: GroupId(2) },
+        }),
     ];
     let batch = EntryBatch::new(LogTime(1000), items);
     assert_eq!(
         hex(&encode_batch(&batch)),
-        "01e8070400ef9bafcdf8acd19181deb7de9af1d9a2a302c8af12965f02010103666f6f0362617202\
-             d00f01000100010002010100ff7f03010163000000"
+        "01e8070500ef9bafcdf8acd19181deb7de9af1d9a2a302c8af12965f02010103666f6f0362617202\
+             d00f01000100010002010100ff7f03010163000000050101050100ac0202"
     );
     let full = EntryBatch { full: true, ..EntryBatch::new(LogTime(1000), Vec::new()) };
     assert_eq!(hex(&encode_batch(&full)), "02e80700");
@@ -210,7 +219,11 @@ fn variants_keep_their_numbers() {
         assert_eq!(usize::from(bytes_of(step)[0]), number, "{step:?}");
     }
     assert_eq!(bytes_of(&EntryItem::Move(MoveStep::Forget { slot, id }))[..], [4, 8, 0, 0]);
+}
 
+/// As above, of what is answered.
+#[test]
+fn variants_of_answers_keep_their_numbers() {
     let log_time = LogTime(0);
     let answers = [
         Answer::Done { outcome: Outcome::Ok, log_time },
@@ -230,6 +243,7 @@ fn variants_keep_their_numbers() {
         Answer::LanesFull,
         Answer::Frozen,
         Answer::Moved { to: GroupId(1), epoch: SlotEpoch(1) },
+        Answer::Master(Err(MasterError::NoConfiguration)),
     ];
     let errors = [
         OpError::WrongType,

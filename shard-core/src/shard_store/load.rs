@@ -57,7 +57,7 @@ impl StoreLoader {
                 self.store.assigned = assigned.checked_sub(1).map(ConfigNum);
                 self.begun = true;
             }
-            Row::Config(_) => return Err(RowFault::Group),
+            Row::Master(_) => return Err(RowFault::Group),
             Row::Slot(slot) => {
                 if !self.begun {
                     return Err(RowFault::Orphan);

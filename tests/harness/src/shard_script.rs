@@ -102,7 +102,7 @@ impl Runner for ShardScript {
             }
             "config" => {
                 let num = args.next_pos().map(u64::from_str).transpose()?.map(ConfigNum);
-                show_config(self.masters[0].config(num))
+                show_config(&self.masters[0].config(num))
             }
             "bootstrap" => {
                 let config = config(&mut args)?;
@@ -430,6 +430,7 @@ fn show_answer(answer: &Answer) -> String {
         Answer::Moved { to, epoch } => format!("moved to {to} in {epoch}"),
         Answer::Invalid => "invalid".to_owned(),
         Answer::Group(GroupAnswer::Transfer(_))
+        | Answer::Master(_)
         | Answer::LogTime(_)
         | Answer::NotLeader { .. }
         | Answer::Busy

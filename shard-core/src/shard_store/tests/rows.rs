@@ -3,7 +3,7 @@
 use super::*;
 use crate::checkpoint::RowChange;
 use crate::op::{Expire, ExpireAt, ExpiryCommand, Set, SetCondition, SetExpiry};
-use crate::rows::{RowError, RowFault};
+use crate::rows::{MasterRow, RowError, RowFault};
 use crate::session::LANE_REPLY_BYTES_MAX;
 
 pub(super) type Rows = BTreeMap<Bytes, Bytes>;
@@ -385,7 +385,7 @@ fn rows_that_no_state_has_are_refused_by_name() {
     assert_eq!(faults(&put(lane, &[1, 5, 2, 2, 0])).fault, RowFault::Value, "all acknowledged");
     assert_eq!(faults(&put(group.clone(), &[1, 0])).fault, RowFault::Group);
     assert_eq!(faults(&put(Bytes::from_static(&[0xff; 3]), &[1])).fault, RowFault::Kind);
-    assert_eq!(faults(&put(Row::Config(1).key(), &[1])).fault, RowFault::Group);
+    assert_eq!(faults(&put(Row::Master(MasterRow::Config(1)).key(), &[1])).fault, RowFault::Group);
     let mut loader = StoreLoader::new(G1);
     loader.row(&group, rows[&group].clone()).expect("the group's row");
     assert_eq!(loader.row(&group, rows[&group].clone()), Err(RowFault::Order));
