@@ -48,6 +48,11 @@ const STATE_EVENTS_MAX: usize = crate::state_store::QUEUE_MAX;
 const LOADED_MAX: usize = 16;
 /// Message batches between the worker and the router of its process, each way.
 const LOCAL_MAX: usize = 4096;
+/// Bytes of log that stay behind checkpoints on a node, of all its groups: else the log's size would be
+/// the number of groups times what one may keep.
+const TRAILING_BYTES_MAX: u64 = 256 << 20;
+/// What a group may keep of that, however many there are.
+const TRAILING_BYTES_MIN: u64 = 256 << 10;
 const NO_RANDOMNESS: &str = "cannot read /dev/urandom";
 
 /// What one node is started with.
@@ -239,8 +244,11 @@ fn start_replicas(
     let (id, addresses) = (setup.id, setup.addresses.clone());
     // What was asked before a start must not be answered after it.
     let epoch = local.epoch >> 32;
+    let seats = setup.bootstrap.groups.values().filter(|seats| seats.voters.contains(&id)).count();
+    let trailing = (TRAILING_BYTES_MAX / seats.max(1) as u64).max(TRAILING_BYTES_MIN);
     let raft_config = |group: GroupId, voters: Vec<NodeId>| {
         let mut config = Config { epoch, ..Config::new(id, group, voters) };
+        config.log_trailing_bytes = config.log_trailing_bytes.min(trailing);
         adjust(&mut config);
         config
     };
@@ -293,8 +301,17 @@ fn open_disk(
         let _ = events.blocking_send(event);
     };
     let config = LogStoreConfig { must_exist, ..options.log };
-    let (log, restored) =
-        LogStore::open(&data_dir.log_path(), &storage(Kind::Log), config, &installing, report)?;
+    let (path, storage) = (data_dir.log_path(), storage(Kind::Log));
+    // Both files are read at once: a start with much in them takes as long as the larger one does.
+    let (opened, machines) = std::thread::scope(|scope| {
+        let log = scope.spawn(|| LogStore::open(&path, &storage, config, &installing, report));
+        let checkpoints = stored.iter().filter(|(_, stored)| stored.checkpoint.is_some());
+        let machines: Result<BTreeMap<_, _>, StateError> =
+            checkpoints.map(|(group, _)| Ok((*group, disk::load(&state, *group)?))).collect();
+        (log.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machines)
+    });
+    let (log, restored) = opened?;
+    let mut machines = machines?;
     installing.keys().for_each(|group| state.installed(*group));
     data_dir.set_log_exists()?;
 
@@ -303,9 +320,7 @@ fn open_disk(
     for (group, stored) in stored {
         let replica = recovered.entry(group).or_default();
         (replica.raft.checkpoint, replica.raft.staged) = (stored.checkpoint, stored.staged);
-        if replica.raft.checkpoint.is_some() {
-            replica.machine = Some(disk::load(&state, group)?);
-        }
+        replica.machine = machines.remove(&group);
     }
     let (loaded, loaded_events) = mpsc::channel(LOADED_MAX);
     let events = DiskEvents { log: log_events, state: state_events, loaded: loaded_events };
