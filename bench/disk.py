@@ -5,7 +5,7 @@ Three parts, each with processes of its own on this machine; `--part` runs one o
 
 checkpoint   One node, one group. Keys are loaded; then writers that each wait for their reply overwrite keys at
              random. Each write counts as during a checkpoint or as outside one by its end. Then all keys are
-             overwritten ten times, and the node is stopped, and killed, and started: how long until it serves.
+             overwritten a few times, and the node is stopped, and killed, and started: how long until it serves.
 catch-up     Three nodes, one group. One is killed, and so many writes pass that it needs a snapshot; it is started
              again while writers write. Their latencies before, meanwhile and after.
 idle-group   One node, 64 groups, one of which is silent while the others write: the size of the log.
@@ -137,15 +137,20 @@ def sizes(folder, port):
     )
 
 
+def cpu_seconds(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def restart(cluster, number):
     cluster.signal(1, number)
     cluster.wait(1)
     begun = time.monotonic()
     cluster.start(1)
     wait_for("start", lambda: Client(cluster.port(1), 30).call("SET", "started", "1") == "+OK", 300)
-    took = time.monotonic() - begun
+    took, cpu = time.monotonic() - begun, cpu_seconds(cluster.processes[1].pid)
     log = (cluster.folder / "node-1" / "log.redb").stat().st_size
-    print(f"  restart after {signal.Signals(number).name}: serves after {took:.1f} s (log.redb {log / 1e6:,.0f} MB)")
+    print(f"  restart after {signal.Signals(number).name}: serves after {took:.1f} s, {cpu:.1f} s of CPU (log.redb {log / 1e6:,.0f} MB)")
 
 
 def part_checkpoint(cluster, args):
@@ -173,10 +178,9 @@ def part_checkpoint(cluster, args):
     ratio = show("during a checkpoint", within) / max(show("outside", outside), 1e-9)
     print(f"  p99 during a checkpoint: {ratio:.2f} times that outside; goal 2")
     begun = time.monotonic()
-    for _ in range(10):
-        load(port, (b"key:%d" % n for n in range(args.keys if args.overwrite_all else args.keys // 5)))
-    what = "all" if args.overwrite_all else "a fifth of them"
-    print(f"  overwritten ten times, {what}, in {time.monotonic() - begun:.0f} s")
+    for _ in range(args.overwrites):
+        load(port, (b"key:%d" % n for n in range(args.keys)))
+    print(f"  all overwritten {args.overwrites} times, in {time.monotonic() - begun:.0f} s")
     sizes(cluster.folder, port)
     for number in (signal.SIGTERM, signal.SIGKILL):
         restart(cluster, number)
@@ -257,7 +261,7 @@ def main():
     parser.add_argument("--away-writes", type=int, default=1_000_000)
     parser.add_argument("--log-bytes", type=int, default=1_000_000_000)
     parser.add_argument("--seconds", type=float, default=120, help="how long latencies are taken")
-    parser.add_argument("--overwrite-all", action="store_true", help="ten times all keys, not a fifth of them")
+    parser.add_argument("--overwrites", type=int, default=10, help="how often all keys are overwritten")
     parser.add_argument("--dir", type=Path, help="where the nodes keep their files")
     args = parser.parse_args()
     for name in args.part or PARTS:

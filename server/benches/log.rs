@@ -11,8 +11,8 @@ use raft_core::frame::encode_entry;
 use raft_core::types::{
     Entry, EntryId, EntryKind, GroupId, HardState, Index, NodeId, Term, WriteToken,
 };
-use redb::StorageBackend;
 use redb::backends::FileBackend;
+use redb::{Database, StorageBackend, TableDefinition};
 use server::log_store::{LogEvent, LogStore, LogStoreConfig};
 use server::storage::OpenStorage;
 use std::collections::BTreeMap;
@@ -79,15 +79,47 @@ struct Log {
     frames: u64,
 }
 
+impl Counting {
+    fn open(path: &Path, written: Arc<AtomicU64>) -> io::Result<Counting> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        Ok(Counting { file: FileBackend::new(file).map_err(io::Error::other)?, written })
+    }
+}
+
+/// What redb writes for a durable commit that puts one row of 8 bytes into a table whose oldest row it
+/// takes away: the least that any commit of a log can be.
+fn floor() -> f64 {
+    const ROWS: TableDefinition<u64, &[u8]> = TableDefinition::new("rows");
+    const KEPT_ROWS: u64 = 64;
+    let folder = tempfile::tempdir().expect("a folder");
+    let written = Arc::new(AtomicU64::new(0));
+    let storage = Counting::open(&folder.path().join("floor.redb"), written.clone());
+    let database = Database::builder().create_with_backend(storage.expect("a file")).expect("redb");
+    let mut before = 0;
+    for number in 0..KEPT_ROWS + COMMITS {
+        let transaction = database.begin_write().expect("a transaction");
+        {
+            let mut table = transaction.open_table(ROWS).expect("a table");
+            table.insert(number, &[7; 8][..]).expect("a row");
+            if let Some(old) = number.checked_sub(KEPT_ROWS) {
+                table.remove(old).expect("a row less");
+            }
+        }
+        transaction.commit().expect("a commit");
+        if number + 1 == KEPT_ROWS {
+            before = written.load(Ordering::Relaxed);
+        }
+    }
+    (written.load(Ordering::Relaxed) - before) as f64 / COMMITS as f64
+}
+
 impl Log {
     fn open(path: &Path, groups: u32, each: u64) -> Log {
         let written = Arc::new(AtomicU64::new(0));
         let counter = written.clone();
-        let storage = OpenStorage::new(move |path| {
-            let file = OpenOptions::new().read(true).write(true).open(path)?;
-            let file = FileBackend::new(file).map_err(io::Error::other)?;
-            Ok(Box::new(Counting { file, written: counter.clone() }))
-        });
+        let storage =
+            OpenStorage::new(move |path| Ok(Box::new(Counting::open(path, counter.clone())?)));
         let (tell, events) = channel();
         let report = move |event| {
             let _ = tell.send(event);
@@ -164,6 +196,7 @@ fn median(times: &mut [Duration]) -> f64 {
 }
 
 fn main() {
+    println!("a commit of redb with one small row writes {:.0} bytes", floor());
     println!("entries of {PAYLOAD_BYTES} bytes, median of {} commits\n", COMMITS * ROUNDS as u64);
     println!(
         "| groups x entries | log, us | file, us | ratio | entries/s | bytes written per payload byte |"
