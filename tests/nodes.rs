@@ -339,9 +339,9 @@ fn nodes_without_a_seat_in_a_group_know_that_it_has_a_leader() {
     }
 }
 
-/// A number that `INFO raft` has under that name.
-fn raft_number(client: &mut Client, name: &str) -> u64 {
-    let info = text(client, &["INFO", "raft"]);
+/// A number that `INFO stats` has under that name.
+fn counter(client: &mut Client, name: &str) -> u64 {
+    let info = text(client, &["INFO", "stats"]);
     let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("{name} in {info}"))
 }
@@ -366,14 +366,14 @@ fn a_thousand_idle_groups_send_what_three_nodes_do() {
         assert!(Instant::now() < end, "not every group has a leader");
         thread::sleep(Duration::from_millis(100));
     }
-    let mut sent = || -> u64 {
-        clients.iter_mut().map(|client| raft_number(client, "raft_messages_sent")).sum()
-    };
+    let mut sent =
+        || -> u64 { clients.iter_mut().map(|client| counter(client, "raft_messages_sent")).sum() };
     // Until the groups rest; then twice what is due may be sent in one of the seconds to come.
     loop {
         let (before, began) = (sent(), Instant::now());
         thread::sleep(Duration::from_secs(1));
         let (more, took) = (sent() - before, began.elapsed().as_secs_f64());
+        println!("{more} messages in {took:.2} s");
         if more as f64 <= (2 * A_SECOND) as f64 * took {
             assert!(more > 0, "nodes that say nothing to each other");
             break;

@@ -395,6 +395,13 @@ mod tests {
     }
 
     #[test]
+    fn leases_are_off_until_one_of_both_asks_for_them() {
+        assert!(!merged("id = 1\n", &[]).unwrap().lease_reads);
+        assert!(merged("lease-reads = true\n", &[]).unwrap().lease_reads);
+        assert!(merged("lease-reads = false\n", &["--lease-reads"]).unwrap().lease_reads);
+    }
+
+    #[test]
     fn a_size_of_memory_is_written_as_in_redis_conf() {
         for (file, bytes) in [
             ("maxmemory = 100", 100),
