@@ -8,7 +8,7 @@ sim: ; FLOTILLA_SIM_SEED=$(SEED) FLOTILLA_SIM_FAULTS=$(FAULTS) FLOTILLA_SIM_EVEN
 prove: prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power
 SEEDS ?= 10000
 STATES ?= 1000000
-IMAGES ?= 200000
+IMAGES ?= 500000
 CUTS ?= 200
 prove-sim: ; FLOTILLA_SIM_SEEDS=$(SEEDS) cargo test --release --locked -p tests --test sim -- --nocapture
 prove-explore: ; FLOTILLA_STATES=$(STATES) cargo test --release --locked -p tests --test explore -- --nocapture --test-threads 1
