@@ -13,6 +13,7 @@ use crate::dispatch::Bounds;
 use shard_core::cluster_config::ClusterConfig;
 use shard_core::handshake::Credentials;
 use shard_core::op::{Op, Outcome};
+use shard_core::shardmaster::{MasterDone, MasterError, MasterRequest};
 use shard_core::slot::Slot;
 use shard_core::wire::{ClusterView, GroupAnswer, GroupQuery, NodeStatus, ToNode, ToRouter};
 use shard_core::{GroupId, NodeId};
@@ -46,6 +47,8 @@ pub enum Work {
     Glance(GroupQuery),
     /// A group is to be led by this node.
     Transfer(NodeId),
+    /// What an administrator wants of the shardmaster. Without an id it gets one.
+    Master(MasterRequest),
 }
 
 /// The one answer to a request.
@@ -55,6 +58,8 @@ pub enum Answered {
     Outcome(Outcome),
     /// What the group answered to a query.
     Group(GroupAnswer),
+    /// What the shardmaster answered.
+    Master(Box<Result<MasterDone, MasterError>>),
     /// No answer of a group.
     Refused(Refusal),
 }

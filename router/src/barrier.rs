@@ -41,7 +41,7 @@ pub type Asks = Vec<(Target, Work)>;
 impl BarrierRun {
     /// Begins: what is to be submitted first.
     pub fn start(barrier: Barrier, view: &ClusterView, node: Option<NodeId>) -> (BarrierRun, Asks) {
-        let config = &view.config;
+        let config = &view.map.config;
         let (step, query) = match barrier {
             Barrier::Transfer { group, to } if config.groups.contains_key(&group) => {
                 return BarrierRun::transfer(to, vec![group]);
@@ -63,10 +63,8 @@ impl BarrierRun {
             Barrier::FlushAll => {
                 let none = vec![false; usize::from(SLOTS)];
                 let mut assigned = none.clone();
-                config
-                    .slots
-                    .iter()
-                    .for_each(|range| mark(&mut assigned, (range.first, range.last)));
+                let owners = view.map.owners.ranges();
+                owners.iter().for_each(|range| mark(&mut assigned, (range.first, range.last)));
                 (
                     Step::Ask { owned: none.clone(), occupied: none, assigned },
                     GroupQuery::OccupiedSlots,
@@ -155,7 +153,7 @@ impl BarrierRun {
             (Step::Flush { .. }, Answered::Outcome(_)) => {
                 self.refusals.note_done();
             }
-            (_, Answered::Outcome(_) | Answered::Group(_)) => {
+            (_, Answered::Outcome(_) | Answered::Group(_) | Answered::Master(_)) => {
                 self.refusals.note_error(UNFIT_ANSWER.into());
             }
         }
@@ -219,7 +217,7 @@ impl BarrierRun {
 /// The shard groups in which a node has a seat and, as far as known, does not lead.
 fn followed_groups(view: &ClusterView, node: NodeId) -> Vec<GroupId> {
     let leads = |group| view.leaders.get(group).is_some_and(|led| led.leader == Some(node));
-    let groups = view.config.groups.iter().filter(|(group, seats)| {
+    let groups = view.map.config.groups.iter().filter(|(group, seats)| {
         **group != SHARDMASTER && seats.voters.contains(&node) && !leads(group)
     });
     groups.map(|(group, _)| *group).collect()
@@ -298,7 +296,7 @@ mod tests {
         let mut config = ClusterConfig::default();
         config.groups.insert(GroupId(1), GroupConfig { voters: Vec::new(), weight: 1 });
         config.assign_evenly();
-        let view = ClusterView { config, ..ClusterView::default() };
+        let view = ClusterView::of_config(&config);
         let (mut run, asks) = BarrierRun::start(Barrier::FlushAll, &view, None);
         assert_eq!(asks, [(Target::Group(GroupId(1)), Work::Query(GroupQuery::OccupiedSlots))]);
         let all = vec![(Slot(0), Slot(SLOTS - 1))];
@@ -363,7 +361,7 @@ mod tests {
         let mut view = ClusterView::default();
         for (group, leader) in [(0, two), (1, one), (2, two), (3, two)] {
             let voters = if group == 3 { vec![two] } else { vec![one, two] };
-            view.config.groups.insert(GroupId(group), GroupConfig { voters, weight: 1 });
+            view.map.config.groups.insert(GroupId(group), GroupConfig { voters, weight: 1 });
             // `Term` belongs to a crate that is not named here.
             let leader = LeaderView { leader: Some(leader), term: Default::default() };
             view.leaders.insert(GroupId(group), leader);
@@ -389,7 +387,7 @@ mod tests {
     fn a_transfer_tells_why_not() {
         let mut view = ClusterView::default();
         let seats = GroupConfig { voters: vec![NodeId(1)], weight: 1 };
-        view.config.groups.insert(GroupId(4), seats);
+        view.map.config.groups.insert(GroupId(4), seats);
         let told = |answer| Answered::Group(GroupAnswer::Transfer(answer));
         for (answer, text) in [
             (told(TransferAnswer::Leads), None),

@@ -50,6 +50,7 @@ use shard_core::codec::WIRE_FRAME_BYTES_MAX;
 use shard_core::moves::SlotEpoch;
 use shard_core::op::Op;
 use shard_core::session::Seq;
+use shard_core::shardmaster::{MasterRequest, RequestId};
 use shard_core::slot::Slot;
 use shard_core::wire::{Answer, ClusterView, LeaderView, Reply, RequestBatch, RequestBody};
 use shard_core::{GroupId, NodeId};
@@ -192,8 +193,17 @@ impl Dispatch {
             (Target::Group(group), Work::Transfer(to)) => {
                 self.submit_query(ticket, group, RequestBody::Transfer { to }, deadline)
             }
+            (Target::Group(group), Work::Master(request)) => {
+                // Sent again, it must not be carried out again.
+                let id = request.id.unwrap_or_else(|| RequestId(self.book.random.id()));
+                let body = RequestBody::Master(MasterRequest { id: Some(id), ..request });
+                self.submit_query(ticket, group, body, deadline)
+            }
             // Nobody can answer these; the types allow them.
-            (Target::Slot(_), Work::Query(_) | Work::Glance(_) | Work::Transfer(_))
+            (
+                Target::Slot(_),
+                Work::Query(_) | Work::Glance(_) | Work::Transfer(_) | Work::Master(_),
+            )
             | (Target::Group(_), Work::Op(_)) => Err(Refusal::ClusterDown),
         };
         if let Err(refusal) = refused {
@@ -238,7 +248,7 @@ impl Dispatch {
         body: RequestBody,
         deadline: Now,
     ) -> Result<(), Refusal> {
-        if !self.view.config.groups.contains_key(&group) {
+        if !self.view.map.config.groups.contains_key(&group) {
             return Err(Refusal::ClusterDown);
         }
         self.check_room(group, QUERY_BYTES)?;
@@ -299,8 +309,8 @@ impl Dispatch {
                 }
             }
         }
-        if view.config.num > self.view.config.num {
-            Rc::make_mut(&mut self.view).config = view.config.clone();
+        if view.map.version > self.view.map.version {
+            Rc::make_mut(&mut self.view).map = view.map.clone();
             self.reroute(now);
         }
     }
@@ -343,7 +353,7 @@ impl Dispatch {
 
     /// The target is no good: tries the next voter, after a while.
     fn fail_over(&mut self, now: Now, id: GroupId) {
-        let voters = self.view.config.groups.get(&id).map_or(&[][..], |group| &group.voters);
+        let voters = self.view.map.config.groups.get(&id).map_or(&[][..], |group| &group.voters);
         let Some(group) = self.groups.get_mut(&id) else { return };
         let at = voters.iter().position(|voter| Some(*voter) == group.target);
         let next = match at {
@@ -395,14 +405,17 @@ impl Dispatch {
 
     fn on_query_answer(&mut self, now: Now, id: GroupId, number: u64, answer: Answer) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        if let Answer::Group(answer) = answer {
-            let mut ticket = group.forget_query(number, &mut self.book);
-            self.book.answer(&mut ticket, Answered::Group(answer));
-            group.worked();
-        } else {
-            group.query_over(number, &mut self.book);
-            self.on_group_failure(now, id, &answer);
-        }
+        let answered = match answer {
+            Answer::Group(answer) => Answered::Group(answer),
+            Answer::Master(answer) => Answered::Master(Box::new(answer)),
+            failure => {
+                group.query_over(number, &mut self.book);
+                return self.on_group_failure(now, id, &failure);
+            }
+        };
+        let mut ticket = group.forget_query(number, &mut self.book);
+        self.book.answer(&mut ticket, answered);
+        group.worked();
     }
 
     fn on_log_time_answer(&mut self, now: Now, id: GroupId, answer: Answer) {
@@ -419,7 +432,7 @@ impl Dispatch {
 
     /// An attempt failed for a reason that concerns the whole group.
     fn on_group_failure(&mut self, now: Now, id: GroupId, answer: &Answer) {
-        let known = &self.view.config.nodes;
+        let known = &self.view.map.config.nodes;
         let Some(group) = self.groups.get_mut(&id) else { return };
         match answer {
             Answer::NotLeader { hint } => {
@@ -732,7 +745,7 @@ impl Dispatch {
 
     /// The leader as far as known, else the replica that is cheapest to ask.
     fn first_target(&mut self, id: GroupId) -> Option<NodeId> {
-        let config = &self.view.config;
+        let config = &self.view.map.config;
         let leader = self.view.leaders.get(&id).and_then(|leader| leader.leader);
         if let Some(leader) = leader.filter(|leader| config.nodes.contains_key(leader)) {
             return Some(leader);

@@ -101,7 +101,7 @@ pub fn info(front: &FrontEnd, names: &[Bytes]) -> Info {
     let Section { text, keys_at, .. } = section;
     let Some(at) = keys_at else { return Info::Text(text) };
     let led = front.backend().led_groups();
-    let unled = front.backend().view().config.shard_groups().count() - led.len();
+    let unled = front.backend().view().map.config.shard_groups().count() - led.len();
     let ask = KeysElsewhere { text, at, groups: led.into_iter().collect(), unled };
     match ask.groups.is_empty() {
         true => Info::Text(ask.text(0, 0, ask.unled)),
@@ -112,7 +112,7 @@ pub fn info(front: &FrontEnd, names: &[Bytes]) -> Info {
 fn server(section: &mut Section) {
     let front = section.front;
     let node = front.backend().node().unwrap_or_default();
-    let name = node_name(&front.backend().view().config.cluster_id, node);
+    let name = node_name(&front.backend().view().map.config.cluster_id, node);
     let uptime = front.uptime().as_secs();
     section.put("redis_version", REDIS_VERSION);
     section.put("flotilla_version", env!("CARGO_PKG_VERSION"));
@@ -334,8 +334,8 @@ fn cpu_seconds(stat: &str) -> Vec<f64> {
 fn cluster(section: &mut Section) {
     let view = section.front.backend().view();
     section.put("cluster_enabled", 1);
-    section.put("cluster_id", &view.config.cluster_id);
-    section.put("cluster_config", view.config.num);
+    section.put("cluster_id", &view.map.config.cluster_id);
+    section.put("cluster_config", view.map.config.num);
 }
 
 /// Keys of the replicas in this process: as in Redis, a follower counts its copy.

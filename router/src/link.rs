@@ -140,7 +140,9 @@ async fn read(
                 WireFrame::Raft(_)
                 | WireFrame::ToNode(_)
                 | WireFrame::Heartbeat(_)
-                | WireFrame::Chunk(_) => {
+                | WireFrame::Chunk(_)
+                | WireFrame::Move(_)
+                | WireFrame::Map(_) => {
                     return Err(LinkError::Misplaced);
                 }
             }

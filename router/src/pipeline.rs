@@ -407,7 +407,7 @@ impl Joined {
                     }
                 }
             }
-            (Answered::Outcome(_) | Answered::Group(_), _) => {
+            (Answered::Outcome(_) | Answered::Group(_) | Answered::Master(_), _) => {
                 self.refusals.note_error(UNFIT_ANSWER.into());
             }
         }

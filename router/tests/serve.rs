@@ -69,6 +69,7 @@ impl FakeNode {
             RequestBody::Transfer { .. } => {
                 Answer::Group(GroupAnswer::Transfer(TransferAnswer::Leads))
             }
+            RequestBody::Master(_) => Answer::Master(Ok(Default::default())),
         })
     }
 
@@ -125,13 +126,13 @@ impl FakeNode {
 async fn play(mut node: FakeNode, mut inbox: mpsc::Receiver<ToNode>, out: mpsc::Sender<ToRouter>) {
     let leader = LeaderView { leader: Some(NodeId(1)), term: Default::default() };
     let leaders = [SHARDMASTER, GroupId(1), GroupId(2)].map(|group| (group, leader)).into();
-    let view = ClusterView { config: cluster(), leaders };
-    if out.send(ToRouter::View(view.clone())).await.is_err() {
+    let view = ClusterView { leaders, ..ClusterView::of_config(&cluster()) };
+    if out.send(ToRouter::View(Box::new(view.clone()))).await.is_err() {
         return;
     }
     while let Some(message) = inbox.recv().await {
         let reply = match message {
-            ToNode::View => ToRouter::View(view.clone()),
+            ToNode::View => ToRouter::View(Box::new(view.clone())),
             ToNode::Ping => ToRouter::Pong,
             ToNode::Requests(batch) => ToRouter::Replies(
                 batch

@@ -22,6 +22,8 @@ use shard_core::handshake::{
     Credentials, HANDSHAKE_TIMEOUT_MS, HandshakeError, Listener, Peer, Purpose, RefuseReason,
     Secret, refusal,
 };
+use shard_core::map_feed::MapMessage;
+use shard_core::migration::MoveEnvelope;
 use shard_core::wire::{RaftEnvelope, ToNode, ToRouter};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +75,20 @@ pub enum Inbound {
         from: NodeId,
         /// What it says.
         heartbeat: Heartbeat,
+    },
+    /// A group on a peer says something of a slot that moves.
+    Move {
+        /// The peer, proved.
+        from: NodeId,
+        /// What it says.
+        envelope: MoveEnvelope,
+    },
+    /// A peer says something of the shardmaster's map.
+    Map {
+        /// The peer, proved.
+        from: NodeId,
+        /// What it says.
+        message: MapMessage,
     },
     /// A peer sends a piece of a snapshot.
     Chunk {
@@ -285,6 +301,12 @@ async fn serve_peer(
         WireFrame::Chunk(chunk) => {
             Ok(shared.inbox.send(Inbound::Chunk { from: node, chunk }).await.is_ok())
         }
+        WireFrame::Move(envelope) => {
+            Ok(shared.inbox.send(Inbound::Move { from: node, envelope }).await.is_ok())
+        }
+        WireFrame::Map(message) => {
+            Ok(shared.inbox.send(Inbound::Map { from: node, message }).await.is_ok())
+        }
         WireFrame::ToNode(_) | WireFrame::ToRouter(_) => Err(ConnectionError::WrongFrame),
     });
     tokio::select! {
@@ -311,7 +333,9 @@ async fn serve_router(shared: &Shared, stream: TcpStream) -> Result<(), Connecti
         WireFrame::Raft(_)
         | WireFrame::ToRouter(_)
         | WireFrame::Heartbeat(_)
-        | WireFrame::Chunk(_) => Err(ConnectionError::WrongFrame),
+        | WireFrame::Chunk(_)
+        | WireFrame::Move(_)
+        | WireFrame::Map(_) => Err(ConnectionError::WrongFrame),
     });
     let ended = tokio::select! {
         ended = reading => ended,

@@ -21,6 +21,8 @@ use router::dial::{DialError, dial};
 use shard_core::checkpoint::SnapshotChunk;
 use shard_core::codec::{WireFrame, encode_frame};
 use shard_core::handshake::{Credentials, Purpose};
+use shard_core::map_feed::MapMessage;
+use shard_core::migration::{MoveEnvelope, MoveMessage};
 use shard_core::wire::RaftEnvelope;
 use shard_core::{GroupId, NodeId};
 use std::cell::{Cell, RefCell};
@@ -130,13 +132,13 @@ struct Link {
     up: Cell<bool>,
     /// The newest heartbeat, until it is written: before everything else, and never twice.
     heartbeat: RefCell<Option<Heartbeat>>,
-    queue: RefCell<VecDeque<RaftEnvelope>>,
+    queue: RefCell<VecDeque<WireFrame>>,
     /// The core may have something to append.
     appendable: Cell<bool>,
     work: Notify,
     bulk: RefCell<VecDeque<RaftEnvelope>>,
-    /// Pieces of snapshots: in turn with the big appends.
-    chunks: RefCell<VecDeque<SnapshotChunk>>,
+    /// Pieces of snapshots and of slots that move: in turn with the big appends.
+    chunks: RefCell<VecDeque<WireFrame>>,
     bulk_work: Notify,
     /// What is on its way through the bulk connection, in order.
     under_way: RefCell<VecDeque<Range>>,
@@ -173,12 +175,38 @@ impl Transport {
 
     /// Queues a message. Dropped and counted if there is no link or too much waits.
     pub fn send(&self, to: NodeId, envelope: RaftEnvelope) {
+        self.queue(to, WireFrame::Raft(envelope));
+    }
+
+    /// Queues what is said of a slot that moves: like a message, or, with rows, like a piece of a snapshot.
+    pub fn moves(&self, to: NodeId, envelope: MoveEnvelope) {
+        match envelope.message {
+            MoveMessage::Chunk { .. } => self.queue_bulk(to, WireFrame::Move(envelope)),
+            _ => self.queue(to, WireFrame::Move(envelope)),
+        }
+    }
+
+    /// Queues what is said of the shardmaster's map: like a message.
+    pub fn map(&self, to: NodeId, message: MapMessage) {
+        self.queue(to, WireFrame::Map(message));
+    }
+
+    fn queue(&self, to: NodeId, frame: WireFrame) {
         let Some(link) = self.standing(to).filter(|link| link.queue.borrow().len() < QUEUE_MAX)
         else {
             return count(&self.shared.dropped, 1);
         };
-        link.queue.borrow_mut().push_back(envelope);
+        link.queue.borrow_mut().push_back(frame);
         link.work.notify_one();
+    }
+
+    fn queue_bulk(&self, to: NodeId, frame: WireFrame) {
+        let Some(link) = self.standing(to).filter(|link| link.chunks.borrow().len() < CHUNKS_MAX)
+        else {
+            return count(&self.shared.dropped, 1);
+        };
+        link.chunks.borrow_mut().push_back(frame);
+        link.bulk_work.notify_one();
     }
 
     /// Sends a heartbeat before all else that waits. One that still waits is old news and goes.
@@ -193,12 +221,7 @@ impl Transport {
     /// Queues a piece of a snapshot. Dropped and counted like a message: the stream goes on where it
     /// was, after a while.
     pub fn chunk(&self, to: NodeId, chunk: SnapshotChunk) {
-        let Some(link) = self.standing(to).filter(|link| link.chunks.borrow().len() < CHUNKS_MAX)
-        else {
-            return count(&self.shared.dropped, 1);
-        };
-        link.chunks.borrow_mut().push_back(chunk);
-        link.bulk_work.notify_one();
+        self.queue_bulk(to, WireFrame::Chunk(chunk));
     }
 
     /// Says that `next_append` may yield something for the peer.
@@ -287,8 +310,8 @@ impl Link {
             encode(shared, &WireFrame::Heartbeat(heartbeat), buffer);
         }
         while buffer.len() < WRITE_BYTES_MAX {
-            let Some(envelope) = self.queue.borrow_mut().pop_front() else { break };
-            encode(shared, &WireFrame::Raft(envelope), buffer);
+            let Some(frame) = self.queue.borrow_mut().pop_front() else { break };
+            encode(shared, &frame, buffer);
         }
         while self.appendable.get()
             && buffer.len() < WRITE_BYTES_MAX
@@ -485,7 +508,7 @@ async fn write_bulk(shared: &Shared, link: &Link, to: &mut OwnedWriteHalf) -> io
             link.bulk_work.notified().await;
             continue;
         }
-        let frames = envelope.map(WireFrame::Raft).into_iter().chain(chunk.map(WireFrame::Chunk));
+        let frames = envelope.map(WireFrame::Raft).into_iter().chain(chunk);
         // Not kept: such a buffer is as big as the entry.
         let mut buffer = BytesMut::new();
         frames.for_each(|frame| encode(shared, &frame, &mut buffer));

@@ -332,6 +332,8 @@ impl Worker {
                 self.handle(Input::Heartbeat { from, heartbeat });
             }
             Inbound::Chunk { from, chunk } => self.handle(Input::Chunk { from, chunk }),
+            Inbound::Move { from, envelope } => self.handle(Input::Move { from, envelope }),
+            Inbound::Map { from, message } => self.handle(Input::Map { from, message }),
             Inbound::LinkUp { node, epoch, link } => {
                 self.handle(Input::LinkUp { node, epoch, link });
             }
@@ -339,7 +341,7 @@ impl Worker {
                 self.handle(Input::LinkDown { node, refused });
             }
             Inbound::RouterOpened { conn, replies } => {
-                let view = ToRouter::View(self.shared.node.borrow().view());
+                let view = ToRouter::View(Box::new(self.shared.node.borrow().view()));
                 let link = RouterLink { to: replies, backlog: VecDeque::from([view]) };
                 self.routers.insert(origin(conn), link);
                 self.flush_router(origin(conn));
@@ -355,7 +357,7 @@ impl Worker {
         match message {
             ToNode::Requests(batch) => self.handle(Input::Requests { origin, batch }),
             ToNode::View => {
-                let view = ToRouter::View(self.shared.node.borrow().view());
+                let view = ToRouter::View(Box::new(self.shared.node.borrow().view()));
                 self.reply(origin, view);
             }
             ToNode::Ping => self.reply(origin, ToRouter::Pong),
@@ -389,6 +391,12 @@ impl Worker {
         for (to, envelope) in out.messages.drain(..) {
             self.transport.send(to, envelope);
         }
+        for (to, envelope) in out.moves.drain(..) {
+            self.transport.moves(to, envelope);
+        }
+        for (to, message) in out.maps.drain(..) {
+            self.transport.map(to, message);
+        }
         for peer in std::mem::take(&mut out.wake) {
             self.transport.wake(peer);
         }
@@ -407,7 +415,7 @@ impl Worker {
             }
         }
         if std::mem::take(&mut out.view_changed) {
-            let view = self.shared.node.borrow().view();
+            let view = Box::new(self.shared.node.borrow().view());
             for origin in self.routers.keys().copied().collect::<Vec<_>>() {
                 self.reply(origin, ToRouter::View(view.clone()));
             }

@@ -11,7 +11,7 @@ pub use self::change::MapChange;
 pub use self::owners::{OwnerRange, Owners};
 
 use crate::cluster_config::{
-    ClusterConfig, ConfigError, ConfigNum, GROUPS_MAX, NODES_MAX, SHARDMASTER,
+    ClusterConfig, ConfigError, ConfigNum, GROUPS_MAX, NODES_MAX, SHARDMASTER, SlotRange,
 };
 use crate::moves::{Move, MoveId, MoveOutcome, RefuseReason, SlotEpoch};
 use crate::session::LogTime;
@@ -166,6 +166,15 @@ pub enum MapError {
 }
 
 impl ClusterMap {
+    /// What a cluster begins with: every slot is where its first configuration says.
+    pub fn of_config(config: &ClusterConfig) -> ClusterMap {
+        let mut map = ClusterMap { config: config.clone(), ..ClusterMap::default() };
+        for SlotRange { first, last, group } in config.slots.iter().copied() {
+            map.owners.set_range(OwnerRange { first, last, group, epoch: SlotEpoch(1) });
+        }
+        map
+    }
+
     /// The move of a slot that has not ended. There is one at most.
     pub fn move_of(&self, slot: Slot) -> Option<&MoveRecord> {
         self.unfinished().find(|record| record.order.slot == slot)

@@ -7,7 +7,7 @@
 //! | 4 | length | of all that follows this field |
 //! | 4 | crc32 | IEEE, of all that follows this field |
 //! | 1 | version | [`WIRE_VERSION`] |
-//! | 1 | kind | 1 Raft, 2 to a node, 3 to a router, 4 heartbeat of a node, 5 piece of a snapshot |
+//! | 1 | kind | 1 Raft, 2 to a node, 3 to a router, 4 heartbeat of a node, 5 piece of a snapshot, 6 of a slot that moves, 7 of the shardmaster's map |
 //! | n | body | postcard; after a Raft message that carries entries: their count (4) and their frames as they are; after the name and offset of a piece of a snapshot: its bytes |
 //!
 //! Entries travel in the frame that the leader encoded once ([`raft_core::frame`]): no replica
@@ -15,7 +15,8 @@
 
 use crate::checkpoint::{CHUNK_BYTES_MAX, SnapshotChunk};
 use crate::cluster_config::{ClusterConfig, ConfigNum};
-use crate::migration::MoveStep;
+use crate::map_feed::MapMessage;
+use crate::migration::{MoveEnvelope, MoveStep};
 use crate::session::LogTime;
 use crate::shardmaster::MasterRequest;
 use crate::slot::Slot;
@@ -47,6 +48,8 @@ const KIND_TO_NODE: u8 = 2;
 const KIND_TO_ROUTER: u8 = 3;
 const KIND_HEARTBEAT: u8 = 4;
 const KIND_CHUNK: u8 = 5;
+const KIND_MOVE: u8 = 6;
+const KIND_MAP: u8 = 7;
 
 /// The payload of a command entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +107,10 @@ pub enum WireFrame {
     Heartbeat(Heartbeat),
     /// From one node to another: a piece of a snapshot.
     Chunk(SnapshotChunk),
+    /// From a group on one node to one on another: of a slot that moves.
+    Move(MoveEnvelope),
+    /// From one node to another: of the shardmaster's map.
+    Map(MapMessage),
 }
 
 /// Why bytes are not an entry or a frame. Whoever sent them gets no answer: the socket is closed.
@@ -201,6 +208,14 @@ pub fn encode_frame(wire: &WireFrame, out: &mut BytesMut) {
             out.put_u8(KIND_HEARTBEAT);
             append(heartbeat, out);
         }
+        WireFrame::Move(envelope) => {
+            out.put_u8(KIND_MOVE);
+            append(envelope, out);
+        }
+        WireFrame::Map(message) => {
+            out.put_u8(KIND_MAP);
+            append(message, out);
+        }
         WireFrame::Chunk(SnapshotChunk { group, id, offset, bytes }) => {
             out.put_u8(KIND_CHUNK);
             append(&(group, id, offset), out);
@@ -244,6 +259,8 @@ pub fn decode_frame(buf: &mut BytesMut, bytes_max: usize) -> Result<Option<WireF
         KIND_TO_ROUTER => WireFrame::ToRouter(whole(&bytes)?),
         KIND_HEARTBEAT => WireFrame::Heartbeat(whole(&bytes)?),
         KIND_CHUNK => WireFrame::Chunk(decode_chunk(bytes)?),
+        KIND_MOVE => WireFrame::Move(whole(&bytes)?),
+        KIND_MAP => WireFrame::Map(whole(&bytes)?),
         other => return Err(CodecError::Kind(other)),
     }))
 }

@@ -28,6 +28,7 @@ pub mod handshake;
 mod health;
 pub mod integer;
 pub mod machine;
+pub mod map_feed;
 pub mod memory;
 pub mod migration;
 pub mod moves;

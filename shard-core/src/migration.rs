@@ -22,6 +22,7 @@ use crate::session::LogTime;
 use crate::shard_store::{Mutant, RowBudget, is_broken};
 use crate::slot::Slot;
 use bytes::Bytes;
+use raft_core::types::{GroupId, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -58,12 +59,11 @@ pub enum MoveStep {
         /// The round that begins, the last.
         round: u32,
     },
-    /// At the source: the destination has refused, the slot is as if nothing had been.
+    /// At the source: the destination has refused, the slot is as if nothing had been. The source may
+    /// not have begun.
     AbortExport {
-        /// The slot.
-        slot: Slot,
         /// The move.
-        id: MoveId,
+        order: Move,
         /// Why.
         reason: RefuseReason,
     },
@@ -101,6 +101,23 @@ pub enum MoveStep {
     },
 }
 
+impl MoveStep {
+    /// The slot and the move.
+    pub fn of(&self) -> (Slot, MoveId) {
+        match self {
+            MoveStep::BeginExport(order)
+            | MoveStep::BeginImport(order)
+            | MoveStep::AbortExport { order, .. }
+            | MoveStep::Refuse { order, .. } => (order.slot, order.id),
+            MoveStep::Rotate { slot, id, .. }
+            | MoveStep::Freeze { slot, id, .. }
+            | MoveStep::CompleteExport { slot, id }
+            | MoveStep::Import { slot, id, .. }
+            | MoveStep::Forget { slot, id } => (*slot, *id),
+        }
+    }
+}
+
 /// Rows of one round, in their order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
@@ -116,6 +133,14 @@ pub struct Chunk {
     pub next: Option<RowName>,
     /// At the end of the last round: what the slot was when it was frozen.
     pub frozen: Option<FrozenSlot>,
+}
+
+impl Chunk {
+    /// Bytes of its rows.
+    pub fn bytes(&self) -> usize {
+        let row = |row: &ChunkRow| 16 + row.name.len() + row.value.as_ref().map_or(0, Bytes::len);
+        self.rows.iter().map(row).sum()
+    }
 }
 
 /// A row as it is now.
@@ -320,6 +345,101 @@ pub struct Behind {
     pub rows: u64,
     /// Bytes of their changes, each counted.
     pub bytes: u64,
+}
+
+impl Behind {
+    /// Whether both are within a bound.
+    pub fn is_within(&self, bound: &Behind) -> bool {
+        self.rows <= bound.rows && self.bytes <= bound.bytes
+    }
+}
+
+/// What the groups of a move say to each other, and to the shardmaster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveEnvelope {
+    /// Who says it.
+    pub from: GroupId,
+    /// To whom.
+    pub to: GroupId,
+    /// Of which slot.
+    pub slot: Slot,
+    /// Of which move.
+    pub id: MoveId,
+    /// What.
+    pub message: MoveMessage,
+}
+
+/// What is said of a move. All of it may be lost, and said again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MoveMessage {
+    /// To the source: begin, and say the first rows. Answered by [`MoveMessage::Chunk`].
+    Begin(Move),
+    /// To the source: the rows of a round behind one. Answered by [`MoveMessage::Chunk`].
+    Fetch {
+        /// The round.
+        round: u32,
+        /// The row; empty: from the first one on.
+        from: RowName,
+    },
+    /// To the source: all of the round is here, what has changed is the next one. Answered by its first
+    /// rows.
+    Next {
+        /// The round that is to begin.
+        round: u32,
+        /// It should be the last.
+        freeze: bool,
+    },
+    /// To the source: how it ended. Answered by [`MoveMessage::Taken`].
+    Ended {
+        /// The move.
+        order: Move,
+        /// How.
+        outcome: MoveOutcome,
+    },
+    /// To the destination: rows.
+    Chunk {
+        /// The rows.
+        chunk: Chunk,
+        /// What a round that began now would have.
+        behind: Behind,
+    },
+    /// To the destination: the end is known here.
+    Taken,
+    /// To the destination: the slot is frozen and nothing happens, how does it stand?
+    Resolve(Move),
+    /// That move is settled here: how, the shardmaster knows.
+    Settled,
+    /// To the shardmaster: how it ended. Answered by [`MoveMessage::Reported`].
+    Report {
+        /// How it ended, as the sender knows.
+        ended: Ended,
+    },
+    /// To either side: the shardmaster knows.
+    Reported,
+    /// Whoever was asked does not lead the group.
+    NotLeader {
+        /// Who does, as far as known.
+        hint: Option<NodeId>,
+    },
+}
+
+impl MoveMessage {
+    /// Whether only a leader has an answer.
+    pub(crate) fn wants_leader(&self) -> bool {
+        match self {
+            MoveMessage::Begin(_)
+            | MoveMessage::Fetch { .. }
+            | MoveMessage::Next { .. }
+            | MoveMessage::Ended { .. }
+            | MoveMessage::Resolve(_)
+            | MoveMessage::Report { .. } => true,
+            MoveMessage::Chunk { .. }
+            | MoveMessage::Taken
+            | MoveMessage::Settled
+            | MoveMessage::Reported
+            | MoveMessage::NotLeader { .. } => false,
+        }
+    }
 }
 
 /// A slot that comes.

@@ -5,10 +5,13 @@
 
 use crate::checkpoint::{SnapshotChunk, StateCommand, StateEvent};
 use crate::cluster_config::{ClusterConfig, NodeConfig, SHARDMASTER};
+use crate::cluster_map::ClusterMap;
 use crate::disk_room::DiskRoom;
 use crate::health::{Health, told};
 use crate::machine::Machine;
+use crate::map_feed::{MapFeed, MapMessage};
 use crate::memory::MemoryUse;
+use crate::migration::MoveEnvelope;
 use crate::replica::{
     CheckpointConfig, Origin, Recovered, Replica, ReplicaError, ReplicaOutput, ReplicaSetup,
 };
@@ -21,7 +24,7 @@ use raft_core::effects::{Fetch, FetchResult, NodeLiveness, RoleChange, Write};
 use raft_core::node_pair::{Heartbeat, PairEdge, PairEffects};
 use raft_core::types::{EntryId, FetchId, GroupId, NodeId, Now, WriteToken};
 use raft_core::{Config, OpenError};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -83,6 +86,20 @@ pub enum Input {
         /// What.
         event: StateEvent<Machine>,
     },
+    /// What a group on a peer says of a slot that moves.
+    Move {
+        /// The peer.
+        from: NodeId,
+        /// What it says.
+        envelope: MoveEnvelope,
+    },
+    /// What a peer says of the shardmaster's map.
+    Map {
+        /// The peer.
+        from: NodeId,
+        /// What it says.
+        message: MapMessage,
+    },
     /// A piece of a snapshot from a peer.
     Chunk {
         /// The peer.
@@ -111,6 +128,10 @@ pub struct Output {
     pub messages: Vec<(NodeId, RaftEnvelope)>,
     /// To peers' nodes. One that still waits for its link is replaced.
     pub heartbeats: Vec<(NodeId, Heartbeat)>,
+    /// To peers: of slots that move. Rows go where they delay nothing.
+    pub moves: Vec<(NodeId, MoveEnvelope)>,
+    /// To peers: of the shardmaster's map.
+    pub maps: Vec<(NodeId, MapMessage)>,
     /// What became of peers' nodes, for the log.
     pub edges: Vec<(NodeId, PairEdge)>,
     /// Peers whose link should pull with [`Node::next_append`].
@@ -156,9 +177,10 @@ pub struct Node {
     checkpointing: Option<GroupId>,
     /// After whom the next turn is.
     checkpointed: GroupId,
-    /// Shared with the replicas: one copy for each would be the square of the groups.
-    bootstrap: Arc<ClusterConfig>,
     addresses: BTreeMap<NodeId, NodeConfig>,
+    feed: MapFeed,
+    /// What groups here say to groups here.
+    loopback: VecDeque<MoveEnvelope>,
     replicas: BTreeMap<GroupId, Replica>,
     health: Health,
     touched: BTreeSet<GroupId>,
@@ -194,6 +216,7 @@ impl Node {
         now: Now,
     ) -> Result<Node, OpenError> {
         let NodeSetup { id, bootstrap, addresses, epoch, seed, checkpoints, memory_max } = setup;
+        // Shared by the replicas: one copy for each would be the square of the groups.
         let bootstrap = Arc::new(bootstrap);
         let mut replicas = BTreeMap::new();
         for (group, seats) in &bootstrap.groups {
@@ -214,7 +237,8 @@ impl Node {
             frozen: BTreeSet::new(),
             checkpointing: None,
             checkpointed: GroupId(0),
-            bootstrap,
+            feed: MapFeed::new(id, ClusterMap::of_config(&bootstrap)),
+            loopback: VecDeque::new(),
             addresses,
             replicas,
             health: Health::new(epoch),
@@ -295,6 +319,17 @@ impl Node {
                     self.chunks_dropped += 1;
                 }
             }
+            Input::Move { from, envelope } => {
+                self.health.pairs.contact(now, from);
+                self.on_move(now, from, envelope, out);
+            }
+            Input::Map { from, message } => {
+                self.health.pairs.contact(now, from);
+                let before = Arc::clone(self.feed.map());
+                if self.feed.heard(now, from, message, &mut out.maps) {
+                    self.map_changed(&before, out);
+                }
+            }
             Input::CheckpointWanted(group) => {
                 if let Some(replica) = self.replicas.get_mut(&group) {
                     replica.want_checkpoint();
@@ -302,6 +337,27 @@ impl Node {
                 }
             }
             Input::Leave => self.leaving = true,
+        }
+    }
+
+    fn on_move(&mut self, now: Now, from: NodeId, envelope: MoveEnvelope, out: &mut Output) {
+        let group = envelope.to;
+        let Some(replica) = self.replicas.get_mut(&group) else {
+            self.rejected += 1;
+            return;
+        };
+        replica.on_move(now, from, envelope, &mut self.scratch);
+        self.touched.insert(group);
+        self.collect(now, group, out);
+    }
+
+    /// The groups whose slots move by either map have to look at it.
+    fn map_changed(&mut self, before: &ClusterMap, out: &mut Output) {
+        out.view_changed = true;
+        let map = self.feed.map();
+        for record in before.moves.values().chain(map.moves.values()) {
+            let sides = record.order.from.into_iter().chain([record.order.to]);
+            self.touched.extend(sides.filter(|group| self.replicas.contains_key(group)));
         }
     }
 
@@ -372,12 +428,16 @@ impl Node {
                 self.touched.insert(*group);
             }
         }
+        while let Some(envelope) = self.loopback.pop_front() {
+            self.on_move(now, self.id, envelope, out);
+        }
+        let map = Arc::clone(self.feed.map());
         for group in std::mem::take(&mut self.touched) {
             let room = self.room();
             let Some(replica) = self.replicas.get_mut(&group) else { continue };
             replica.set_room(room);
             replica.set_disk(self.disk);
-            if replica.poll(now, wall, &mut self.scratch)? {
+            if replica.poll(now, wall, &map, &mut self.scratch)? {
                 self.touched.insert(group);
                 out.again = true;
             }
@@ -386,6 +446,14 @@ impl Node {
             self.memory = self.memory.moved(before, after);
             self.collect(now, group, out);
         }
+        if let Some(Machine::Master(master)) = self.replicas.get(&SHARDMASTER).map(Replica::machine)
+            && self.feed.applied(master.map())
+        {
+            self.map_changed(&map, out);
+            out.again = true;
+        }
+        let leads = self.replicas.get(&SHARDMASTER).is_some_and(Replica::leads);
+        self.feed.poll(now, leads, &mut out.maps);
         self.run_next_checkpoint(now, out);
         for (origin, reply) in self.transfers.ended(&self.replicas, self.id) {
             out.replies.entry(origin).or_default().push(reply);
@@ -474,6 +542,14 @@ impl Node {
             out.wake.insert(peer);
         }
         out.fetches.extend(from.fetches.drain(..).map(|fetch| (group, fetch)));
+        for (to, envelope) in from.moves.drain(..) {
+            if to == self.id {
+                self.loopback.push_back(envelope);
+                out.again = true;
+            } else {
+                out.moves.push((to, envelope));
+            }
+        }
         for (origin, reply) in from.replies.drain(..) {
             out.replies.entry(origin).or_default().push(reply);
         }
@@ -484,7 +560,6 @@ impl Node {
             out.roles.push((group, role));
             out.view_changed = true;
         }
-        out.view_changed |= std::mem::take(&mut from.config_changed);
     }
 
     /// The next AppendEntries for a peer whose link can take `room` bytes; groups take turns. One
@@ -512,7 +587,7 @@ impl Node {
     /// When `poll` must be called next, if nothing else happens.
     pub fn deadline(&self) -> Option<Now> {
         let replicas = self.replicas.values().filter_map(Replica::deadline);
-        replicas.chain(self.health.pairs.deadline()).min()
+        replicas.chain(self.health.pairs.deadline()).chain(self.feed.deadline()).min()
     }
 
     /// Tells the replicas whether this node may lead, when that changes: they do not campaign while it
@@ -545,13 +620,12 @@ impl Node {
 
     /// What this node knows of the cluster.
     pub fn view(&self) -> ClusterView {
-        let known = self.replicas.get(&SHARDMASTER).and_then(Replica::config);
-        let mut config = ClusterConfig::clone(known.unwrap_or(&self.bootstrap));
+        let mut map = ClusterMap::clone(self.feed.map());
         for (node, addresses) in &self.addresses {
-            config.nodes.insert(*node, addresses.clone());
+            map.config.nodes.insert(*node, addresses.clone());
         }
         let leaders = self.replicas.iter().map(|(group, r)| (*group, r.leader())).collect();
-        ClusterView { config, leaders }
+        ClusterView { map, leaders }
     }
 
     /// For INFO; the host adds what it alone knows.
@@ -565,6 +639,8 @@ impl Node {
             replicas: self.replicas.iter().map(|(group, r)| (*group, r.status(now))).collect(),
             counters: vec![
                 ("raft_messages_rejected", self.rejected),
+                ("map_messages_refused", self.feed.refused()),
+                ("map_version", self.feed.map().version),
                 ("snapshot_chunks_dropped", self.chunks_dropped),
             ],
             ..NodeStatus::default()

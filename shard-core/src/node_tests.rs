@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 mod collect;
 mod disk;
 mod memory;
+mod moves;
 mod reads;
 mod snapshots;
 
@@ -249,6 +250,12 @@ impl World {
         for (to, envelope) in out.messages {
             next.push_back((to, Input::Raft { from: id, envelope }));
         }
+        for (to, envelope) in out.moves {
+            next.push_back((to, Input::Move { from: id, envelope }));
+        }
+        for (to, message) in out.maps {
+            next.push_back((to, Input::Map { from: id, message }));
+        }
         for peer in out.wake {
             while let Some(envelope) =
                 self.nodes.get_mut(&id).unwrap().next_append(self.now, peer, 1 << 18)
@@ -335,7 +342,7 @@ fn e01_c10_a_fresh_cluster_elects_assigns_and_answers_after_apply() {
     world.run(2);
     let count = GroupAnswer::KeyCount { keys: 1, expires: 0 };
     assert_eq!(world.replies[&2], Answer::Group(count));
-    assert_eq!(world.nodes[&leader].view().config.num, ConfigNum(1));
+    assert_eq!(world.nodes[&leader].view().map.config.num, ConfigNum(1));
     world.run(300);
     let digests: BTreeSet<_> =
         world.nodes.values().map(|node| format!("{:?}", node.digests())).collect();

@@ -7,22 +7,28 @@
 
 mod checkpoints;
 mod collect;
+mod mover;
 mod reads;
 
 pub use self::checkpoints::{CheckpointConfig, STAGED_BYTES_MAX};
+pub use self::mover::{PARKED_BYTES_MAX, PARKED_MAX};
 
 use self::checkpoints::Checkpoints;
 use self::collect::Collection;
+use self::mover::Mover;
 use self::reads::Reads;
 use crate::checkpoint::StateCommand;
 use crate::cluster_config::{ClusterConfig, ConfigNum};
+use crate::cluster_map::ClusterMap;
 use crate::codec::{self, EntryBatch, EntryItem};
 use crate::disk_room::DiskRoom;
 use crate::machine::Machine;
 use crate::memory::MemoryUse;
+use crate::migration::MoveEnvelope;
 use crate::op::Op;
 use crate::session::LogTime;
 use crate::shard_store::ShardStore;
+use crate::slot::Slot;
 use crate::wire::{
     Answer, GroupAnswer, LaneRequest, LeaderView, ReadRequest, ReplicaStatus, Reply, Request,
     RequestBody, TransferAnswer,
@@ -89,8 +95,8 @@ pub struct ReplicaOutput {
     pub replies: Vec<(Origin, Reply)>,
     /// The newest role change, if there was one.
     pub role: Option<RoleChange>,
-    /// The configuration this node shows has changed.
-    pub config_changed: bool,
+    /// To other groups, at these nodes: of slots that move.
+    pub moves: Vec<(NodeId, MoveEnvelope)>,
     /// For the disk that has the state, in order.
     pub state: Vec<StateCommand>,
     /// The log up to here is not needed any more.
@@ -145,6 +151,8 @@ pub enum ReplicaError {
 #[derive(Debug)]
 pub struct Replica {
     group: GroupId,
+    /// This node.
+    own: NodeId,
     raft: Raft,
     /// The other nodes of the group.
     others: Vec<NodeId>,
@@ -167,6 +175,7 @@ pub struct Replica {
     waiting_count: usize,
     reads: Reads,
     collection: Collection,
+    mover: Mover,
     held: VecDeque<(WriteToken, Envelope)>,
     effects: Effects,
     /// The last entry that is in the state.
@@ -211,6 +220,7 @@ impl Replica {
         let machine = machine.unwrap_or_else(|| Machine::new(group));
         Ok(Replica {
             group,
+            own,
             raft,
             others,
             machine,
@@ -226,6 +236,7 @@ impl Replica {
             waiting_count: 0,
             reads: Reads::default(),
             collection: Collection::default(),
+            mover: Mover::default(),
             held: VecDeque::new(),
             effects: Effects::default(),
             applied,
@@ -256,6 +267,13 @@ impl Replica {
             let answer = Answer::NotLeader { hint: self.role.leader };
             return out.replies.push((origin, Reply { id: request.id, answer }));
         }
+        if let Some(slot) = self.waits_for_slot(&request.body) {
+            let bytes = LANE_ITEM_BYTES + request.body.op_bytes();
+            if let Err(answer) = self.park(client, request.body, slot, bytes) {
+                out.replies.push((origin, Reply { id: request.id, answer }));
+            }
+            return;
+        }
         match self.admit(wall, request.body) {
             Ok(Admitted::Item(item, bytes)) => self.batch.push(item, Some(client), bytes),
             Ok(Admitted::Read(read)) => self.reads.push(client, read),
@@ -265,17 +283,23 @@ impl Replica {
 
     /// Turns a request into what has to wait, or into the answer that need not.
     fn admit(&self, wall: LogTime, body: RequestBody) -> Result<Admitted, Answer> {
-        let Machine::Shard(store) = &self.machine else { return Err(Answer::Invalid) };
-        if self.waiting_count + self.batch.items.len() + self.reads.count() >= WAITING_MAX {
+        if self.is_full() {
             return Err(Answer::Busy);
         }
+        let store = match (&self.machine, &body) {
+            (Machine::Shard(store), _) => store,
+            (Machine::Master(_), RequestBody::Master(request)) => {
+                return Ok(Admitted::Item(EntryItem::Master(request.clone()), 1024));
+            }
+            (Machine::Master(_), _) => return Err(Answer::Invalid),
+        };
         if let Some(answer) = self.hindrance(&body, store) {
             return Err(answer);
         }
         match body {
             RequestBody::LogTime => Err(Answer::LogTime(self.stamp(wall))),
             // The node judges whether the target may lead.
-            RequestBody::Transfer { .. } => Err(Answer::Invalid),
+            RequestBody::Transfer { .. } | RequestBody::Master(_) => Err(Answer::Invalid),
             RequestBody::Group(query) => Ok(Admitted::Item(EntryItem::Group(query), 16)),
             RequestBody::Lane(lane) => {
                 let bytes = LANE_ITEM_BYTES + lane.op.bytes();
@@ -284,6 +308,29 @@ impl Replica {
             RequestBody::Read(read) if !self.reads.has_room(&read) => Err(Answer::Busy),
             RequestBody::Read(read) => Ok(Admitted::Read(read)),
         }
+    }
+
+    fn is_full(&self) -> bool {
+        let waiting = self.waiting_count + self.batch.items.len() + self.reads.count();
+        waiting + self.mover.parked() >= WAITING_MAX
+    }
+
+    /// The slot that a request has to wait for: nobody is served there for a moment, or its copy has to
+    /// catch up, or others wait there already.
+    fn waits_for_slot(&self, body: &RequestBody) -> Option<Slot> {
+        let Machine::Shard(store) = &self.machine else { return None };
+        let (slot, writes) = match body {
+            RequestBody::Lane(LaneRequest { slot, .. }) => (*slot, true),
+            RequestBody::Read(ReadRequest { slot, .. }) => (*slot, false),
+            RequestBody::Group(_)
+            | RequestBody::LogTime
+            | RequestBody::Transfer { .. }
+            | RequestBody::Master(_) => return None,
+        };
+        let waits = self.mover.parks(slot)
+            || store.hindrance(slot) == Some(Answer::Frozen)
+            || writes && self.is_throttled(store, slot);
+        (self.settled && waits && !self.is_full()).then_some(slot)
     }
 
     /// What a request would be told anyway once its turn came.
@@ -299,7 +346,8 @@ impl Replica {
             | RequestBody::Read(_)
             | RequestBody::Group(_)
             | RequestBody::LogTime
-            | RequestBody::Transfer { .. } => None,
+            | RequestBody::Transfer { .. }
+            | RequestBody::Master(_) => None,
         }
     }
 
@@ -336,7 +384,8 @@ impl Replica {
         // One that waits for room is begun when the host tells that there is more.
         let room = self.disk.has_room_for(self.machine.dirty());
         let checkpoint = self.checkpoints.deadline().filter(|_| room);
-        let own = [self.reads.deadline(), self.collection.deadline(), checkpoint];
+        let (reads, moves) = (self.reads.deadline(), self.mover.deadline());
+        let own = [reads, self.collection.deadline(), checkpoint, moves];
         self.raft.deadline().into_iter().chain(own.into_iter().flatten()).min()
     }
 
@@ -379,6 +428,7 @@ impl Replica {
         &mut self,
         now: Now,
         wall: LogTime,
+        map: &ClusterMap,
         out: &mut ReplicaOutput,
     ) -> Result<bool, ReplicaError> {
         self.propose_batch(now, wall, out);
@@ -387,7 +437,8 @@ impl Replica {
         let again = self.rounds(now, wall, out)?;
         self.schedule_collection(now, wall);
         self.drive_checkpoint(now, out);
-        Ok(again)
+        self.drive_moves(now, wall, map, out);
+        Ok(again || !self.batch.items.is_empty())
     }
 
     /// Returns whether there is more to do at once.
@@ -448,6 +499,7 @@ impl Replica {
             self.waiting_count = 0;
             self.forget_collection();
             self.fail_reads(&Answer::NotLeader { hint: change.leader }, out);
+            self.forget_moves(&Answer::NotLeader { hint: change.leader }, out);
         }
         self.role = change;
         out.role = Some(change);
@@ -466,7 +518,7 @@ impl Replica {
             EntryKind::Command => {
                 let batch = codec::decode_batch(&entry.payload())
                     .map_err(|source| ReplicaError::Entry { group: self.group, index, source })?;
-                self.run(batch, out)
+                self.run(batch)
             }
         };
         let Some(waiting) = waiting else { return Ok(()) };
@@ -482,16 +534,11 @@ impl Replica {
         Ok(())
     }
 
-    fn run(&mut self, batch: EntryBatch, out: &mut ReplicaOutput) -> Vec<Answer> {
+    fn run(&mut self, batch: EntryBatch) -> Vec<Answer> {
         self.reads.note_applied(&batch);
         match &mut self.machine {
             Machine::Shard(store) => store.apply(batch),
-            Machine::Master(master) => {
-                let before = master.newest().num;
-                let answers = master.apply(batch);
-                out.config_changed |= master.newest().num != before;
-                answers
-            }
+            Machine::Master(master) => master.apply(batch),
         }
     }
 
@@ -548,14 +595,9 @@ impl Replica {
         }
     }
 
-    /// The newest configuration, if this is the shardmaster's replica and it has applied one.
-    pub fn config(&self) -> Option<&ClusterConfig> {
-        match &self.machine {
-            Machine::Master(master) => {
-                Some(master.newest()).filter(|config| config.num > ConfigNum(0))
-            }
-            Machine::Shard(_) => None,
-        }
+    /// The applied state.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
     }
 
     /// The leader it believes in.
@@ -606,7 +648,10 @@ impl Replica {
 
     /// Whether nothing waits to be answered here.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.batch.items.is_empty() && self.reads.count() == 0
+        self.waiting.is_empty()
+            && self.batch.items.is_empty()
+            && self.reads.count() == 0
+            && self.mover.parked() == 0
     }
 
     /// For INFO.

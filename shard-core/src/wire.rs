@@ -3,11 +3,13 @@
 //! Enums here are append-only: variants and fields keep their order for ever (postcard).
 
 use crate::cluster_config::ClusterConfig;
+use crate::cluster_map::ClusterMap;
 use crate::disk_room::DiskStatus;
 use crate::memory::MemoryUse;
 use crate::moves::SlotEpoch;
 use crate::op::{ELEMENT_BYTES, Op, Outcome};
 use crate::session::{LogTime, Seq, SessionId};
+use crate::shardmaster::MasterRequest;
 use crate::shardmaster::{MasterDone, MasterError};
 use crate::slot::Slot;
 use raft_core::message::Message;
@@ -71,6 +73,22 @@ pub enum RequestBody {
     },
     /// A read of one slot, linearizable, that takes no place in the lane and none in the log.
     Read(ReadRequest),
+    /// What an administrator wants of the shardmaster.
+    Master(MasterRequest),
+}
+
+impl RequestBody {
+    /// Bytes of keys and values in it.
+    pub(crate) fn op_bytes(&self) -> usize {
+        match self {
+            RequestBody::Lane(LaneRequest { op, .. })
+            | RequestBody::Read(ReadRequest { op, .. }) => op.bytes(),
+            RequestBody::Group(_)
+            | RequestBody::LogTime
+            | RequestBody::Transfer { .. }
+            | RequestBody::Master(_) => 0,
+        }
+    }
 }
 
 /// An op with its place in a lane.
@@ -167,7 +185,7 @@ pub enum ToRouter {
     /// Answers, in no promised order.
     Replies(Vec<Reply>),
     /// What the node knows of the cluster: sent when a link opens, when asked, and on each change.
-    View(ClusterView),
+    View(Box<ClusterView>),
     /// Answer to `Ping`.
     Pong,
 }
@@ -304,10 +322,17 @@ impl Answer {
 /// What a node knows of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterView {
-    /// The newest configuration it knows.
-    pub config: ClusterConfig,
+    /// The newest map it knows.
+    pub map: ClusterMap,
     /// The leader it believes in, for each group it hosts.
     pub leaders: BTreeMap<GroupId, LeaderView>,
+}
+
+impl ClusterView {
+    /// What is known of a cluster by its first configuration alone.
+    pub fn of_config(config: &ClusterConfig) -> ClusterView {
+        ClusterView { map: ClusterMap::of_config(config), leaders: BTreeMap::new() }
+    }
 }
 
 /// A leader with the term in which it was heard of: of two views the higher term counts.

@@ -119,7 +119,7 @@ pub(super) struct Inner {
 /// Builds the shared state and spawns its tasks.
 pub(super) fn start(config: BackendConfig, local: Option<LocalNode>) -> Rc<Inner> {
     let BackendConfig { request_timeout, credentials, bootstrap, bounds, seed } = config;
-    let view = ClusterView { config: bootstrap, ..ClusterView::default() };
+    let view = ClusterView::of_config(&bootstrap);
     let node = local.as_ref().map(|local| local.node);
     let (local, from_node) = match local {
         Some(LocalNode { node, to_node, from_node, status }) => {
@@ -176,7 +176,9 @@ impl Inner {
         let now = self.now();
         let timeout = match &work {
             Work::Glance(_) => self.request_timeout.min(GLANCE_MAX),
-            Work::Op(_) | Work::Query(_) | Work::Transfer(_) => self.request_timeout,
+            Work::Op(_) | Work::Query(_) | Work::Transfer(_) | Work::Master(_) => {
+                self.request_timeout
+            }
         };
         let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let deadline = now.saturating_add(timeout);
@@ -219,7 +221,14 @@ impl Inner {
         let now = self.now();
         match message {
             ToRouter::Replies(replies) => self.dispatch.borrow_mut().on_replies(now, replies),
-            ToRouter::View(view) => self.dispatch.borrow_mut().on_view(now, from, &view),
+            ToRouter::View(view) => {
+                let news = view.map.version > self.view().map.version;
+                if let Err(error) = if news { view.map.check() } else { Ok(()) } {
+                    warn!(node = %from, %error, "a node's map of the cluster makes no sense, ignored");
+                    return;
+                }
+                self.dispatch.borrow_mut().on_view(now, from, &view);
+            }
             ToRouter::Pong => return,
         }
         self.wake.notify_one();
@@ -295,7 +304,7 @@ impl Inner {
     }
 
     fn open(self: &Rc<Inner>, node: NodeId) {
-        let address = self.view().config.nodes.get(&node).map(|config| config.peer.clone());
+        let address = self.view().map.config.nodes.get(&node).map(|config| config.peer.clone());
         let is_local = self.local.as_ref().is_some_and(|local| local.node == node);
         match address.filter(|_| !is_local) {
             Some(address) => drop(spawn_local(hold_link(self.clone(), node, address))),

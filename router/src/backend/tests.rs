@@ -49,7 +49,7 @@ fn serve(store: &Store, batch: RequestBatch) -> ToRouter {
             ReadStep::Answered(answer) => answer,
             step => panic!("{read:?} {step:?}"),
         },
-        RequestBody::Transfer { .. } => Answer::Invalid,
+        RequestBody::Transfer { .. } | RequestBody::Master(_) => Answer::Invalid,
     };
     let mut answer = answer;
     let replies = batch.requests.into_iter();

@@ -34,7 +34,7 @@ pub(super) fn view() -> ClusterView {
     let voters = vec![NodeId(1), NodeId(2), NodeId(3)];
     config.groups.insert(GROUP, GroupConfig { voters, weight: 1 });
     config.slots = vec![SlotRange { first: Slot(0), last: Slot(SLOTS - 1), group: GROUP }];
-    ClusterView { config, leaders: BTreeMap::new() }
+    ClusterView::of_config(&config)
 }
 
 #[derive(Default)]
@@ -327,7 +327,9 @@ impl World {
                         self.reads.extend(heard.then_some(Reading { at, reply, request: read }));
                         None
                     }
-                    RequestBody::Group(_) | RequestBody::Transfer { .. } => None,
+                    RequestBody::Group(_)
+                    | RequestBody::Transfer { .. }
+                    | RequestBody::Master(_) => None,
                 }
             };
             if let Some(answer) = refusal.filter(|_| heard) {

@@ -63,7 +63,7 @@ impl Dispatch {
 
     /// The shard groups of which a node that can be reached names a leader.
     pub fn led_groups(&self) -> BTreeSet<GroupId> {
-        self.view.config.shard_groups().filter(|group| self.news.is_led(*group)).collect()
+        self.view.map.config.shard_groups().filter(|group| self.news.is_led(*group)).collect()
     }
 
     /// Whether this node's word on a group counts: its silence must be noticed though it owes nothing.
@@ -72,13 +72,13 @@ impl Dispatch {
     }
 
     fn voters(&self, group: GroupId) -> &[NodeId] {
-        self.view.config.groups.get(&group).map_or(&[], |group| &group.voters)
+        self.view.map.config.groups.get(&group).map_or(&[], |group| &group.voters)
     }
 
     /// The shard groups without a seat in this process.
     fn told_by_others(&self) -> impl Iterator<Item = GroupId> {
         let hosted = |group| self.local.is_some_and(|local| self.voters(group).contains(&local));
-        self.view.config.shard_groups().filter(move |group| !hosted(*group))
+        self.view.map.config.shard_groups().filter(move |group| !hosted(*group))
     }
 
     /// Asks for the links that are missing. What becomes of them is told by events, which make it look
@@ -111,8 +111,8 @@ mod tests {
     fn dispatch(local: Option<u64>) -> Dispatch {
         let mut view = crate::dispatch::model::view();
         let seats = |nodes: [u64; 3]| GroupConfig { voters: nodes.map(NodeId).into(), weight: 1 };
-        view.config.groups.insert(GroupId(1), seats([1, 2, 3]));
-        view.config.groups.insert(GroupId(2), seats([3, 4, 5]));
+        view.map.config.groups.insert(GroupId(1), seats([1, 2, 3]));
+        view.map.config.groups.insert(GroupId(2), seats([3, 4, 5]));
         let mut dispatch = Dispatch::new(Bounds::default(), [1, 2], view, local.map(NodeId));
         dispatch.watch_leaders();
         dispatch

@@ -10,9 +10,11 @@ impl Dispatch {
     /// Slots may have other owners now. A lane goes along with its slot.
     pub(super) fn reroute(&mut self, now: Now) {
         let Dispatch { view, moved, groups, slots, book, .. } = self;
-        moved.clear();
+        let owners = &view.map.owners;
+        moved.retain(|slot, (_, epoch)| owners.of(*slot).is_none_or(|(_, known)| known < *epoch));
         for (slot, state) in slots.iter_mut() {
-            let Some(owner) = view.config.group_of(*slot) else {
+            let moved = moved.get(slot).map(|(group, _)| *group);
+            let Some(owner) = moved.or_else(|| owners.of(*slot).map(|(group, _)| group)) else {
                 state.refuse_unsent(Refusal::SlotNotServed, book);
                 continue;
             };
@@ -24,8 +26,8 @@ impl Dispatch {
 
     /// A group says to whom it gave a slot.
     pub(super) fn follow_slot(&mut self, now: Now, slot: Slot, to: GroupId, epoch: SlotEpoch) {
-        let known = self.moved.get(&slot).is_some_and(|(_, newest)| *newest >= epoch);
-        if known || !self.view.config.groups.contains_key(&to) {
+        let known = self.epoch(slot).is_some_and(|newest| newest >= epoch);
+        if known || !self.view.map.config.groups.contains_key(&to) {
             // From a group that does not know what happened since, or of one that is not known here.
             if let Some(state) = self.slots.get_mut(&slot) {
                 state.hold_back(Refusal::Moving { slot }, now, &mut self.book);
@@ -43,6 +45,12 @@ impl Dispatch {
     /// The group that has a slot, as far as known.
     pub(super) fn owner(&self, slot: Slot) -> Option<GroupId> {
         let moved = self.moved.get(&slot).map(|(group, _)| *group);
-        moved.or_else(|| self.view.config.group_of(slot))
+        moved.or_else(|| self.view.map.owners.of(slot).map(|(group, _)| group))
+    }
+
+    /// The newest change of owner of a slot that was heard of.
+    fn epoch(&self, slot: Slot) -> Option<SlotEpoch> {
+        let moved = self.moved.get(&slot).map(|(_, epoch)| *epoch);
+        moved.or_else(|| self.view.map.owners.of(slot).map(|(_, epoch)| epoch))
     }
 }

@@ -9,7 +9,8 @@ use super::{
 };
 use crate::backend::{Answered, Refusal, Target, Work};
 use bytes::Bytes;
-use shard_core::cluster_config::{ConfigNum, GroupConfig, SlotRange};
+use shard_core::cluster_config::{GroupConfig, SlotRange};
+use shard_core::moves::SlotEpoch;
 use shard_core::op::{ELEMENT_BYTES, Op, Outcome};
 use shard_core::session::{LANE_WINDOW, LogTime, SESSION_LIFE_MS, Seq, SessionId};
 use shard_core::slot::{SLOTS, Slot};
@@ -424,18 +425,19 @@ fn w09_a_seq_without_any_answer_is_sent_again_after_a_long_while() {
 #[test]
 fn w09_two_groups_that_stall_in_each_others_midst_both_go_to_their_next_voter() {
     let mut bench = Bench::new();
-    let mut mixed = view();
-    mixed.config.num = ConfigNum(2);
+    let mut config = view().map.config;
     let voters = vec![NodeId(1), NodeId(2)];
     for group in [1, 2] {
         let seats = GroupConfig { voters: voters.clone(), weight: 1 };
-        mixed.config.groups.insert(GroupId(group), seats);
+        config.groups.insert(GroupId(group), seats);
     }
     let range = |first, last, group| {
         let group = GroupId(group);
         SlotRange { first: Slot(first), last: Slot(last), group }
     };
-    mixed.config.slots = vec![range(0, 0, 1), range(1, 1, 2), range(2, SLOTS - 1, 1)];
+    config.slots = vec![range(0, 0, 1), range(1, 1, 2), range(2, SLOTS - 1, 1)];
+    let mut mixed = ClusterView::of_config(&config);
+    mixed.map.version = 2;
     bench.dispatch.on_view(bench.now, NodeId(1), &mixed);
     for slot in 0..3 {
         bench.submit(Target::Slot(Slot(slot)), Work::Op(append(b"v")));
@@ -523,7 +525,7 @@ fn a_lane_has_at_most_its_window_unacknowledged() {
 #[test]
 fn a_slot_without_owner_is_refused_at_once() {
     let mut view = view();
-    view.config.slots.clear();
+    view.map.owners = Default::default();
     let mut dispatch = Dispatch::new(Bounds::default(), [1, 2], view, None);
     dispatch.submit(
         0,
@@ -709,12 +711,12 @@ fn x02_an_op_follows_its_slot_to_the_new_owner_under_its_old_seq() {
     assert!(bench.poll().is_empty());
     assert_eq!(bench.asked.len(), 1, "it asks where the slot went");
     let mut moved = view();
-    moved.config.num = ConfigNum(2);
+    moved.map.version = 2;
     let voters = vec![NodeId(2), NodeId(3)];
-    moved.config.groups.insert(GroupId(2), GroupConfig { voters, weight: 1 });
-    moved.config.slots[0] = SlotRange { first: Slot(0), last: SLOT, group: GroupId(2) };
-    let rest = SlotRange { first: Slot(SLOT.0 + 1), last: Slot(SLOTS - 1), group: GROUP };
-    moved.config.slots.push(rest);
+    moved.map.config.groups.insert(GroupId(2), GroupConfig { voters, weight: 1 });
+    for slot in 0..=SLOT.0 {
+        moved.map.owners.set(Slot(slot), GroupId(2), SlotEpoch(2));
+    }
     bench.dispatch.on_view(bench.now, NodeId(1), &moved);
     let again = bench.poll();
     assert_eq!((again[0].group, again[0].lane()), (GroupId(2), sent[0].lane()));

@@ -218,8 +218,8 @@ fn move_step(step: &MoveStep) -> String {
         MoveStep::Freeze { slot, id, round } => {
             format!("Freeze slot {slot} for move {id}, last round {round}")
         }
-        MoveStep::AbortExport { slot, id, reason } => {
-            format!("AbortExport move {id} of slot {slot}: {reason:?}")
+        MoveStep::AbortExport { order: refused, reason } => {
+            format!("AbortExport {}: {reason:?}", order(refused))
         }
         MoveStep::CompleteExport { slot, id } => {
             format!("CompleteExport move {id} of slot {slot}")

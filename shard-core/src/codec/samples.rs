@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::cluster_config::{GroupConfig, NodeConfig, SlotRange};
+use crate::cluster_map::ClusterMap;
+use crate::map_feed::MapMessage;
 use crate::migration::*;
 use crate::moves::*;
 use crate::op::*;
@@ -220,13 +222,48 @@ impl Samples {
         }
     }
 
+    fn move_envelope(&mut self) -> MoveEnvelope {
+        let outcome = match self.below(2) {
+            0 => MoveOutcome::Activated,
+            _ => MoveOutcome::Refused(self.refusal()),
+        };
+        let (order, round) = (self.order(), self.next() as u32);
+        let message = match self.below(12) {
+            0 => MoveMessage::Begin(order),
+            1 => MoveMessage::Fetch { round, from: self.bytes() },
+            2 => MoveMessage::Next { round, freeze: self.flag() },
+            3 => MoveMessage::Ended { order, outcome },
+            4 => {
+                let behind = Behind { rows: self.number(), bytes: self.number() };
+                MoveMessage::Chunk { chunk: self.rows(), behind }
+            }
+            5 => MoveMessage::Taken,
+            6 => MoveMessage::Resolve(order),
+            7 => MoveMessage::Settled,
+            8 => MoveMessage::Report { ended: Ended { order, outcome } },
+            9 => MoveMessage::Reported,
+            _ => MoveMessage::NotLeader { hint: self.some(Samples::node) },
+        };
+        let (from, to, slot) = (self.group(), self.group(), self.slot());
+        MoveEnvelope { from, to, slot, id: MoveId(self.number()), message }
+    }
+
+    fn map_message(&mut self) -> MapMessage {
+        let map = ClusterMap { config: self.config(), ..ClusterMap::default() };
+        match self.below(3) {
+            0 => MapMessage::Have(self.number()),
+            1 => MapMessage::Change(Box::new(map.diff(&ClusterMap::default()))),
+            _ => MapMessage::Whole(Box::new(map)),
+        }
+    }
+
     fn move_step(&mut self) -> MoveStep {
         let (slot, id, round) = (self.slot(), MoveId(self.number()), self.next() as u32);
         match self.below(9) {
             0 => MoveStep::BeginExport(self.order()),
             1 => MoveStep::Rotate { slot, id, round },
             2 => MoveStep::Freeze { slot, id, round },
-            3 => MoveStep::AbortExport { slot, id, reason: self.refusal() },
+            3 => MoveStep::AbortExport { order: self.order(), reason: self.refusal() },
             4 => MoveStep::CompleteExport { slot, id },
             5 => MoveStep::BeginImport(self.order()),
             6 => MoveStep::Import { slot, id, chunk: self.rows() },
@@ -397,8 +434,8 @@ impl Samples {
     fn router_message(&mut self) -> ToRouter {
         match self.below(3) {
             0 => ToRouter::Replies(self.many(|s| Reply { id: s.number(), answer: s.answer() })),
-            1 => ToRouter::View(ClusterView {
-                config: self.config(),
+            1 => ToRouter::View(Box::new(ClusterView {
+                map: ClusterMap { config: self.config(), ..ClusterMap::default() },
                 leaders: self
                     .many(|s| {
                         let leader = s.some(|s| NodeId(s.number()));
@@ -407,7 +444,7 @@ impl Samples {
                     })
                     .into_iter()
                     .collect(),
-            }),
+            })),
             _ => ToRouter::Pong,
         }
     }
@@ -514,12 +551,14 @@ impl Samples {
     }
 
     pub(super) fn frame(&mut self) -> WireFrame {
-        match self.below(5) {
+        match self.below(7) {
             0 => WireFrame::Raft(self.envelope()),
             1 => WireFrame::ToNode(self.node_message()),
             2 => WireFrame::ToRouter(self.router_message()),
             3 => WireFrame::Heartbeat(self.heartbeat()),
-            _ => WireFrame::Chunk(self.chunk()),
+            4 => WireFrame::Chunk(self.chunk()),
+            5 => WireFrame::Move(self.move_envelope()),
+            _ => WireFrame::Map(self.map_message()),
         }
     }
 

@@ -350,7 +350,6 @@ impl Replica {
         checkpoints.log_bytes = 0;
         checkpoints.dirty_since = None;
         checkpoints.installs += 1;
-        out.config_changed |= matches!(self.machine, Machine::Master(_));
         out.checkpoint_moved = true;
         self.raft.snapshot(now, SnapEvent::Installed { id });
     }

@@ -74,13 +74,16 @@ impl Replica {
     /// Milliseconds until a clock entry is worth it. None: nothing is to be collected, or it is not
     /// this replica's turn to see to it.
     fn collection_wait(&self, wall: LogTime) -> Option<u64> {
-        let Machine::Shard(store) = &self.machine else { return None };
         let under_way = !self.waiting.is_empty() || self.collection.proposed > self.applied.index;
         if self.role.role != Role::Leader || !self.settled || under_way {
             return None;
         }
-        let first = store.collectable_from()?;
-        if first <= store.log_time() {
+        let first = match &self.machine {
+            Machine::Shard(store) => store.collectable_from()?,
+            // A refused move is ordered again.
+            Machine::Master(master) => master.next_due()?,
+        };
+        if first <= self.machine.log_time() {
             return Some(0);
         }
         let worth = first.0.saturating_add(COLLECT_DELAY_MS);

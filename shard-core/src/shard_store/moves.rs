@@ -136,6 +136,11 @@ impl ShardStore {
         Some((chunk, export.behind()))
     }
 
+    /// What a next round of a slot that is copied would have.
+    pub fn behind(&self, slot: Slot) -> Option<Behind> {
+        Some(self.slots.get(&slot)?.phase.export()?.behind())
+    }
+
     /// What a request for a slot that the group has not is told.
     pub(super) fn elsewhere(&self, slot: Slot) -> Answer {
         match self.ended.get(&slot) {
@@ -154,17 +159,7 @@ impl ShardStore {
 
     /// Takes a step of a move. One that does not fit changes nothing.
     pub(super) fn step(&mut self, step: MoveStep, full: bool) -> Answer {
-        let (slot, id) = match &step {
-            MoveStep::BeginExport(order)
-            | MoveStep::BeginImport(order)
-            | MoveStep::Refuse { order, .. } => (order.slot, order.id),
-            MoveStep::Rotate { slot, id, .. }
-            | MoveStep::Freeze { slot, id, .. }
-            | MoveStep::AbortExport { slot, id, .. }
-            | MoveStep::CompleteExport { slot, id }
-            | MoveStep::Import { slot, id, .. }
-            | MoveStep::Forget { slot, id } => (*slot, *id),
-        };
+        let (slot, id) = step.of();
         if slot.0 >= SLOTS || id == MoveId(0) {
             return Answer::Invalid;
         }
@@ -172,7 +167,7 @@ impl ShardStore {
             MoveStep::BeginExport(order) => self.begin_export(order),
             MoveStep::Rotate { round, .. } => self.rotate(slot, id, round, false),
             MoveStep::Freeze { round, .. } => self.rotate(slot, id, round, true),
-            MoveStep::AbortExport { reason, .. } => self.abort_export(slot, id, reason),
+            MoveStep::AbortExport { order, reason } => self.abort_export(order, reason),
             MoveStep::CompleteExport { .. } => self.complete_export(slot, id),
             MoveStep::BeginImport(order) => self.begin_import(order),
             MoveStep::Import { chunk, .. } => return self.import(slot, id, chunk, full),
@@ -221,9 +216,17 @@ impl ShardStore {
         }
     }
 
-    fn abort_export(&mut self, slot: Slot, id: MoveId, reason: RefuseReason) {
-        let Some(export) = self.export_of(slot, id) else { return };
-        let (order, frozen) = (export.order, export.frozen);
+    fn abort_export(&mut self, order: Move, reason: RefuseReason) {
+        let slot = order.slot;
+        if order.from != Some(self.group) || !self.may_begin(&order) {
+            return;
+        }
+        let frozen = match self.slots.get(&slot).map(|state| &state.phase) {
+            Some(Phase::Exporting(export)) if export.order == order => export.frozen,
+            // It was refused before it began here, and shall not begin any more.
+            Some(Phase::Owned) => false,
+            Some(Phase::Exporting(_) | Phase::Importing(_)) | None => return,
+        };
         self.about_to_step(slot);
         self.state(slot).phase = Phase::Owned;
         if frozen {

@@ -468,7 +468,7 @@ fn end_of(order: Move, outcome: MoveOutcome) -> MoveStep {
     let (slot, id) = (order.slot, order.id);
     match outcome {
         MoveOutcome::Activated => MoveStep::CompleteExport { slot, id },
-        MoveOutcome::Refused(reason) => MoveStep::AbortExport { slot, id, reason },
+        MoveOutcome::Refused(reason) => MoveStep::AbortExport { order, reason },
     }
 }
 

@@ -1,0 +1,137 @@
+//! Slots that move between groups of the same three nodes.
+
+use super::*;
+use crate::shardmaster::{MasterOp, MasterRequest};
+use crate::slot::{SLOTS, Slot};
+use crate::wire::ReadRequest;
+use bytes::Bytes;
+
+const G2: GroupId = GroupId(2);
+
+fn two_groups() -> ClusterConfig {
+    let mut config = config();
+    let seats = config.groups[&G1].clone();
+    config.groups.insert(G2, seats);
+    config.assign_evenly();
+    config
+}
+
+impl World {
+    /// Asks whoever leads a group.
+    fn ask_leader(&mut self, group: GroupId, id: u64, body: RequestBody) {
+        let leader = self.leader(group);
+        self.ask(leader, group, id, body);
+    }
+
+    /// Wants slots at a group.
+    fn move_slots(&mut self, id: u64, slots: (u16, u16), to: GroupId) {
+        let ranges = vec![(Slot(slots.0), Slot(slots.1))];
+        let op = MasterOp::MoveSlots { ranges, to };
+        let request = MasterRequest { id: None, op };
+        self.ask_leader(SHARDMASTER, id, RequestBody::Master(request));
+    }
+
+    fn owner(&self, node: NodeId, slot: Slot) -> GroupId {
+        self.nodes[&node].view().map.owners.of(slot).expect("every slot has an owner").0
+    }
+}
+
+fn get(slot: Slot, key: &'static str) -> RequestBody {
+    let op = Op::Get { key: Bytes::from_static(key.as_bytes()) };
+    RequestBody::Read(ReadRequest { slot, after: None, op })
+}
+
+fn append_to(slot: Slot, key: &'static str, seq: u64, value: &'static [u8]) -> RequestBody {
+    RequestBody::Lane(LaneRequest {
+        session: SessionId(7),
+        deadline: LogTime(300_000),
+        slot,
+        seq: Seq(seq),
+        acked: Seq(seq - 1),
+        op: Op::Append {
+            key: Bytes::from_static(key.as_bytes()),
+            value: Bytes::from_static(value),
+        },
+    })
+}
+
+#[test]
+fn g04_g15_d08_a_slot_moves_with_its_keys_and_lanes_and_leaves_nothing_behind() {
+    let mut world = World::with(two_groups());
+    world.run(2500);
+    let slot = hash_slot(b"foo");
+    assert_eq!(world.owner(NodeId(1), slot), G2);
+    world.ask_leader(G2, 1, append_to(slot, "foo", 1, b"ab"));
+    world.run(5);
+    assert_eq!(outcome(&world.replies[&1]), &Outcome::Integer(2));
+
+    world.move_slots(2, (slot.0, slot.0), G1);
+    world.run(30);
+    assert!(matches!(world.replies[&2], Answer::Master(Ok(_))), "{:?}", world.replies[&2]);
+    for node in 1..=3 {
+        assert_eq!(world.owner(NodeId(node), slot), G1);
+    }
+    // Sent again to the new owner it is recognised; the next one is executed.
+    world.ask_leader(G1, 3, append_to(slot, "foo", 1, b"ab"));
+    world.ask_leader(G1, 4, append_to(slot, "foo", 2, b"c"));
+    world.ask_leader(G1, 5, get(slot, "foo"));
+    world.ask_leader(G2, 6, get(slot, "foo"));
+    world.run(20);
+    assert_eq!(outcome(&world.replies[&3]), &Outcome::Integer(2));
+    assert_eq!(outcome(&world.replies[&4]), &Outcome::Integer(3));
+    assert!(matches!(world.replies[&6], Answer::Elsewhere | Answer::Moved { .. }));
+    // Neither side nor the shardmaster keeps anything of the move but its number.
+    world.run(2000);
+    for node in world.nodes.values() {
+        let map = node.view().map;
+        assert!(map.moves.is_empty(), "{:?}", map.moves);
+        let stats = node.status(world.now).replicas;
+        assert_eq!((stats[&G2].keys, stats[&G2].lanes), (0, 0));
+        assert_eq!((stats[&G1].keys, stats[&G1].lanes), (1, 1));
+    }
+    let digests: Vec<_> = world.nodes.values().map(Node::digests).collect();
+    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn g07_g08_every_slot_moves_while_leaders_come_and_go() {
+    let mut world = World::with(two_groups());
+    world.run(2500);
+    let (a, b) = (hash_slot(b"foo"), hash_slot(b"bar"));
+    world.ask_leader(G2, 1, append_to(a, "foo", 1, b"1"));
+    world.ask_leader(G1, 2, append_to(b, "bar", 1, b"1"));
+    world.run(5);
+    world.move_slots(3, (0, SLOTS - 1), G1);
+    let mut last = 0;
+    for round in 0..200 {
+        world.run(50);
+        // One node after another goes and comes back.
+        let node = NodeId(round / 8 % 3 + 1);
+        match round % 8 {
+            0 => drop(world.down.insert(node)),
+            4 => world.start(node),
+            _ => {}
+        }
+        last = round;
+        let owners = world.nodes[&NodeId(round % 3 + 1)].view().map.owners;
+        if owners.count(G1) == u32::from(SLOTS) {
+            break;
+        }
+    }
+    (1..=3).map(NodeId).for_each(|node| {
+        if world.down.contains(&node) {
+            world.start(node);
+        }
+    });
+    world.run(5000);
+    for node in 1..=3 {
+        let map = world.nodes[&NodeId(node)].view().map;
+        assert_eq!(map.owners.count(G1), u32::from(SLOTS), "after {last} rounds");
+        assert!(map.moves.is_empty(), "{:?}", map.moves.values().next());
+    }
+    world.ask_leader(G1, 10, append_to(a, "foo", 2, b"2"));
+    world.ask_leader(G1, 11, append_to(b, "bar", 2, b"2"));
+    world.run(20);
+    assert_eq!(outcome(&world.replies[&10]), &Outcome::Integer(2));
+    assert_eq!(outcome(&world.replies[&11]), &Outcome::Integer(2));
+}

@@ -1,0 +1,809 @@
+//! Drives the moves of the slots of one group, on its leader.
+//!
+//! What is to be done follows from what was applied and from the shardmaster's map, so a new leader goes on
+//! where the old one was. The destination drives: it asks the source for rows and for rounds, and
+//! proposes what comes. The source answers, and parks requests for a slot that is frozen. What is kept here
+//! besides is what was asked when, and of whom: losing it costs a message.
+//!
+//! Messages may be lost, doubled and late. Each names its move, round and cursor; what does not fit is
+//! ignored, what gets no answer is sent again.
+//!
+//! **Bounds.** Of a slot that comes, [`CHUNKS_IN_FLIGHT_MAX`] chunks are in the log and not applied; one
+//! is asked for at a time. Requests that are parked count as waiting ([`super::WAITING_MAX`]), and a slot
+//! parks [`PARKED_MAX`] and [`PARKED_BYTES_MAX`] at most.
+
+use super::{Client, Replica, ReplicaOutput};
+use crate::cluster_map::ClusterMap;
+use crate::codec::EntryItem;
+use crate::machine::Machine;
+use crate::migration::{
+    Behind, Chunk, Ended, MOVE_CHUNK, MoveEnvelope, MoveMessage, MoveStep, RowName,
+};
+use crate::moves::{Move, MoveId, MoveOutcome, RefuseReason};
+use crate::session::LogTime;
+use crate::shard_store::{ShardStore, SlotPhase, SlotStand};
+use crate::shardmaster::{MasterOp, MasterRequest, MoveReport, Side};
+use crate::slot::Slot;
+use crate::wire::{Answer, Request, RequestBody};
+use raft_core::effects::Role;
+use raft_core::types::{GroupId, NodeId, Now};
+use std::collections::{BTreeMap, BTreeSet};
+
+const MS: Now = 1_000_000;
+/// What gets no answer is asked again after so long; twice as long each time.
+const RETRY_NS_MIN: Now = 100 * MS;
+/// At most so long.
+const RETRY_NS_MAX: Now = 1_000 * MS;
+/// A source whose slot is frozen and that hears nothing asks how it stands.
+const RESOLVE_NS: Now = 300 * MS;
+/// A destination that got nothing for so long refuses when the source asks.
+const PATIENCE_NS: Now = 5_000 * MS;
+/// Chunks of one slot that are proposed and not applied.
+const CHUNKS_IN_FLIGHT_MAX: u32 = 4;
+/// The last round may have so many bytes and rows: what a client waits for.
+const LAST_ROUND: Behind = Behind { rows: 1024, bytes: 256 << 10 };
+/// Requests that one frozen slot parks.
+pub const PARKED_MAX: usize = 1024;
+/// Their bytes.
+pub const PARKED_BYTES_MAX: usize = 8 << 20;
+/// From this round on a slot takes so many bytes of changes in a round, or half of those of the round
+/// before: then every round is shorter than the last, whatever is written.
+const THROTTLE_FROM_ROUND: u32 = 2;
+const THROTTLE_BYTES: u64 = 1 << 20;
+
+/// What one leader remembers of the moves of its group.
+#[derive(Debug, Default)]
+pub(super) struct Mover {
+    /// Who leads other groups, as far as they said.
+    leaders: BTreeMap<GroupId, NodeId>,
+    pulls: BTreeMap<Slot, Pull>,
+    serves: BTreeMap<Slot, Serve>,
+    /// Words that wait for an answer, one for a slot and what it is about.
+    asked: BTreeMap<(Slot, Topic), Asked>,
+    parked: BTreeMap<Slot, Parked>,
+    parked_count: usize,
+    /// Sources that have taken the end of this move.
+    told: BTreeMap<Slot, MoveId>,
+    /// Moves that have ended here and that the map has named since: once it does not, all is reported.
+    named: BTreeMap<Slot, MoveId>,
+    /// Steps on their way through the log.
+    proposed: BTreeMap<Slot, (MoveStep, Now)>,
+    /// Of the map of this version: slots that are to come here, or whose refusal is news here.
+    wanted: BTreeSet<Slot>,
+    wanted_of: Option<u64>,
+    due: Option<Now>,
+}
+
+/// What a question is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Topic {
+    /// Rows and rounds, of the source.
+    Pull,
+    /// That a move has ended, to the source.
+    End,
+    /// How it stands, of the destination.
+    Resolve,
+    /// That a move has ended, to the shardmaster.
+    Report,
+}
+
+#[derive(Debug)]
+struct Asked {
+    id: MoveId,
+    at: Now,
+    wait: Now,
+}
+
+/// How far a slot that comes is.
+#[derive(Debug)]
+struct Pull {
+    id: MoveId,
+    /// What is applied.
+    applied: (u32, Option<RowName>),
+    /// Behind what is proposed.
+    proposed: (u32, Option<RowName>),
+    in_flight: u32,
+    behind: Behind,
+    /// When something was applied last.
+    progress: Now,
+}
+
+/// Of a slot that goes.
+#[derive(Debug)]
+struct Serve {
+    id: MoveId,
+    /// Who copies it.
+    to: NodeId,
+    /// The first rows of this round are owed, once it has begun.
+    owed: Option<u32>,
+    /// It is to be told that the end was taken.
+    owes_taken: bool,
+    heard: Now,
+    /// The newest round, and the bytes of its changes.
+    round: u32,
+    round_bytes: u64,
+}
+
+/// Requests for a slot that serves nobody now.
+#[derive(Debug, Default)]
+struct Parked {
+    requests: Vec<(Client, RequestBody)>,
+    bytes: usize,
+}
+
+impl Mover {
+    pub(super) fn deadline(&self) -> Option<Now> {
+        self.due
+    }
+
+    /// Whether requests for a slot wait here.
+    pub(super) fn parks(&self, slot: Slot) -> bool {
+        self.parked.contains_key(&slot)
+    }
+
+    /// How many requests wait here.
+    pub(super) fn parked(&self) -> usize {
+        self.parked_count
+    }
+
+    fn wake(&mut self, at: Now) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// Whether it is time to say something (again). If so, it is noted as said.
+    fn may_ask(&mut self, now: Now, slot: Slot, topic: Topic, id: MoveId) -> bool {
+        let asked = self.asked.entry((slot, topic)).or_insert(Asked { id, at: 0, wait: 0 });
+        if asked.id != id {
+            *asked = Asked { id, at: 0, wait: 0 };
+        }
+        let again = asked.at.saturating_add(asked.wait);
+        let first = asked.wait == 0;
+        if !first && now < again {
+            self.wake(again);
+            return false;
+        }
+        asked.at = now;
+        asked.wait = (asked.wait * 2).clamp(RETRY_NS_MIN, RETRY_NS_MAX);
+        let next = now.saturating_add(asked.wait);
+        self.wake(next);
+        true
+    }
+
+    /// Whether the last question went without an answer for its time.
+    fn is_repeated(&self, slot: Slot, topic: Topic) -> bool {
+        self.asked.get(&(slot, topic)).is_some_and(|asked| asked.wait > RETRY_NS_MIN)
+    }
+
+    /// An answer came.
+    fn answered(&mut self, slot: Slot, topic: Topic) {
+        self.asked.remove(&(slot, topic));
+    }
+
+    /// Forgets what was of moves that are over.
+    fn keep_only(&mut self, slots: &BTreeSet<Slot>) {
+        self.pulls.retain(|slot, _| slots.contains(slot));
+        self.serves.retain(|slot, _| slots.contains(slot));
+        self.asked.retain(|(slot, _), _| slots.contains(slot));
+        self.told.retain(|slot, _| slots.contains(slot));
+        self.named.retain(|slot, _| slots.contains(slot));
+        self.proposed.retain(|slot, _| slots.contains(slot));
+    }
+
+    /// The slots that the map says something new about.
+    fn look_at(&mut self, map: &ClusterMap, group: GroupId) {
+        if self.wanted_of == Some(map.version) {
+            return;
+        }
+        self.wanted_of = Some(map.version);
+        let concerns = |order: &Move| order.to == group || order.from == Some(group);
+        let records = map.moves.values().map(|record| record.order);
+        self.wanted = records.filter(concerns).map(|order| order.slot).collect();
+    }
+}
+
+impl Replica {
+    /// Parks a request for a slot that serves nobody for a moment, or says why not.
+    pub(super) fn park(
+        &mut self,
+        client: Client,
+        body: RequestBody,
+        slot: Slot,
+        bytes: usize,
+    ) -> Result<(), Answer> {
+        let parked = self.mover.parked.entry(slot).or_default();
+        let fits = parked.requests.len() < PARKED_MAX && parked.bytes + bytes <= PARKED_BYTES_MAX;
+        if !fits && !parked.requests.is_empty() {
+            return Err(Answer::Busy);
+        }
+        parked.bytes += bytes;
+        parked.requests.push((client, body));
+        self.mover.parked_count += 1;
+        Ok(())
+    }
+
+    /// Whether writes to a slot wait until its round is over: else the copy would never catch up.
+    pub(super) fn is_throttled(&self, store: &ShardStore, slot: Slot) -> bool {
+        let Some(serve) = self.mover.serves.get(&slot) else { return false };
+        let allowed = THROTTLE_BYTES.max(serve.round_bytes / 2);
+        serve.round >= THROTTLE_FROM_ROUND
+            && store.behind(slot).is_some_and(|behind| behind.bytes > allowed)
+    }
+
+    /// Another role drives nothing, and answers what waits.
+    pub(super) fn forget_moves(&mut self, answer: &Answer, out: &mut ReplicaOutput) {
+        let mover = std::mem::take(&mut self.mover);
+        for parked in mover.parked.into_values() {
+            let clients: Vec<_> = parked.requests.iter().map(|(client, _)| Some(*client)).collect();
+            super::answer_all(&clients, answer, out);
+        }
+    }
+
+    /// Says and proposes what is due.
+    pub(super) fn drive_moves(
+        &mut self,
+        now: Now,
+        wall: LogTime,
+        map: &ClusterMap,
+        out: &mut ReplicaOutput,
+    ) {
+        self.mover.due = None;
+        if self.role.role != Role::Leader || !self.settled {
+            return;
+        }
+        let Machine::Shard(store) = &self.machine else { return };
+        self.mover.look_at(map, self.group);
+        let slots: BTreeSet<Slot> =
+            store.moving().chain(self.mover.wanted.iter().copied()).collect();
+        self.mover.keep_only(&slots);
+        for slot in slots {
+            self.drive_slot(now, slot, map, out);
+        }
+        self.unpark(wall, out);
+    }
+
+    fn drive_slot(&mut self, now: Now, slot: Slot, map: &ClusterMap, out: &mut ReplicaOutput) {
+        let Machine::Shard(store) = &self.machine else { return };
+        let stand = store.stand(slot);
+        // What is settled here and what the map says of the move that is next here.
+        let record = map.moves.values().find(|record| {
+            let order = record.order;
+            order.slot == slot && order.id > stand.settled && self.is_side(&order)
+        });
+        let record = record.copied();
+        if let Some(ended) = stand.ended {
+            self.drive_end(now, slot, ended, map, out);
+        }
+        match &stand.phase {
+            SlotPhase::Absent => {
+                if let Some(record) = record.filter(|r| r.order.to == self.group) {
+                    match record.cancel {
+                        true => self.refuse(now, record.order, RefuseReason::Cancelled),
+                        false => self.propose_step(now, MoveStep::BeginImport(record.order)),
+                    }
+                }
+            }
+            SlotPhase::Importing { order, round, cursor } => {
+                match record.is_some_and(|r| r.order.id == order.id && r.cancel) {
+                    true => self.refuse(now, *order, RefuseReason::Cancelled),
+                    false => self.pull(now, *order, (*round, cursor.clone()), map, out),
+                }
+            }
+            SlotPhase::Exporting { order, round, frozen } => {
+                let known = record.filter(|record| record.order.id == order.id);
+                match known.and_then(|record| record.ended) {
+                    Some((outcome, _)) => self.propose_end(now, *order, outcome),
+                    None => self.serve(now, *order, *round, *frozen, map, out),
+                }
+            }
+            SlotPhase::Owned => {
+                // A move that was refused before it began here.
+                if let Some(record) = record
+                    && let Some((outcome @ MoveOutcome::Refused(_), _)) = record.ended
+                {
+                    self.propose_end(now, record.order, outcome);
+                }
+            }
+        }
+    }
+
+    fn is_side(&self, order: &Move) -> bool {
+        order.to == self.group || order.from == Some(self.group)
+    }
+
+    /// Tells of the end of a move whoever has to know it.
+    fn drive_end(
+        &mut self,
+        now: Now,
+        slot: Slot,
+        ended: Ended,
+        map: &ClusterMap,
+        out: &mut ReplicaOutput,
+    ) {
+        let Ended { order, outcome } = ended;
+        let is_source = order.from == Some(self.group);
+        if let Some(serve) = self.mover.serves.get_mut(&slot)
+            && serve.id == order.id
+            && std::mem::take(&mut serve.owes_taken)
+        {
+            let to = serve.to;
+            self.mover.serves.remove(&slot);
+            self.say(to, order.to, slot, order.id, MoveMessage::Taken, out);
+        }
+        let record = map.moves.get(&order.id);
+        let reported = |record: &crate::cluster_map::MoveRecord| match is_source {
+            true => record.source_reported,
+            false => record.destination_reported,
+        };
+        if record.is_some() {
+            self.mover.named.insert(slot, order.id);
+        }
+        let named = self.mover.named.get(&slot) == Some(&order.id);
+        if record.map_or(named, reported) {
+            self.propose_step(now, MoveStep::Forget { slot, id: order.id });
+        } else if self.mover.may_ask(now, slot, Topic::Report, order.id) {
+            let message = MoveMessage::Report { ended };
+            let again = self.mover.is_repeated(slot, Topic::Report);
+            self.ask(crate::cluster_config::SHARDMASTER, slot, order.id, message, again, map, out);
+        }
+        // The source hears it here first: it is frozen.
+        let Some(source) = order.from.filter(|_| !is_source) else { return };
+        let told = record.is_some_and(|record| record.source_reported);
+        let told = told || self.mover.told.get(&slot) == Some(&order.id);
+        if !told && self.mover.may_ask(now, slot, Topic::End, order.id) {
+            let again = self.mover.is_repeated(slot, Topic::End);
+            let message = MoveMessage::Ended { order, outcome };
+            self.ask(source, slot, order.id, message, again, map, out);
+        }
+    }
+
+    /// Asks the source for what comes next.
+    fn pull(
+        &mut self,
+        now: Now,
+        order: Move,
+        applied: (u32, Option<RowName>),
+        map: &ClusterMap,
+        out: &mut ReplicaOutput,
+    ) {
+        let Some(source) = order.from else { return };
+        let slot = order.slot;
+        let pull =
+            self.mover.pulls.entry(slot).or_insert_with(|| Pull::new(order.id, &applied, now));
+        if pull.id != order.id {
+            *pull = Pull::new(order.id, &applied, now);
+        }
+        if pull.applied != applied {
+            pull.applied = applied;
+            pull.progress = now;
+            pull.in_flight = pull.in_flight.saturating_sub(1);
+        }
+        if pull.applied == pull.proposed {
+            pull.in_flight = 0;
+        }
+        let first = pull.proposed == (0, Some(RowName::new()));
+        let message = match &pull.proposed {
+            (_, Some(_)) if pull.in_flight >= CHUNKS_IN_FLIGHT_MAX => None,
+            (_, Some(_)) if first => Some(MoveMessage::Begin(order)),
+            (round, Some(from)) => Some(MoveMessage::Fetch { round: *round, from: from.clone() }),
+            // Only what is applied counts: rows that are only on their way here may be lost with the
+            // leader, and the source would not tell of them again.
+            (_, None) if pull.in_flight > 0 => None,
+            (round, None) => {
+                let freeze = pull.behind.is_within(&LAST_ROUND);
+                Some(MoveMessage::Next { round: round + 1, freeze })
+            }
+        };
+        let Some(message) = message else {
+            // What is proposed may have been lost with another leader's term.
+            if now >= pull.progress.saturating_add(RETRY_NS_MAX) {
+                pull.proposed = pull.applied.clone();
+                pull.in_flight = 0;
+                pull.progress = now;
+            }
+            let at = pull.progress.saturating_add(RETRY_NS_MAX);
+            return self.mover.wake(at);
+        };
+        if self.mover.may_ask(now, slot, Topic::Pull, order.id) {
+            let again = self.mover.is_repeated(slot, Topic::Pull);
+            self.ask(source, slot, order.id, message, again, map, out);
+        }
+    }
+
+    /// Sees to a slot that goes.
+    fn serve(
+        &mut self,
+        now: Now,
+        order: Move,
+        round: u32,
+        frozen: bool,
+        map: &ClusterMap,
+        out: &mut ReplicaOutput,
+    ) {
+        let Move { slot, id, to, .. } = order;
+        let Machine::Shard(store) = &self.machine else { return };
+        let Some(serve) = self.mover.serves.get_mut(&slot).filter(|serve| serve.id == id) else {
+            // Nobody has asked this leader yet.
+            let serve = Serve {
+                id,
+                to: NodeId(0),
+                owed: None,
+                owes_taken: false,
+                heard: now,
+                round,
+                round_bytes: 0,
+            };
+            self.mover.serves.insert(slot, serve);
+            return self.mover.wake(now.saturating_add(RESOLVE_NS));
+        };
+        serve.round = round;
+        if serve.owed == Some(round) {
+            serve.owed = None;
+            let node = serve.to;
+            if let Some((chunk, behind)) = store.chunk(slot, id, round, &RowName::new(), MOVE_CHUNK)
+            {
+                self.say(node, to, slot, id, MoveMessage::Chunk { chunk, behind }, out);
+            }
+            return;
+        }
+        if !frozen {
+            return;
+        }
+        let late = serve.heard.saturating_add(RESOLVE_NS);
+        if now < late {
+            return self.mover.wake(late);
+        }
+        if self.mover.may_ask(now, slot, Topic::Resolve, id) {
+            let again = self.mover.is_repeated(slot, Topic::Resolve);
+            self.ask(to, slot, id, MoveMessage::Resolve(order), again, map, out);
+        }
+    }
+
+    fn refuse(&mut self, now: Now, order: Move, reason: RefuseReason) {
+        self.propose_step(now, MoveStep::Refuse { order, reason });
+    }
+
+    fn propose_end(&mut self, now: Now, order: Move, outcome: MoveOutcome) {
+        let (slot, id) = (order.slot, order.id);
+        self.propose_step(
+            now,
+            match outcome {
+                MoveOutcome::Activated => MoveStep::CompleteExport { slot, id },
+                MoveOutcome::Refused(reason) => MoveStep::AbortExport { order, reason },
+            },
+        );
+    }
+
+    /// Puts a step into the log, unless it is on its way.
+    fn propose_step(&mut self, now: Now, step: MoveStep) {
+        let (slot, _) = step.of();
+        if let Some((before, at)) = self.mover.proposed.get(&slot)
+            && *before == step
+            && now < at.saturating_add(RETRY_NS_MAX)
+        {
+            let again = at.saturating_add(RETRY_NS_MAX);
+            return self.mover.wake(again);
+        }
+        self.mover.proposed.insert(slot, (step.clone(), now));
+        self.batch.push(EntryItem::Move(step), None, 128);
+        self.mover.wake(now.saturating_add(RETRY_NS_MAX));
+    }
+
+    /// Says something to whoever leads a group, as far as known; another of its voters if that was no good.
+    #[expect(clippy::too_many_arguments, reason = "one message, spelled out")]
+    fn ask(
+        &mut self,
+        group: GroupId,
+        slot: Slot,
+        id: MoveId,
+        message: MoveMessage,
+        again: bool,
+        map: &ClusterMap,
+        out: &mut ReplicaOutput,
+    ) {
+        let voters = map.config.groups.get(&group).map_or(&[][..], |group| &group.voters);
+        let known = self.mover.leaders.get(&group).filter(|node| voters.contains(node)).copied();
+        let next = |node: NodeId| {
+            let at = voters.iter().position(|voter| *voter == node).map_or(0, |at| at + 1);
+            voters.get(at % voters.len().max(1)).copied()
+        };
+        let own = self.own;
+        let to = match known {
+            Some(node) if again => next(node),
+            Some(node) => Some(node),
+            None => voters.iter().copied().find(|n| *n == own).or_else(|| voters.first().copied()),
+        };
+        let Some(to) = to else { return };
+        self.mover.leaders.insert(group, to);
+        self.say(to, group, slot, id, message, out);
+    }
+
+    fn say(
+        &self,
+        node: NodeId,
+        to: GroupId,
+        slot: Slot,
+        id: MoveId,
+        message: MoveMessage,
+        out: &mut ReplicaOutput,
+    ) {
+        if node != NodeId(0) {
+            out.moves.push((node, MoveEnvelope { from: self.group, to, slot, id, message }));
+        }
+    }
+
+    /// Takes what another group says.
+    pub fn on_move(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        envelope: MoveEnvelope,
+        out: &mut ReplicaOutput,
+    ) {
+        if matches!(self.machine, Machine::Master(_)) && self.leads() && self.settled {
+            return self.on_report(from, &envelope, out);
+        }
+        let MoveEnvelope { from: group, slot, id, message, .. } = envelope;
+        if let MoveMessage::NotLeader { hint } = message {
+            if self.mover.leaders.get(&group) == Some(&from) {
+                match hint.filter(|hint| *hint != from) {
+                    Some(hint) => drop(self.mover.leaders.insert(group, hint)),
+                    None => drop(self.mover.leaders.remove(&group)),
+                }
+                // Asked again at once if there is somebody else to ask; else after a while.
+                if hint.is_some() {
+                    self.mover.asked.retain(|(at, _), _| *at != slot);
+                }
+            }
+            return;
+        }
+        if self.role.role != Role::Leader || !self.settled {
+            if message.wants_leader() {
+                let hint = self.role.leader;
+                self.say(from, group, slot, id, MoveMessage::NotLeader { hint }, out);
+            }
+            return;
+        }
+        let Machine::Shard(store) = &self.machine else { return };
+        let stand = store.stand(slot);
+        match message {
+            MoveMessage::Begin(order) => self.on_begin(now, from, order, &stand, out),
+            MoveMessage::Fetch { round, from: cursor } => {
+                self.heard_of(now, slot, id, from);
+                if let Some((chunk, behind)) = store_chunk(&self.machine, slot, id, round, &cursor)
+                {
+                    self.say(from, group, slot, id, MoveMessage::Chunk { chunk, behind }, out);
+                }
+            }
+            MoveMessage::Next { round, freeze } => {
+                self.on_next(now, from, (slot, id), round, freeze, &stand);
+            }
+            MoveMessage::Ended { order, outcome } => {
+                if stand.settled >= id {
+                    return self.say(from, group, slot, id, MoveMessage::Taken, out);
+                }
+                self.heard_of(now, slot, id, from);
+                if let Some(serve) = self.mover.serves.get_mut(&slot) {
+                    serve.owes_taken = true;
+                }
+                self.propose_end(now, order, outcome);
+            }
+            MoveMessage::Chunk { chunk, behind } => {
+                self.mover.leaders.insert(group, from);
+                self.on_chunk(now, slot, id, chunk, behind);
+            }
+            MoveMessage::Taken => {
+                self.mover.told.insert(slot, id);
+            }
+            MoveMessage::Resolve(order) => self.on_resolve(now, from, order, &stand, out),
+            MoveMessage::Reported => {
+                if stand.ended.is_some_and(|ended| ended.order.id == id) {
+                    self.propose_step(now, MoveStep::Forget { slot, id });
+                }
+            }
+            // The map will tell.
+            MoveMessage::Settled => {}
+            MoveMessage::Report { .. } | MoveMessage::NotLeader { .. } => {}
+        }
+    }
+
+    /// The destination is alive and copies.
+    fn heard_of(&mut self, now: Now, slot: Slot, id: MoveId, from: NodeId) -> &mut Serve {
+        let serve = self.mover.serves.entry(slot).or_insert(Serve {
+            id,
+            to: from,
+            owed: None,
+            owes_taken: false,
+            heard: now,
+            round: 0,
+            round_bytes: 0,
+        });
+        if serve.id != id {
+            *serve =
+                Serve { id, owed: None, owes_taken: false, round: 0, round_bytes: 0, ..*serve };
+        }
+        (serve.to, serve.heard) = (from, now);
+        self.mover.asked.remove(&(slot, Topic::Resolve));
+        serve
+    }
+
+    fn on_begin(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        order: Move,
+        stand: &SlotStand,
+        out: &mut ReplicaOutput,
+    ) {
+        let (slot, id) = (order.slot, order.id);
+        if stand.settled >= id {
+            return self.say(from, order.to, slot, id, MoveMessage::Settled, out);
+        }
+        match &stand.phase {
+            SlotPhase::Owned => {
+                self.heard_of(now, slot, id, from).owed = Some(0);
+                self.propose_step(now, MoveStep::BeginExport(order));
+            }
+            SlotPhase::Exporting { order: begun, .. } if begun.id == id => {
+                self.heard_of(now, slot, id, from).owed = Some(0);
+            }
+            SlotPhase::Exporting { .. } | SlotPhase::Importing { .. } | SlotPhase::Absent => {}
+        }
+        self.mover.wake(now);
+    }
+
+    fn on_next(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        (slot, id): (Slot, MoveId),
+        round: u32,
+        freeze: bool,
+        stand: &SlotStand,
+    ) {
+        let SlotPhase::Exporting { order, round: begun, .. } = &stand.phase else { return };
+        if order.id != id {
+            return;
+        }
+        let Machine::Shard(store) = &self.machine else { return };
+        let behind = store.behind(slot).unwrap_or_default();
+        let serve = self.heard_of(now, slot, id, from);
+        serve.owed = Some(round);
+        if begun.checked_add(1) == Some(round) {
+            serve.round_bytes = behind.bytes;
+            // It was small when it was asked; clients would wait for what it is now.
+            let freeze = freeze && behind.is_within(&LAST_ROUND);
+            self.propose_step(
+                now,
+                match freeze {
+                    true => MoveStep::Freeze { slot, id, round },
+                    false => MoveStep::Rotate { slot, id, round },
+                },
+            );
+        }
+        self.mover.wake(now);
+    }
+
+    fn on_chunk(&mut self, now: Now, slot: Slot, id: MoveId, chunk: Chunk, behind: Behind) {
+        let Some(pull) = self.mover.pulls.get_mut(&slot).filter(|pull| pull.id == id) else {
+            return;
+        };
+        let awaited = match &pull.proposed {
+            (round, Some(from)) => chunk.round == *round && chunk.from == *from,
+            (round, None) => {
+                round.checked_add(1) == Some(chunk.round)
+                    && chunk.from.is_empty()
+                    && pull.in_flight == 0
+            }
+        };
+        if !awaited || pull.in_flight >= CHUNKS_IN_FLIGHT_MAX {
+            return;
+        }
+        pull.proposed = (chunk.round, chunk.next.clone());
+        pull.in_flight += 1;
+        pull.behind = behind;
+        self.mover.answered(slot, Topic::Pull);
+        let bytes = 128 + chunk.bytes();
+        self.batch.push(EntryItem::Move(MoveStep::Import { slot, id, chunk }), None, bytes);
+        self.mover.wake(now);
+    }
+
+    fn on_resolve(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        order: Move,
+        stand: &SlotStand,
+        out: &mut ReplicaOutput,
+    ) {
+        let (slot, id) = (order.slot, order.id);
+        let Some(source) = order.from else { return };
+        if let Some(Ended { order, outcome }) = stand.ended.filter(|ended| ended.order.id == id) {
+            return self.say(from, source, slot, id, MoveMessage::Ended { order, outcome }, out);
+        }
+        if stand.settled >= id {
+            return self.say(from, source, slot, id, MoveMessage::Settled, out);
+        }
+        self.mover.leaders.insert(source, from);
+        let progress = self.mover.pulls.get(&slot).filter(|pull| pull.id == id);
+        if progress.is_some_and(|pull| now >= pull.progress.saturating_add(PATIENCE_NS)) {
+            self.refuse(now, order, RefuseReason::NoProgress);
+        }
+        self.mover.wake(now);
+    }
+
+    /// Requests for slots that serve again, or that have gone, go on in their order.
+    fn unpark(&mut self, wall: LogTime, out: &mut ReplicaOutput) {
+        let Machine::Shard(store) = &self.machine else { return };
+        let free: Vec<Slot> = self
+            .mover
+            .parked
+            .keys()
+            .copied()
+            .filter(|slot| {
+                store.hindrance(*slot) != Some(Answer::Frozen) && !self.is_throttled(store, *slot)
+            })
+            .collect();
+        for slot in free {
+            let Some(parked) = self.mover.parked.remove(&slot) else { continue };
+            self.mover.parked_count -= parked.requests.len();
+            for (Client { origin, id }, body) in parked.requests {
+                self.request(wall, origin, Request { id, body }, out);
+            }
+        }
+    }
+}
+
+fn store_chunk(
+    machine: &Machine,
+    slot: Slot,
+    id: MoveId,
+    round: u32,
+    from: &RowName,
+) -> Option<(Chunk, Behind)> {
+    let Machine::Shard(store) = machine else { return None };
+    store.chunk(slot, id, round, from, MOVE_CHUNK)
+}
+
+impl Pull {
+    fn new(id: MoveId, applied: &(u32, Option<RowName>), now: Now) -> Pull {
+        Pull {
+            id,
+            applied: applied.clone(),
+            proposed: applied.clone(),
+            in_flight: 0,
+            // Nobody has said yet.
+            behind: Behind { rows: u64::MAX, bytes: u64::MAX },
+            progress: now,
+        }
+    }
+}
+
+impl Replica {
+    /// A group tells the shardmaster how a move ended. The map says what came of it; who asks again after
+    /// that is answered.
+    fn on_report(&mut self, from: NodeId, envelope: &MoveEnvelope, out: &mut ReplicaOutput) {
+        let (Machine::Master(master), MoveMessage::Report { ended }) =
+            (&self.machine, &envelope.message)
+        else {
+            return;
+        };
+        let Ended { order, outcome } = *ended;
+        let side = match order.to == envelope.from {
+            true => Side::Destination,
+            false => Side::Source,
+        };
+        let record = master.map().moves.get(&order.id);
+        let reported = record.is_none_or(|record| match side {
+            Side::Destination => record.destination_reported,
+            Side::Source => record.source_reported,
+        });
+        if reported {
+            let MoveEnvelope { from: group, slot, id, .. } = *envelope;
+            return self.say(from, group, slot, id, MoveMessage::Reported, out);
+        }
+        let report =
+            MoveReport { id: order.id, slot: order.slot, by: envelope.from, side, outcome };
+        let request = MasterRequest { id: None, op: MasterOp::Report(report) };
+        self.batch.push(EntryItem::Master(request), None, 128);
+    }
+}
