@@ -38,6 +38,8 @@ const RETRY_NS_MAX: Now = 1_000 * MS;
 const RESOLVE_NS: Now = 300 * MS;
 /// A destination that got nothing for so long refuses when the source asks.
 const PATIENCE_NS: Now = 5_000 * MS;
+/// The quorum here is taken to be there for so long after it has committed rows.
+const FRESH_NS: Now = 500 * MS;
 /// Chunks of one slot that are proposed and not applied.
 const CHUNKS_IN_FLIGHT_MAX: u32 = 4;
 /// The last round may have so many bytes and rows: what a client waits for.
@@ -389,7 +391,10 @@ impl Replica {
             // leader, and the source would not tell of them again.
             (_, None) if pull.in_flight > 0 => None,
             (round, None) => {
-                let freeze = pull.behind.is_within(&LAST_ROUND);
+                // A source that is frozen waits for this group's quorum: it is asked for that only just
+                // after that quorum has committed something. Another round is such a thing.
+                let fresh = now <= pull.progress.saturating_add(FRESH_NS);
+                let freeze = fresh && pull.behind.is_within(&LAST_ROUND);
                 Some(MoveMessage::Next { round: round + 1, freeze })
             }
         };
