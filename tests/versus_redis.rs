@@ -32,8 +32,14 @@ const DIFFERENCES: &[(&str, &str)] = &[
 /// up the answers; here one node answers for all.
 const OWN_TIPS: &[&str] = &["ping", "info", "config|set", "dbsize", "flushall", "flushdb", "wait"];
 /// Commands that Redis 7.0 does not have: of 7.2, which clients of today send, and ours.
-const NOT_IN_7_0: &[&str] =
-    &["client|setinfo", "client|no-touch", "cluster|myshardid", "raft.transfer_leader"];
+const NOT_IN_7_0: &[&str] = &[
+    "client|setinfo",
+    "client|no-touch",
+    "cluster|myshardid",
+    "cluster|migrateslots",
+    "cluster|rebalance",
+    "raft.transfer_leader",
+];
 
 /// A redis-server in a folder of its own; it dies with the test.
 struct Redis {

@@ -5,6 +5,7 @@
 //! They are not atomic over slots: a write of another client may land in a slot that was already
 //! flushed.
 
+use crate::admin::AdminRun;
 use crate::backend::{Answered, Refusal, Target, Work};
 use crate::commands::Barrier;
 use crate::info::KeysElsewhere;
@@ -33,6 +34,7 @@ enum Step {
     Flush { todo: Vec<Slot> },
     Transfer { to: NodeId },
     Info { ask: Box<KeysElsewhere>, keys: u64, expires: u64, unanswered: usize },
+    Admin(Box<AdminRun>),
 }
 
 /// What is left to do for a barrier after an answer.
@@ -59,6 +61,12 @@ impl BarrierRun {
                 };
             }
             Barrier::Info(ask) => return BarrierRun::info(ask),
+            Barrier::Admin(wish) => {
+                return match AdminRun::start(*wish, view) {
+                    Ok((run, asks)) => BarrierRun::admin(run, asks),
+                    Err(text) => BarrierRun::refused(text.into_owned()),
+                };
+            }
             Barrier::DbSize => (Step::Count { keys: 0 }, GroupQuery::KeyCount),
             Barrier::FlushAll => {
                 let none = vec![false; usize::from(SLOTS)];
@@ -97,6 +105,11 @@ impl BarrierRun {
         (BarrierRun { waiting: asks.len(), refusals: Refusals::default(), step }, asks)
     }
 
+    fn admin(run: AdminRun, asks: Asks) -> (BarrierRun, Asks) {
+        let step = Step::Admin(Box::new(run));
+        (BarrierRun { waiting: asks.len(), refusals: Refusals::default(), step }, asks)
+    }
+
     fn refused(text: String) -> (BarrierRun, Asks) {
         let step = Step::Flush { todo: Vec::new() };
         let mut run = BarrierRun { waiting: 0, refusals: Refusals::default(), step };
@@ -108,6 +121,11 @@ impl BarrierRun {
     pub fn answer(&mut self, answer: Answered) -> Asks {
         self.waiting = self.waiting.saturating_sub(1);
         match (&mut self.step, answer) {
+            (Step::Admin(run), answer) => {
+                let asks = run.answer(answer);
+                self.waiting += asks.len();
+                return asks;
+            }
             (
                 Step::Info { keys, expires, .. },
                 Answered::Group(GroupAnswer::KeyCount { keys: more, expires: more_expires }),
@@ -202,6 +220,7 @@ impl BarrierRun {
         // Leadership is asked for again without harm: nothing is half done.
         let write = !matches!(self.step, Step::Transfer { .. });
         match (self.refusals.text(write), &self.step) {
+            (_, Step::Admin(run)) => run.reply(),
             (Some(error), _) => Reply::error(error),
             (None, Step::Info { ask, keys, expires, unanswered }) => {
                 Reply::Verbatim(ask.text(*keys, *expires, *unanswered))

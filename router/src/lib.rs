@@ -7,6 +7,7 @@
 pub mod commands;
 pub mod resp;
 
+mod admin;
 pub mod backend;
 mod barrier;
 mod clients;

@@ -120,6 +120,12 @@ pub fn help(_: &mut Arguments) -> Result<Call, ErrorText> {
             ("GETKEYSINSLOT <slot> <count>", &["Return at most so many keys of <slot>, in order."]),
             ("INFO", &["Return information about the cluster."]),
             ("KEYSLOT <key>", &["Return the hash slot for <key>."]),
+            (
+                "MIGRATESLOTS SLOTSRANGE <first> <last> [<first> <last> ...] NODE <node-id> | GROUP <g>",
+                &[
+                    "Move slots to a group, or to what a node leads. Keys stay readable and writable.",
+                ],
+            ),
             ("MYID", &["Return the node id."]),
             ("MYSHARDID", &["Return the id of the node's shard."]),
             (
@@ -127,6 +133,12 @@ pub fn help(_: &mut Arguments) -> Result<Call, ErrorText> {
                 &[
                     "Return cluster configuration seen by node. Output format:",
                     "<id> <ip:port> <flags> <master> <pings> <pongs> <epoch> <link> <slot> ...",
+                ],
+            ),
+            (
+                "REBALANCE [MAXMOVES <n>] | PAUSE | RESUME | STATUS",
+                &[
+                    "Balance the slots over the groups, stop beginning moves, go on, or show where it is.",
                 ],
             ),
             ("REPLICAS <node-id>", &["Return <node-id> replicas."]),

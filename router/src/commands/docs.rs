@@ -106,6 +106,8 @@ pub const DOCS: &[Doc] = &[
     doc("cluster|slaves",          "3.0.0", "cluster", "O(N) where N is the number of nodes", "The nodes that follow a node"),
     doc("cluster|failover",        "3.0.0", "cluster", ONE, "Let this node lead the groups that it follows"),
     doc("cluster|links",           "7.0.0", "cluster", "O(N) where N is the number of nodes", "The links to other nodes"),
+    doc("cluster|migrateslots",    "7.2.0", "cluster", "O(N) where N is the number of slots", "Move slots to another group"),
+    doc("cluster|rebalance",       "7.2.0", "cluster", "O(N) where N is the number of slots", "Balance the slots over the groups"),
     doc("cluster|help",            "5.0.0", "cluster", ONE, "Print help"),
     doc("readonly",  "3.0.0",  "cluster", ONE, "Accepted; reads are always served by the leader"),
     doc("readwrite", "3.0.0",  "cluster", ONE, "Accepted; reads are always served by the leader"),

@@ -1,6 +1,7 @@
 //! The table of commands, lookup and arity. A parser turns arguments into a [`Call`] or an error
 //! text; it touches no socket and no state.
 
+pub mod admin;
 pub mod cluster;
 pub mod connection;
 pub mod docs;
@@ -133,6 +134,8 @@ pub enum Barrier {
     Failover,
     /// INFO where the keys are in other processes.
     Info(Box<KeysElsewhere>),
+    /// What changes the cluster, or asks the shardmaster.
+    Admin(Box<admin::Wish>),
 }
 
 /// What a connection answers itself.
@@ -203,6 +206,8 @@ pub enum Cluster {
     Replicas(Bytes),
     /// LINKS.
     Links,
+    /// REBALANCE STATUS.
+    RebalanceStatus,
 }
 
 const fn keys(first: i64, last: i64, step: i64) -> Keys {
@@ -351,6 +356,8 @@ const CLUSTER_COMMANDS: &[CommandSpec] = &[
     spec("cluster|slaves",           3, Here,  NO_KEYS, ADMIN_STALE, cluster::replicas),
     spec("cluster|failover",        -2, Admin, NO_KEYS, FAILOVER,    cluster::failover),
     spec("cluster|links",            2, Here,  NO_KEYS, STALE,       cluster::links),
+    spec("cluster|migrateslots",    -7, Admin, NO_KEYS, ADMIN_STALE, admin::migrateslots),
+    spec("cluster|rebalance",       -2, Admin, NO_KEYS, ADMIN_STALE, admin::rebalance),
     spec("cluster|help",             2, Here,  NO_KEYS, LOADING,     cluster::help),
 ];
 
