@@ -1,11 +1,12 @@
 # Every target is one line; what it calls is a script to read.
-.PHONY: run test lint sim prove prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power cluster bench bench-failover bench-raft bench-log bench-state bench-disk clients
+.PHONY: run test lint sim sim-cluster prove prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power prove-cluster cluster bench bench-failover bench-raft bench-log bench-state bench-disk clients
 
 run: ; cargo build --release --locked -p server && exec ./target/release/flotilla dev
 test: clients ; tests/run.sh
 lint: ; tests/lint.sh
 sim: ; FLOTILLA_SIM_SEED=$(SEED) FLOTILLA_SIM_FAULTS=$(FAULTS) FLOTILLA_SIM_EVENTS=$(EVENTS) cargo test --locked -p tests --test sim -- --nocapture
-prove: prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power
+sim-cluster: ; FLOTILLA_CLUSTER_SEED=$(SEED) cargo test --locked -p tests --test cluster_sim faults -- --nocapture
+prove: prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power prove-cluster
 SEEDS ?= 10000
 STATES ?= 1000000
 IMAGES ?= 500000
@@ -17,6 +18,7 @@ prove-mutants: ; FLOTILLA_MUTANTS=all cargo test --release --locked -p tests --f
 prove-differential: ; FLOTILLA_DIFFERENTIAL_SEEDS=$(SEEDS) cargo test --release --locked -p tests --test differential -- --nocapture
 prove-crash: ; FLOTILLA_CRASH_IMAGES=$(IMAGES) FLOTILLA_LOG_ROUNDS=100000 cargo test --release --locked -p server --lib --test log_crash --test state_crash -- --nocapture
 prove-power: ; FLOTILLA_POWER_CUTS=$(CUTS) cargo test --release --locked -p tests --test power_cut -- --nocapture
+prove-cluster: ; FLOTILLA_CLUSTER_SEEDS=$(SEEDS) cargo test --release --locked -p tests --test cluster_sim -- --nocapture
 cluster: ; cargo build --release --locked -p server && exec examples/cluster.sh
 bench: ; cargo build --release --locked -p server && python3 bench/bench.py
 bench-failover: ; cargo build --release --locked -p server && python3 bench/failover.py

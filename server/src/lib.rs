@@ -22,6 +22,7 @@ pub mod log_store;
 pub mod logging;
 pub mod process;
 pub mod random;
+pub mod sim;
 pub mod small_file;
 pub mod standalone;
 pub mod state_store;

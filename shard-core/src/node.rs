@@ -652,6 +652,11 @@ impl Node {
         self.transfers.is_empty() && self.replicas.values().all(Replica::is_idle)
     }
 
+    /// The replica of a group, if one is here.
+    pub fn replica(&self, group: GroupId) -> Option<&Replica> {
+        self.replicas.get(&group)
+    }
+
     /// Digests of the applied state, per group (I4).
     pub fn digests(&self) -> BTreeMap<GroupId, u64> {
         self.replicas.iter().map(|(group, replica)| (*group, replica.digest())).collect()

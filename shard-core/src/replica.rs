@@ -595,6 +595,11 @@ impl Replica {
         }
     }
 
+    /// The last entry that is in the applied state.
+    pub fn applied(&self) -> EntryId {
+        self.applied
+    }
+
     /// The applied state.
     pub fn machine(&self) -> &Machine {
         &self.machine

@@ -1,0 +1,66 @@
+//! Whole clusters under seeded faults: nodes, routers, clients, and slots that move meanwhile.
+//!
+//! `FLOTILLA_CLUSTER_SEED` names one run, `FLOTILLA_CLUSTER_SEEDS` how many there are.
+
+use harness::raft_shrink::caught;
+use server::sim::{Outcome, run};
+
+/// Seeds of one ordinary test run.
+const SEEDS: u64 = 40;
+
+fn setting(name: &str) -> Option<u64> {
+    let value = std::env::var(format!("FLOTILLA_CLUSTER_{name}")).ok()?;
+    (!value.is_empty()).then(|| value.parse().expect("FLOTILLA_CLUSTER_* is a number"))
+}
+
+fn run_or_say_how_to_replay(seed: u64) -> Outcome {
+    match caught(|| run(seed)) {
+        Ok(outcome) => outcome,
+        Err(said) => panic!("{said}\nreplay with: make sim-cluster SEED={seed}"),
+    }
+}
+
+#[test]
+fn faults_lose_nothing_and_every_move_ends() {
+    if let Some(seed) = setting("SEED") {
+        println!("{:?}", run(seed));
+        return;
+    }
+    let from = setting("FROM").unwrap_or(0);
+    let count = setting("SEEDS").unwrap_or(SEEDS);
+    let mut all = Outcome::default();
+    let mut failed = Vec::new();
+    for seed in from..from + count {
+        match caught(|| run_or_say_how_to_replay(seed)) {
+            Ok(outcome) => {
+                if setting("SEEDS").is_some() {
+                    println!("{seed}: {outcome:?}");
+                }
+                all.events += outcome.events;
+                all.moves += outcome.moves;
+                all.crashes += outcome.crashes;
+                all.heal_ms = all.heal_ms.max(outcome.heal_ms);
+                all.wait_ms = all.wait_ms.max(outcome.wait_ms);
+                all.tally.done += outcome.tally.done;
+                all.tally.unknown += outcome.tally.unknown;
+                all.tally.refused += outcome.tally.refused;
+                all.tally.undecided += outcome.tally.undecided;
+            }
+            Err(said) => {
+                println!("seed {seed}: {}", said.lines().next().unwrap_or_default());
+                failed.push(said)
+            }
+        }
+    }
+    println!("{count} seeds: {all:?}");
+    assert!(failed.is_empty(), "{} seeds fail, the first:\n{}", failed.len(), failed[0]);
+    assert!(all.tally.done > 100 * count && all.crashes > 0, "too little happened: {all:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..3 {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+    assert_ne!(run(1).trace, run(2).trace);
+}
