@@ -329,7 +329,8 @@ impl World {
                 return Err(format!("node {id} has map {} of {}", map.version, newest.version));
             }
             if let Some(record) = map.moves.values().next() {
-                return Err(format!("node {id}: {record:?}"));
+                let stands: Vec<_> = self.stands(record.order.slot);
+                return Err(format!("node {id}: {record:?}: {stands:#?}"));
             }
             if let Some((slot, waiting)) = map.waiting.iter().next() {
                 return Err(format!("slot {slot} waits: {waiting:?}"));
@@ -398,6 +399,23 @@ impl World {
             Machine::Master(_) => None,
         });
         settled.max().unwrap_or(0)
+    }
+
+    /// How a slot stands everywhere.
+    fn stands(&self, slot: Slot) -> Vec<String> {
+        let nodes = self.hosts.iter().filter_map(|(id, host)| Some((id, host.node.as_ref()?)));
+        let all = nodes.flat_map(|(id, node)| {
+            let groups = self.config.groups.keys();
+            groups.filter_map(move |group| Some((id, group, node.replica(*group)?)))
+        });
+        all.filter_map(|(id, group, replica)| match replica.machine() {
+            Machine::Shard(store) => {
+                let (led, stand) = (replica.leads(), store.stand(slot));
+                Some(format!("node {id}, group {group}, leads {led}: {stand:?}"))
+            }
+            Machine::Master(_) => Some(format!("node {id}, leads group 0: {}", replica.leads())),
+        })
+        .collect()
     }
 
     fn keys(&self) -> BTreeSet<String> {

@@ -1,6 +1,10 @@
 //! Slots that move between groups of the same three nodes.
 
 use super::*;
+use crate::cluster_map::MoveRecord;
+use crate::map_feed::MapMessage;
+use crate::migration::{Ended, MoveEnvelope, MoveMessage};
+use crate::moves::{Move, MoveId, MoveOutcome, RefuseReason, SlotEpoch};
 use crate::shardmaster::{MasterOp, MasterRequest};
 use crate::slot::{SLOTS, Slot};
 use crate::wire::ReadRequest;
@@ -134,4 +138,55 @@ fn g07_g08_every_slot_moves_while_leaders_come_and_go() {
     world.run(20);
     assert_eq!(outcome(&world.replies[&10]), &Outcome::Integer(2));
     assert_eq!(outcome(&world.replies[&11]), &Outcome::Integer(2));
+}
+
+/// Group 0 on node 1, group 2 on node 2, group 1 on node 3, each alone: node 3 hears of moves by messages only.
+fn apart() -> ClusterConfig {
+    let mut config = two_groups();
+    for (group, node) in [(SHARDMASTER, 1), (G2, 2), (G1, 3)] {
+        config.groups.get_mut(&group).expect("a group").voters = vec![NodeId(node)];
+    }
+    config
+}
+
+/// The next moves of a slot that group 1 has, as group 2 is to get it.
+fn order(id: u64, slot: Slot) -> Move {
+    Move { id: MoveId(id), slot, from: Some(G1), to: G2, epoch: SlotEpoch(2) }
+}
+
+#[test]
+fn g20_a_source_reports_a_move_that_was_over_before_it_heard_of_it() {
+    let mut world = World::with(apart());
+    world.run(2500);
+    world.down.extend([NodeId(1), NodeId(2)]);
+    let (node, slot) = (NodeId(3), hash_slot(b"bar"));
+    assert_eq!(world.owner(node, slot), G1);
+    let say = |world: &mut World, message| {
+        let envelope = MoveEnvelope { from: G2, to: G1, slot, id: MoveId(2), message };
+        world.input(node, Input::Move { from: NodeId(2), envelope });
+        world.run(5);
+    };
+    // Move 1 was refused, and this is the first that is heard here of anything.
+    let refused = MoveOutcome::Refused(RefuseReason::NoProgress);
+    say(&mut world, MoveMessage::Begin(order(2, slot)));
+    say(&mut world, MoveMessage::Ended { order: order(2, slot), outcome: refused });
+    let mut map = world.nodes[&node].view().map;
+    map.version += 10;
+    for (id, source_reported) in [(1, false), (2, true)] {
+        let ended = Some((refused, LogTime(1)));
+        let record = MoveRecord::new(order(id, slot), LogTime(1));
+        let record = MoveRecord { ended, destination_reported: true, source_reported, ..record };
+        map.moves.insert(MoveId(id), record);
+    }
+    let mut out = Output::default();
+    let (now, wall) = (world.now, LogTime(world.now / MS));
+    let input = Input::Map { from: NodeId(1), message: MapMessage::Whole(Box::new(map)) };
+    let source = world.nodes.get_mut(&node).expect("it runs");
+    source.handle(now, wall, input, &mut out);
+    source.poll(now, wall, &mut out).expect("it runs");
+    let ended = Ended { order: order(1, slot), outcome: refused };
+    let report = MoveMessage::Report { ended };
+    let reports: Vec<_> = out.moves.iter().filter(|(_, said)| said.message == report).collect();
+    assert_eq!(reports.len(), 1, "{:?}", out.moves);
+    assert_eq!((reports[0].0, reports[0].1.to), (NodeId(1), SHARDMASTER));
 }

@@ -87,6 +87,8 @@ enum Topic {
     Resolve,
     /// That a move has ended, to the shardmaster.
     Report,
+    /// That a move has ended that never began here, to the shardmaster.
+    Skipped,
 }
 
 #[derive(Debug)]
@@ -275,6 +277,7 @@ impl Replica {
         if let Some(ended) = stand.ended {
             self.drive_end(now, slot, ended, map, out);
         }
+        self.drive_skipped(now, &stand, slot, map, out);
         match &stand.phase {
             SlotPhase::Absent => {
                 if let Some(record) = record.filter(|r| r.order.to == self.group) {
@@ -355,6 +358,35 @@ impl Replica {
             let again = self.mover.is_repeated(slot, Topic::End);
             let message = MoveMessage::Ended { order, outcome };
             self.ask(source, slot, order.id, message, again, map, out);
+        }
+    }
+
+    /// Tells of a move that was refused before this source heard of it, when a later one of the slot is settled
+    /// here: it will never begin, and nobody else tells. Its record would stay for ever, and a group may have
+    /// so many of them only.
+    fn drive_skipped(
+        &mut self,
+        now: Now,
+        stand: &SlotStand,
+        slot: Slot,
+        map: &ClusterMap,
+        out: &mut ReplicaOutput,
+    ) {
+        let is_told = |id: MoveId| stand.ended.is_some_and(|ended| ended.order.id == id);
+        let skipped = map.moves.values().find_map(|record| {
+            let order = record.order;
+            let here = order.slot == slot && order.from == Some(self.group);
+            let over = order.id <= stand.settled && !is_told(order.id) && !record.source_reported;
+            let (outcome, _) = record.ended.filter(|_| here && over)?;
+            Some(Ended { order, outcome })
+        });
+        if let Some(ended) = skipped
+            && self.mover.may_ask(now, slot, Topic::Skipped, ended.order.id)
+        {
+            let again = self.mover.is_repeated(slot, Topic::Skipped);
+            let message = MoveMessage::Report { ended };
+            let master = crate::cluster_config::SHARDMASTER;
+            self.ask(master, slot, ended.order.id, message, again, map, out);
         }
     }
 
