@@ -133,6 +133,11 @@ impl Shardmaster {
         &self.map.config
     }
 
+    /// Whether a move of this number was ever ordered, as far as is known here.
+    pub fn has_ordered(&self, id: crate::moves::MoveId) -> bool {
+        (1..self.next_move).contains(&id.0)
+    }
+
     /// What subscribers are told.
     pub fn map(&self) -> &ClusterMap {
         &self.map

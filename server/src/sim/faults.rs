@@ -36,7 +36,8 @@ impl World {
         if self.fault(rates.pause_ms) {
             let until = self.now + self.random.between(20, 1500) * MS;
             if let Some(host) = self.hosts.get_mut(&to) {
-                host.paused_until = until;
+                // What waits for its end must not be overtaken.
+                host.paused_until = host.paused_until.max(until);
             }
         }
         if self.fault(rates.router_ms) {
@@ -51,9 +52,6 @@ impl World {
             self.mend(from, to);
         }
         for id in self.hosts.keys().copied().collect::<Vec<_>>() {
-            if let Some(host) = self.hosts.get_mut(&id) {
-                host.paused_until = 0;
-            }
             self.start(id);
         }
     }

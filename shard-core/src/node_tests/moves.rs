@@ -5,6 +5,7 @@ use crate::cluster_map::MoveRecord;
 use crate::map_feed::MapMessage;
 use crate::migration::{Ended, MoveEnvelope, MoveMessage};
 use crate::moves::{Move, MoveId, MoveOutcome, RefuseReason, SlotEpoch};
+use crate::replica::Replica;
 use crate::shardmaster::{MasterOp, MasterRequest};
 use crate::slot::{SLOTS, Slot};
 use crate::wire::ReadRequest;
@@ -140,13 +141,26 @@ fn g07_g08_every_slot_moves_while_leaders_come_and_go() {
     assert_eq!(outcome(&world.replies[&11]), &Outcome::Integer(2));
 }
 
-/// Group 0 on node 1, group 2 on node 2, group 1 on node 3, each alone: node 3 hears of moves by messages only.
+/// Group 0 on nodes 1 and 2, group 2 on node 2, group 1 on node 3: node 3 hears of moves by messages only.
 fn apart() -> ClusterConfig {
     let mut config = two_groups();
-    for (group, node) in [(SHARDMASTER, 1), (G2, 2), (G1, 3)] {
-        config.groups.get_mut(&group).expect("a group").voters = vec![NodeId(node)];
+    for (group, nodes) in [(SHARDMASTER, &[1, 2][..]), (G2, &[2]), (G1, &[3])] {
+        let voters = nodes.iter().copied().map(NodeId).collect();
+        config.groups.get_mut(&group).expect("a group").voters = voters;
     }
     config
+}
+
+impl World {
+    /// Gives a node an input, and takes what it says of moves then.
+    fn moves_said(&mut self, node: NodeId, input: Input) -> Vec<(NodeId, MoveEnvelope)> {
+        let mut out = Output::default();
+        let (now, wall) = (self.now, LogTime(self.now / MS));
+        let it = self.nodes.get_mut(&node).expect("it runs");
+        it.handle(now, wall, input, &mut out);
+        it.poll(now, wall, &mut out).expect("it runs");
+        std::mem::take(&mut out.moves)
+    }
 }
 
 /// The next moves of a slot that group 1 has, as group 2 is to get it.
@@ -178,15 +192,56 @@ fn g20_a_source_reports_a_move_that_was_over_before_it_heard_of_it() {
         let record = MoveRecord { ended, destination_reported: true, source_reported, ..record };
         map.moves.insert(MoveId(id), record);
     }
-    let mut out = Output::default();
-    let (now, wall) = (world.now, LogTime(world.now / MS));
     let input = Input::Map { from: NodeId(1), message: MapMessage::Whole(Box::new(map)) };
-    let source = world.nodes.get_mut(&node).expect("it runs");
-    source.handle(now, wall, input, &mut out);
-    source.poll(now, wall, &mut out).expect("it runs");
+    let said = world.moves_said(node, input);
     let ended = Ended { order: order(1, slot), outcome: refused };
     let report = MoveMessage::Report { ended };
-    let reports: Vec<_> = out.moves.iter().filter(|(_, said)| said.message == report).collect();
-    assert_eq!(reports.len(), 1, "{:?}", out.moves);
-    assert_eq!((reports[0].0, reports[0].1.to), (NodeId(1), SHARDMASTER));
+    let reports: Vec<_> = said.iter().filter(|(_, said)| said.message == report).collect();
+    assert_eq!(reports.len(), 1, "{said:?}");
+    assert_eq!(reports[0].1.to, SHARDMASTER);
+}
+
+#[test]
+fn two_that_take_each_other_for_the_leader_are_not_asked_in_turn_without_end() {
+    let mut world = World::with(apart());
+    world.run(2500);
+    world.down.extend([NodeId(1), NodeId(2)]);
+    let (node, slot) = (NodeId(3), hash_slot(b"bar"));
+    let refused = MoveOutcome::Refused(RefuseReason::NoProgress);
+    let say = |from: u64, group, message| {
+        let envelope = MoveEnvelope { from: group, to: G1, slot, id: MoveId(1), message };
+        Input::Move { from: NodeId(from), envelope }
+    };
+    world.input(node, say(2, G2, MoveMessage::Begin(order(1, slot))));
+    world.run(5);
+    world.input(node, say(2, G2, MoveMessage::Ended { order: order(1, slot), outcome: refused }));
+    // Once it is settled, the first voter is told, which is gone.
+    world.run(5);
+    let (first, second) = (1, 2);
+    let report = |said: &[(NodeId, MoveEnvelope)]| -> Vec<u64> {
+        let to = said.iter().filter(|(_, said)| said.to == SHARDMASTER);
+        to.map(|(node, _)| node.0).collect()
+    };
+    let hint = |to| MoveMessage::NotLeader { hint: Some(NodeId(to)) };
+    let said = world.moves_said(node, say(first, SHARDMASTER, hint(second)));
+    assert_eq!(report(&said), [second], "a hint is followed at once");
+    let said = world.moves_said(node, say(second, SHARDMASTER, hint(first)));
+    assert_eq!(report(&said), [0; 0], "the next one when its time has come");
+    world.now += 200 * MS;
+    let said = world.moves_said(node, say(2, G2, MoveMessage::Taken));
+    assert_eq!(report(&said).len(), 1);
+}
+
+#[test]
+fn a_shardmaster_that_knows_nothing_of_a_move_says_not_that_all_is_reported() {
+    let mut world = World::with(apart());
+    world.run(2500);
+    let leads = |node: &NodeId| world.nodes[node].replica(SHARDMASTER).is_some_and(Replica::leads);
+    let leader = world.nodes.keys().copied().find(leads).expect("a leader");
+    let slot = hash_slot(b"bar");
+    let outcome = MoveOutcome::Refused(RefuseReason::NoProgress);
+    let ended = Ended { order: order(7, slot), outcome };
+    let message = MoveMessage::Report { ended };
+    let envelope = MoveEnvelope { from: G1, to: SHARDMASTER, slot, id: MoveId(7), message };
+    assert_eq!(world.moves_said(leader, Input::Move { from: NodeId(3), envelope }), []);
 }

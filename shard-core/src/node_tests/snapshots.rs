@@ -623,3 +623,13 @@ fn chunks_that_nobody_waits_for_change_nothing() {
     assert!(counters.contains(&("snapshot_chunks_dropped", 2)), "{counters:?}");
     assert!(world.disk(one).state.staged.is_none());
 }
+
+#[test]
+fn a_node_that_was_alone_for_long_starts_again() {
+    let mut world = World::stopped(few_slots(), Some(SMALL), 0);
+    world.start(NodeId(1));
+    world.run(61_000);
+    let taken = world.disks[&NodeId(1)].values().find(|disk| disk.state.checkpoint.is_some());
+    assert!(taken.is_none(), "a checkpoint of nothing");
+    world.start(NodeId(1));
+}

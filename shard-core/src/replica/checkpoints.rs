@@ -175,7 +175,8 @@ impl Replica {
         let Some(config) = self.checkpoints.config else { return };
         if self.checkpoints.is_free() {
             let checkpoints = &mut self.checkpoints;
-            if self.machine.dirty().any {
+            // A new state is dirty as a whole, but a checkpoint of nothing is none: no start would take it.
+            if self.machine.dirty().any && self.applied.index > Index(0) {
                 checkpoints.dirty_since.get_or_insert(now);
             }
             let late = |since: Now| since.saturating_add(config.interval_ns) <= now;

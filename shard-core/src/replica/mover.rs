@@ -96,6 +96,16 @@ struct Asked {
     id: MoveId,
     at: Now,
     wait: Now,
+    /// It went after a hint already, since its time last came: two that take each other for the leader would
+    /// send it to and fro.
+    hinted: bool,
+}
+
+impl Asked {
+    /// Nothing was said yet.
+    fn new(id: MoveId) -> Asked {
+        Asked { id, at: 0, wait: 0, hinted: false }
+    }
 }
 
 /// How far a slot that comes is.
@@ -156,9 +166,9 @@ impl Mover {
 
     /// Whether it is time to say something (again). If so, it is noted as said.
     fn may_ask(&mut self, now: Now, slot: Slot, topic: Topic, id: MoveId) -> bool {
-        let asked = self.asked.entry((slot, topic)).or_insert(Asked { id, at: 0, wait: 0 });
+        let asked = self.asked.entry((slot, topic)).or_insert(Asked::new(id));
         if asked.id != id {
-            *asked = Asked { id, at: 0, wait: 0 };
+            *asked = Asked::new(id);
         }
         let again = asked.at.saturating_add(asked.wait);
         let first = asked.wait == 0;
@@ -167,6 +177,7 @@ impl Mover {
             return false;
         }
         asked.at = now;
+        asked.hinted &= first;
         asked.wait = (asked.wait * 2).clamp(RETRY_NS_MIN, RETRY_NS_MAX);
         let next = now.saturating_add(asked.wait);
         self.wake(next);
@@ -181,6 +192,15 @@ impl Mover {
     /// An answer came.
     fn answered(&mut self, slot: Slot, topic: Topic) {
         self.asked.remove(&(slot, topic));
+    }
+
+    /// Somebody else is to be asked: at once, but once only before its time comes.
+    fn hinted(&mut self, slot: Slot) {
+        for (_, asked) in self.asked.iter_mut().filter(|((at, _), _)| *at == slot) {
+            if !std::mem::replace(&mut asked.hinted, true) {
+                asked.wait = 0;
+            }
+        }
     }
 
     /// Forgets what was of moves that are over.
@@ -588,7 +608,7 @@ impl Replica {
                 }
                 // Asked again at once if there is somebody else to ask; else after a while.
                 if hint.is_some() {
-                    self.mover.asked.retain(|(at, _), _| *at != slot);
+                    self.mover.hinted(slot);
                 }
             }
             return;
@@ -829,6 +849,11 @@ impl Replica {
             true => Side::Destination,
             false => Side::Source,
         };
+        // A leader that leads no more, and does not know, has no record of what was ordered since: that it is
+        // not there says nothing then, and whoever heard that all is reported would never report.
+        if !master.has_ordered(order.id) {
+            return;
+        }
         let record = master.map().moves.get(&order.id);
         let reported = record.is_none_or(|record| match side {
             Side::Destination => record.destination_reported,
