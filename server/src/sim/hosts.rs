@@ -80,7 +80,7 @@ impl World {
             addresses: config.nodes.clone(),
             bootstrap: config,
             epoch: host.epoch,
-            seed: self.random.next(),
+            seed: self.random.draw(),
             checkpoints: Some(CHECKPOINTS),
             memory_max: 0,
         };
@@ -274,7 +274,7 @@ impl World {
         self.pull(id);
         for (origin, replies) in out.replies {
             for message in ToRouter::replies(replies) {
-                self.to_router(id, origin, message);
+                self.send_router(id, origin, message);
             }
         }
         if out.view_changed {
@@ -343,7 +343,7 @@ impl World {
     }
 
     /// A node takes what a router says.
-    pub(super) fn from_router(&mut self, router: usize, node: NodeId, link: u64, message: ToNode) {
+    pub(super) fn heard_router(&mut self, router: usize, node: NodeId, link: u64, message: ToNode) {
         match message {
             ToNode::Requests(batch) => {
                 self.input(node, Input::Requests { origin: Origin(link), batch });
@@ -351,7 +351,7 @@ impl World {
             ToNode::View => {
                 let Some(view) = self.hosts[&node].node.as_ref().map(Node::view) else { return };
                 if self.routers[router].stands(node, link) {
-                    self.to_router(node, Origin(link), ToRouter::View(Box::new(view)));
+                    self.send_router(node, Origin(link), ToRouter::View(Box::new(view)));
                 }
             }
             ToNode::Ping => {}

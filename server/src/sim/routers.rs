@@ -90,10 +90,10 @@ impl World {
             self.at_time(at.max(now + 1_000), Event::RouterPoll(number, turn));
         }
         for (node, batch) in out.sends {
-            self.to_node(number, node, ToNode::Requests(batch));
+            self.send_node(number, node, ToNode::Requests(batch));
         }
         for node in out.ask_view {
-            self.to_node(number, node, ToNode::View);
+            self.send_node(number, node, ToNode::View);
         }
         for node in out.open_links {
             let delay = self.random.between(1, 30) * MS;
@@ -113,7 +113,7 @@ impl World {
         }
     }
 
-    fn to_node(&mut self, number: usize, node: NodeId, message: ToNode) {
+    fn send_node(&mut self, number: usize, node: NodeId, message: ToNode) {
         let (delay, now) = (self.delay(), self.now);
         let Some(link) = self.routers[number].links.get_mut(&node) else { return };
         link.to_node = link.to_node.max(now + delay);
@@ -122,7 +122,7 @@ impl World {
     }
 
     /// An answer leaves for whoever asked, while the link stands.
-    pub(super) fn to_router(&mut self, node: NodeId, origin: Origin, message: ToRouter) {
+    pub(super) fn send_router(&mut self, node: NodeId, origin: Origin, message: ToRouter) {
         let (delay, now, number) = (self.delay(), self.now, (origin.0 >> 32) as usize);
         let Some(router) = self.routers.get_mut(number) else { return };
         let Some(link) = router.links.get_mut(&node).filter(|link| link.id == origin.0) else {
@@ -133,7 +133,7 @@ impl World {
         self.at_time(at, Event::ToRouter(number, node, origin.0, message));
     }
 
-    pub(super) fn from_node(&mut self, number: usize, node: NodeId, link: u64, message: ToRouter) {
+    pub(super) fn heard_node(&mut self, number: usize, node: NodeId, link: u64, message: ToRouter) {
         if !self.routers[number].stands(node, link) {
             return;
         }
@@ -159,7 +159,7 @@ impl World {
         for number in 0..self.routers.len() {
             if let Some(link) = self.routers[number].links.get(&node).copied() {
                 let message = ToRouter::View(Box::new(view.clone()));
-                self.to_router(node, Origin(link.id), message);
+                self.send_router(node, Origin(link.id), message);
             }
         }
     }
@@ -174,7 +174,7 @@ impl World {
         let id = router.next;
         router.links.insert(node, RouterLink { id, to_node: now, to_router: now });
         self.router_link(number, node, LinkEvent::Up);
-        self.to_router(node, Origin(id), ToRouter::View(Box::new(view)));
+        self.send_router(node, Origin(id), ToRouter::View(Box::new(view)));
     }
 
     /// What is on its way to the node arrives nevertheless; no answer comes back.

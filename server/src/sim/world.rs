@@ -252,10 +252,10 @@ impl World {
             Event::RouterPoll(router, turn) => self.router_due(router, turn),
             Event::RouterDial(router, node) => self.router_dial(router, node),
             Event::ToNode(router, node, link, message) => {
-                self.from_router(router, node, link, message);
+                self.heard_router(router, node, link, message);
             }
             Event::ToRouter(router, node, link, message) => {
-                self.from_node(router, node, link, message);
+                self.heard_node(router, node, link, message);
             }
             Event::Client(client) => self.client(client),
             Event::Admin => self.admin(),
@@ -408,12 +408,12 @@ impl World {
             let groups = self.config.groups.keys();
             groups.filter_map(move |group| Some((id, group, node.replica(*group)?)))
         });
-        all.filter_map(|(id, group, replica)| match replica.machine() {
+        all.map(|(id, group, replica)| match replica.machine() {
             Machine::Shard(store) => {
                 let (led, stand) = (replica.leads(), store.stand(slot));
-                Some(format!("node {id}, group {group}, leads {led}: {stand:?}"))
+                format!("node {id}, group {group}, leads {led}: {stand:?}")
             }
-            Machine::Master(_) => Some(format!("node {id}, leads group 0: {}", replica.leads())),
+            Machine::Master(_) => format!("node {id}, leads group 0: {}", replica.leads()),
         })
         .collect()
     }
