@@ -196,7 +196,7 @@ pub async fn run_node(
         move || front.buffered_bytes()
     });
     let local_router = LocalRouter { buffers, ..local_router };
-    let adjust = |config: &mut Config| {
+    let adjust = move |config: &mut Config| {
         if lease_reads {
             config.lease_ns = config.election_timeout_ns_min;
         }
@@ -204,7 +204,7 @@ pub async fn run_node(
             adjust(config);
         }
     };
-    let parts = start_replicas(opened, setup, &adjust, secret, peer, local_router, &stop)?;
+    let parts = start_replicas(opened, setup, adjust, secret, peer, local_router, &stop)?;
     let mut worker = tokio::task::spawn_local(worker::run(parts, stop.replicas.clone()));
 
     let mut clients = JoinSet::new();
@@ -228,7 +228,7 @@ pub async fn run_node(
 fn start_replicas(
     (disk, disk_events, recovered): (Disk, DiskEvents, Recovereds),
     setup: NodeSetup,
-    adjust: &dyn Fn(&mut Config),
+    adjust: impl Fn(&mut Config) + 'static,
     secret: Secret,
     peer: StdListener,
     local_router: LocalRouter,
@@ -246,13 +246,13 @@ fn start_replicas(
     let epoch = local.epoch >> 32;
     let seats = setup.bootstrap.groups.values().filter(|seats| seats.voters.contains(&id)).count();
     let trailing = (TRAILING_BYTES_MAX / seats.max(1) as u64).max(TRAILING_BYTES_MIN);
-    let raft_config = |group: GroupId, voters: Vec<NodeId>| {
+    let raft_config = move |group: GroupId, voters: Vec<NodeId>| {
         let mut config = Config { epoch, ..Config::new(id, group, voters) };
         config.log_trailing_bytes = config.log_trailing_bytes.min(trailing);
         adjust(&mut config);
         config
     };
-    let node = Node::open(setup, recovered, &raft_config, clock.now())?;
+    let node = Node::open(setup, recovered, Box::new(raft_config), clock.now())?;
 
     let (inbox_tx, inbox) = mpsc::channel::<Inbound>(INBOX_MAX);
     let shared = Shared::new(node, clock);

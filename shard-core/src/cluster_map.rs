@@ -12,6 +12,7 @@ pub use self::owners::{OwnerRange, Owners};
 
 use crate::cluster_config::{
     ClusterConfig, ConfigError, ConfigNum, GROUPS_MAX, NODES_MAX, SHARDMASTER, SlotRange,
+    VOTERS_MAX,
 };
 use crate::moves::{Move, MoveId, MoveOutcome, RefuseReason, SlotEpoch};
 use crate::session::LogTime;
@@ -47,6 +48,9 @@ pub struct ClusterMap {
     pub paused: bool,
     /// Nodes that shall lead nothing, for somebody works on them.
     pub evacuated: BTreeSet<NodeId>,
+    /// The voters that each group began with, whatever its members are now: its replicas agree on their
+    /// first configuration by them. They follow from the configurations and never change.
+    pub founders: BTreeMap<GroupId, Vec<NodeId>>,
 }
 
 /// A move and how far it is known to be.
@@ -160,6 +164,9 @@ pub enum MapError {
     /// Something waits that is no slot.
     #[error("slot {0} cannot wait")]
     Waiting(Slot),
+    /// Founders of a group that there is not, or that no group can have.
+    #[error("group {0} cannot have begun with these voters")]
+    Founders(GroupId),
     /// A node that there is not.
     #[error("node {0} is evacuated and not known")]
     Evacuated(NodeId),
@@ -172,6 +179,7 @@ impl ClusterMap {
         for SlotRange { first, last, group } in config.slots.iter().copied() {
             map.owners.set_range(OwnerRange { first, last, group, epoch: SlotEpoch(1) });
         }
+        found(&mut map.founders, config);
         map
     }
 
@@ -213,6 +221,13 @@ impl ClusterMap {
         if let Some(slot) = self.waiting.keys().find(|slot| slot.0 >= SLOTS) {
             return Err(MapError::Waiting(*slot));
         }
+        let impossible = |(group, voters): &(&GroupId, &Vec<NodeId>)| {
+            let fits = (1..=VOTERS_MAX).contains(&voters.len()) && voters[0] != NodeId(0);
+            !fits || !voters.is_sorted_by(|a, b| a < b) || !self.config.groups.contains_key(group)
+        };
+        if let Some((group, _)) = self.founders.iter().find(impossible) {
+            return Err(MapError::Founders(*group));
+        }
         match self.evacuated.iter().find(|node| !self.config.nodes.contains_key(node)) {
             Some(node) => Err(MapError::Evacuated(*node)),
             None => Ok(()),
@@ -250,6 +265,14 @@ impl ClusterMap {
             true => Ok(()),
             false => Err(MapError::Group { slot, group }),
         }
+    }
+}
+
+/// Takes in the next configuration: the voters of groups that are new in it are their founders.
+pub(crate) fn found(founders: &mut BTreeMap<GroupId, Vec<NodeId>>, config: &ClusterConfig) {
+    founders.retain(|group, _| config.groups.contains_key(group));
+    for (group, seats) in &config.groups {
+        founders.entry(*group).or_insert_with(|| seats.voters.clone());
     }
 }
 

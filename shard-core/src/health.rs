@@ -81,6 +81,15 @@ impl Health {
         effects
     }
 
+    /// The peers that are up, as replicas are told of them.
+    pub(crate) fn up(&self) -> impl Iterator<Item = (NodeId, NodeLiveness)> {
+        let pairs = self.pairs.status(0).into_iter();
+        pairs.filter_map(|(peer, pair)| match pair.state {
+            PairState::Up { epoch, link } => Some((peer, NodeLiveness::Up { epoch, link })),
+            PairState::Deaf | PairState::DiskStalled | PairState::Down { .. } => None,
+        })
+    }
+
     /// For INFO.
     pub(crate) fn status(&self, now: Now) -> BTreeMap<NodeId, PeerStatus> {
         let pairs = self.pairs.status(now);

@@ -36,6 +36,7 @@ pub mod node;
 #[cfg(test)]
 mod node_tests;
 pub mod op;
+pub mod opener;
 pub mod rebalance;
 pub mod replica;
 pub mod rows;

@@ -12,6 +12,7 @@ use crate::machine::Machine;
 use crate::map_feed::{MapFeed, MapMessage};
 use crate::memory::MemoryUse;
 use crate::migration::MoveEnvelope;
+use crate::opener::{Opener, RaftConfig};
 use crate::replica::{
     CheckpointConfig, Origin, Recovered, Replica, ReplicaError, ReplicaOutput, ReplicaSetup,
 };
@@ -20,10 +21,10 @@ use crate::transfers::{self, Transfers, Wish};
 use crate::wire::{
     Answer, ClusterView, NodeStatus, RaftEnvelope, Reply, RequestBatch, RequestBody,
 };
+use raft_core::OpenError;
 use raft_core::effects::{Fetch, FetchResult, NodeLiveness, RoleChange, Write};
 use raft_core::node_pair::{Heartbeat, PairEdge, PairEffects};
 use raft_core::types::{EntryId, FetchId, GroupId, NodeId, Now, WriteToken};
-use raft_core::{Config, OpenError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -182,6 +183,9 @@ pub struct Node {
     /// What groups here say to groups here.
     loopback: VecDeque<MoveEnvelope>,
     replicas: BTreeMap<GroupId, Replica>,
+    opener: Opener,
+    /// A replica could not be opened: the node stops with its next poll.
+    unopened: Option<ReplicaError>,
     health: Health,
     touched: BTreeSet<GroupId>,
     /// Per peer the groups that have something to pull, and where the next pull begins: groups take
@@ -211,25 +215,17 @@ impl Node {
     /// Opens the node's replicas: one per group of the bootstrap configuration that has a seat here.
     pub fn open(
         setup: NodeSetup,
-        mut recovered: BTreeMap<GroupId, Recovered>,
-        raft_config: &dyn Fn(GroupId, Vec<NodeId>) -> Config,
+        recovered: BTreeMap<GroupId, Recovered>,
+        raft_config: RaftConfig,
         now: Now,
     ) -> Result<Node, OpenError> {
         let NodeSetup { id, bootstrap, addresses, epoch, seed, checkpoints, memory_max } = setup;
-        // Shared by the replicas: one copy for each would be the square of the groups.
-        let bootstrap = Arc::new(bootstrap);
+        let map = ClusterMap::of_config(&bootstrap);
+        let setup = ReplicaSetup { bootstrap: Arc::new(bootstrap), checkpoints };
+        let mut opener = Opener { own: id, raft_config, recovered, setup, seed };
         let mut replicas = BTreeMap::new();
-        for (group, seats) in &bootstrap.groups {
-            if !seats.voters.contains(&id) {
-                continue;
-            }
-            let config = raft_config(*group, seats.voters.clone());
-            let recovered = recovered.remove(group).unwrap_or_default();
-            let setup = ReplicaSetup { bootstrap: Arc::clone(&bootstrap), checkpoints };
-            // Replicas of one node must not time out together, nor one group's on several nodes.
-            let seed = seed ^ (u64::from(group.0) << 32) ^ id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let replica = Replica::open(config, recovered, setup, seed, now)?;
-            replicas.insert(*group, replica);
+        for group in opener.missing(&map, &replicas) {
+            replicas.insert(group, opener.open(group, &map, now)?);
         }
         let touched = replicas.keys().copied().collect();
         Ok(Node {
@@ -237,7 +233,9 @@ impl Node {
             frozen: BTreeSet::new(),
             checkpointing: None,
             checkpointed: GroupId(0),
-            feed: MapFeed::new(id, ClusterMap::of_config(&bootstrap)),
+            feed: MapFeed::new(id, map),
+            opener,
+            unopened: None,
             loopback: VecDeque::new(),
             addresses,
             replicas,
@@ -327,7 +325,7 @@ impl Node {
                 self.health.pairs.contact(now, from);
                 let before = Arc::clone(self.feed.map());
                 if self.feed.heard(now, from, message, &mut out.maps) {
-                    self.map_changed(&before, out);
+                    self.map_changed(now, &before, out);
                 }
             }
             Input::CheckpointWanted(group) => {
@@ -352,12 +350,38 @@ impl Node {
     }
 
     /// The groups whose slots move by either map have to look at it.
-    fn map_changed(&mut self, before: &ClusterMap, out: &mut Output) {
+    fn map_changed(&mut self, now: Now, before: &ClusterMap, out: &mut Output) {
         out.view_changed = true;
+        self.open_groups(now);
         let map = self.feed.map();
         for record in before.moves.values().chain(map.moves.values()) {
             let sides = record.order.from.into_iter().chain([record.order.to]);
             self.touched.extend(sides.filter(|group| self.replicas.contains_key(group)));
+        }
+    }
+
+    /// Opens the replicas that the map wants here, or that the disk has and the map now names.
+    fn open_groups(&mut self, now: Now) {
+        let map = Arc::clone(self.feed.map());
+        for group in self.opener.missing(&map, &self.replicas) {
+            match self.opener.open(group, &map, now) {
+                Ok(mut replica) => {
+                    self.tell_liveness(now, &mut replica);
+                    self.replicas.insert(group, replica);
+                    self.touched.insert(group);
+                }
+                Err(source) => self.unopened = Some(ReplicaError::Open { group, source }),
+            }
+        }
+    }
+
+    /// What the others heard of nodes before this replica was there.
+    fn tell_liveness(&self, now: Now, replica: &mut Replica) {
+        for (peer, state) in self.health.up() {
+            replica.liveness(now, peer, state);
+        }
+        if self.told_hand_over {
+            replica.liveness(now, self.id, NodeLiveness::DiskStalled);
         }
     }
 
@@ -411,6 +435,9 @@ impl Node {
 
     /// Lets due timers act, then collects what every touched replica owes.
     pub fn poll(&mut self, now: Now, wall: LogTime, out: &mut Output) -> Result<(), ReplicaError> {
+        if let Some(error) = self.unopened.take() {
+            return Err(error);
+        }
         self.health.pass(now);
         self.pairs(now, out);
         let hands_over = self.hands_over();
@@ -449,7 +476,7 @@ impl Node {
         if let Some(Machine::Master(master)) = self.replicas.get(&SHARDMASTER).map(Replica::machine)
             && self.feed.applied(master.map())
         {
-            self.map_changed(&map, out);
+            self.map_changed(now, &map, out);
             out.again = true;
         }
         let leads = self.replicas.get(&SHARDMASTER).is_some_and(Replica::leads);
@@ -553,10 +580,13 @@ impl Node {
         for (origin, reply) in from.replies.drain(..) {
             out.replies.entry(origin).or_default().push(reply);
         }
+        let members_changed = std::mem::take(&mut from.members_changed);
+        if (from.role.is_some() || members_changed)
+            && let Some(replica) = self.replicas.get(&group)
+        {
+            self.health.led(group, replica.role(), replica.other_members());
+        }
         if let Some(role) = from.role.take() {
-            let replica = self.replicas.get(&group);
-            let others = replica.map_or(&[][..], Replica::other_members);
-            self.health.led(group, role, others);
             out.roles.push((group, role));
             out.view_changed = true;
         }

@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 mod collect;
 mod disk;
+mod groups;
 mod memory;
 mod moves;
 mod reads;
@@ -185,11 +186,11 @@ impl World {
         };
         let small = self.checkpoints.is_some();
         let lease_ns = self.lease_ns;
-        let raft = |group, voters| {
+        let raft = move |group, voters| {
             let config = Config { lease_ns, ..Config::new(id, group, voters) };
             if small { snapshots::small_log(config) } else { config }
         };
-        self.nodes.insert(id, Node::open(setup, recovered, &raft, self.now).unwrap());
+        self.nodes.insert(id, Node::open(setup, recovered, Box::new(raft), self.now).unwrap());
         self.down.remove(&id);
         self.epochs.insert(id, self.epoch);
         let others: Vec<NodeId> = self.nodes.keys().copied().filter(|n| *n != id).collect();
@@ -294,7 +295,10 @@ impl World {
             .nodes
             .iter()
             .filter(|(id, _)| !self.down.contains(id))
-            .filter(|(_, node)| node.status(self.now).replicas[&group].role == "leader")
+            .filter(|(_, node)| {
+                let replicas = node.status(self.now).replicas;
+                replicas.get(&group).is_some_and(|replica| replica.role == "leader")
+            })
             .map(|(id, _)| *id)
             .collect();
         assert_eq!(leaders.len(), 1, "leaders of group {group}: {leaders:?}");

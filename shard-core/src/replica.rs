@@ -101,6 +101,8 @@ pub struct ReplicaOutput {
     pub state: Vec<StateCommand>,
     /// The log up to here is not needed any more.
     pub compact: Option<EntryId>,
+    /// The group has other members.
+    pub members_changed: bool,
     /// A checkpoint waits for its turn, has had it, or is over.
     pub checkpoint_moved: bool,
 }
@@ -135,6 +137,14 @@ pub struct ReplicaSetup {
 /// Why a replica stopped. Its node stops with it: going on could lose what was promised.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplicaError {
+    /// What the disk has of it cannot be right.
+    #[error("group {group} cannot be opened: {source}")]
+    Open {
+        /// The group.
+        group: GroupId,
+        /// Why not.
+        source: OpenError,
+    },
     /// A committed entry cannot be read by this program.
     #[error("group {group}: committed entry {index} cannot be applied: {source}")]
     Entry {
@@ -154,7 +164,7 @@ pub struct Replica {
     /// This node.
     own: NodeId,
     raft: Raft,
-    /// The other nodes of the group.
+    /// The other nodes of the newest configuration.
     others: Vec<NodeId>,
     machine: Machine,
     /// What the first leader of the group proposes; see [`EntryItem::Assign`].
@@ -209,7 +219,6 @@ impl Replica {
         let (group, own) = (config.group, config.id);
         let ReplicaSetup { bootstrap, checkpoints } = setup;
         let Recovered { raft: restored, machine } = recovered;
-        let others = config.voters.iter().copied().filter(|node| *node != own).collect();
         let checkpoint = restored.checkpoint.clone();
         assert_eq!(checkpoint.is_some(), machine.is_some(), "a checkpoint is its state");
         let applied = checkpoint.as_ref().map_or_else(EntryId::default, |whole| whole.id.at);
@@ -217,6 +226,7 @@ impl Replica {
         let conf = checkpoint.map_or(first, |whole| whole.conf);
         let raft = Raft::open(config, restored, seed, now)?;
         let status = raft.status();
+        let others = others_of(&status.conf, own);
         let machine = machine.unwrap_or_else(|| Machine::new(group));
         Ok(Replica {
             group,
@@ -476,6 +486,10 @@ impl Replica {
         if let Some(change) = effects.role.take() {
             self.on_role(change, out);
         }
+        if let Some(view) = effects.conf.take() {
+            self.others = others_of(&view.conf, self.own);
+            out.members_changed = true;
+        }
         self.note_reads(effects, out);
         for entry in effects.commit.drain(..) {
             self.apply(&entry, out)?;
@@ -640,13 +654,23 @@ impl Replica {
         self.role.role == Role::Leader
     }
 
-    /// Of the other members that may lead, the one that lacks least of the log.
-    pub fn successor(&self, may_lead: impl Fn(NodeId) -> bool) -> Option<NodeId> {
-        let matched = self.raft.status().matched.into_iter();
-        matched.filter(|(node, _)| may_lead(*node)).max_by_key(|(_, at)| *at).map(|(node, _)| node)
+    /// The newest change of its role.
+    pub fn role(&self) -> RoleChange {
+        self.role
     }
 
-    /// The other nodes of the group.
+    /// Of the other voters that may lead, the one that lacks least of the log. A learner cannot lead.
+    pub fn successor(&self, may_lead: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let status = self.raft.status();
+        let voters = |node: &NodeId| status.conf.voters.contains(node);
+        let matched = status.matched.iter().copied();
+        matched
+            .filter(|(node, _)| voters(node) && may_lead(*node))
+            .max_by_key(|(_, at)| *at)
+            .map(|(node, _)| node)
+    }
+
+    /// The other nodes of the group, learners included.
     pub fn other_members(&self) -> &[NodeId] {
         &self.others
     }
@@ -753,6 +777,10 @@ impl Batch {
         }
         (payloads, clients)
     }
+}
+
+fn others_of(conf: &Conf, own: NodeId) -> Vec<NodeId> {
+    conf.members().into_iter().filter(|node| *node != own).collect()
 }
 
 fn answer_to(refused: Refused) -> Answer {

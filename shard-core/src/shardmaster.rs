@@ -40,7 +40,7 @@ use self::moves::Plan;
 use self::requests::{Remembered, Requests};
 use self::target::{Draft, Wanted, slots_of};
 use crate::cluster_config::{ClusterConfig, ConfigNum, GROUPS_MAX, NODES_MAX};
-use crate::cluster_map::ClusterMap;
+use crate::cluster_map::{ClusterMap, found};
 use crate::codec::{EntryBatch, EntryItem, bytes_of};
 use crate::digest::Digest;
 use crate::op::Outcome;
@@ -297,6 +297,7 @@ impl Shardmaster {
             self.note(MasterRow::Seats(*group));
             self.seats.entry(*group).or_default().name(config.num, &seats.voters);
         }
+        found(&mut self.map.founders, &config);
         self.map.evacuated.retain(|node| config.nodes.contains_key(node));
         self.map.config = config;
     }

@@ -85,7 +85,7 @@ impl World {
             memory_max: 0,
         };
         let starts = host.starts;
-        let raft = |group, voters| Config {
+        let raft = move |group, voters| Config {
             epoch: starts,
             log_trailing_bytes: 2000,
             log_bytes_max: 30_000,
@@ -93,7 +93,7 @@ impl World {
             snapshot_window_bytes: 4000,
             ..Config::new(id, group, voters)
         };
-        let node = Node::open(setup, host.disk.recovered(), &raft, self.now);
+        let node = Node::open(setup, host.disk.recovered(), Box::new(raft), self.now);
         host.node = Some(node.unwrap_or_else(|error| panic!("node {id} does not start: {error}")));
         self.watch.forget(id);
         for other in self.hosts.keys().copied().filter(|other| *other != id).collect::<Vec<_>>() {

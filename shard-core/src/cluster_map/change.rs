@@ -5,7 +5,7 @@ use super::{ClusterMap, MapError, MoveRecord, Waiting};
 use crate::cluster_config::ConfigChange;
 use crate::moves::MoveId;
 use crate::slot::Slot;
-use raft_core::types::NodeId;
+use raft_core::types::{GroupId, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +30,8 @@ pub struct MapChange {
     pub paused: Option<bool>,
     /// The evacuated nodes, if they changed.
     pub evacuated: Option<BTreeSet<NodeId>>,
+    /// The founders of groups that are new. Those of groups that are gone go with them.
+    pub founders: Vec<(GroupId, Vec<NodeId>)>,
 }
 
 impl ClusterMap {
@@ -50,6 +52,10 @@ impl ClusterMap {
                 waits.chain(over.map(|slot| (*slot, None))).collect()
             },
             paused: (self.paused != old.paused).then_some(self.paused),
+            founders: {
+                let new = changed(&old.founders, &self.founders);
+                new.map(|(group, voters)| (*group, voters.clone())).collect()
+            },
             evacuated: (self.evacuated != old.evacuated).then(|| self.evacuated.clone()),
         }
     }
@@ -84,6 +90,8 @@ impl ClusterMap {
         }
         new.paused = change.paused.unwrap_or(new.paused);
         new.evacuated = change.evacuated.clone().unwrap_or(new.evacuated);
+        new.founders.extend(change.founders.iter().cloned());
+        new.founders.retain(|group, _| new.config.groups.contains_key(group));
         new.check()?;
         *self = new;
         Ok(())

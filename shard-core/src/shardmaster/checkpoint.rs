@@ -11,7 +11,7 @@ use super::requests::{REQUESTS_KEPT_MAX, Remembered, Requests};
 use super::seats::{self, Seats};
 use crate::checkpoint::RowChange;
 use crate::cluster_config::{ClusterConfig, ConfigChange, ConfigNum, SHARDMASTER};
-use crate::cluster_map::{ClusterMap, MoveRecord, OwnerRange, Waiting};
+use crate::cluster_map::{ClusterMap, MoveRecord, OwnerRange, Waiting, found};
 use crate::codec::{self, bytes_of};
 use crate::moves::{MoveId, SlotEpoch};
 use crate::rows::{self, GroupRow, MasterRow, Row, RowError, RowFault, RowOrder};
@@ -191,6 +191,8 @@ pub(crate) struct MasterLoader {
     /// Once the group's row was there.
     log_time: Option<LogTime>,
     history: Option<(History, ClusterConfig)>,
+    /// The founders of the groups of the newest configuration so far.
+    founders: BTreeMap<GroupId, Vec<NodeId>>,
     /// Once the map's row was there.
     map: Option<ClusterMap>,
     next_move: u64,
@@ -249,6 +251,7 @@ impl MasterLoader {
             return Err(RowFault::Contradiction);
         }
         history.push(newest, &config);
+        found(&mut self.founders, &config);
         *newest = config;
         Ok(())
     }
@@ -327,7 +330,7 @@ impl MasterLoader {
             let row = Row::Master(MasterRow::Map).key().to_vec();
             RowError { row, fault: RowFault::Contradiction }
         };
-        master.map = ClusterMap { config: newest, ..map };
+        master.map = ClusterMap { config: newest, founders: self.founders, ..map };
         let is_bounded =
             self.requests.len() <= REQUESTS_KEPT_MAX && self.ended.len() <= ENDED_MOVES_MAX;
         let is_whole = master.map.config.groups.keys().eq(self.seats.keys());
@@ -360,6 +363,7 @@ impl Shardmaster {
         self.seats = seats::first(&config);
         let groups: Vec<GroupId> = config.groups.keys().copied().collect();
         groups.into_iter().for_each(|group| self.note(MasterRow::Seats(group)));
+        found(&mut self.map.founders, &config);
         self.map.config = config;
     }
 }
