@@ -296,12 +296,9 @@ impl Replica {
         if self.is_full() {
             return Err(Answer::Busy);
         }
-        let store = match (&self.machine, &body) {
-            (Machine::Shard(store), _) => store,
-            (Machine::Master(_), RequestBody::Master(request)) => {
-                return Ok(Admitted::Item(EntryItem::Master(request.clone()), 1024));
-            }
-            (Machine::Master(_), _) => return Err(Answer::Invalid),
+        let store = match &self.machine {
+            Machine::Shard(store) => store,
+            Machine::Master(_) => return reads::admit_to_master(body),
         };
         if let Some(answer) = self.hindrance(&body, store) {
             return Err(answer);

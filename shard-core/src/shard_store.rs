@@ -154,7 +154,9 @@ impl ShardStore {
             .into_iter()
             .map(|item| match item {
                 EntryItem::Lane(request) => self.apply_lane(request, full),
-                EntryItem::Group(query) => Answer::Group(self.query(&query)),
+                EntryItem::Group(query) => {
+                    self.query(&query).map_or(Answer::Invalid, Answer::Group)
+                }
                 EntryItem::Assign { config, ranges } => self.assign(config, &ranges),
                 EntryItem::Move(step) => self.step(step, full),
                 EntryItem::Bootstrap(_) | EntryItem::Master(_) => Answer::Invalid,
@@ -368,9 +370,10 @@ impl ShardStore {
         outcome
     }
 
-    fn query(&self, query: &GroupQuery) -> GroupAnswer {
+    /// None for what only the shardmaster knows.
+    fn query(&self, query: &GroupQuery) -> Option<GroupAnswer> {
         let live = |state: &SlotState| state.data.live_tally(self.log_time.max(state.floor));
-        match query {
+        Some(match query {
             GroupQuery::KeyCount => {
                 let (keys, expires) = self
                     .slots
@@ -394,7 +397,16 @@ impl ShardStore {
                         .map(|(slot, _)| *slot),
                 ),
             },
-        }
+            GroupQuery::SlotKeys { first, last } if first <= last => {
+                let owned = self.slots.range(*first..=*last);
+                let owned = owned.filter(|(_, state)| state.phase.owns());
+                GroupAnswer::SlotKeys(
+                    owned.map(|(slot, state)| (*slot, live(state).keys)).collect(),
+                )
+            }
+            GroupQuery::SlotKeys { .. } => GroupAnswer::SlotKeys(Vec::new()),
+            GroupQuery::Master(_) => return None,
+        })
     }
 
     /// The first assignment counts, later ones change nothing: a leader that has not applied it yet

@@ -18,6 +18,7 @@ mod dry;
 mod history;
 mod moves;
 mod op;
+mod query;
 mod requests;
 mod seats;
 mod target;
@@ -31,6 +32,7 @@ pub use self::op::{
     Cancel, MasterDone, MasterError, MasterOp, MasterRequest, MoveReport, RequestId, SEATS_MAX,
     Side, WEIGHT_MAX,
 };
+pub use self::query::{MasterQuery, MasterReport};
 pub use self::requests::REQUESTS_KEPT_MAX;
 pub use self::seats::Seats;
 
@@ -47,7 +49,7 @@ use crate::op::Outcome;
 use crate::rows::MasterRow;
 use crate::session::LogTime;
 use crate::slot::Slot;
-use crate::wire::Answer;
+use crate::wire::{Answer, GroupAnswer, GroupQuery};
 use raft_core::types::{GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -113,6 +115,9 @@ impl Shardmaster {
             .map(|item| match item {
                 EntryItem::Bootstrap(config) => self.bootstrap(config),
                 EntryItem::Master(request) => Answer::Master(self.request(&request)),
+                EntryItem::Group(GroupQuery::Master(query)) => {
+                    Answer::Group(GroupAnswer::Master(Box::new(self.query(&query))))
+                }
                 EntryItem::Lane(_)
                 | EntryItem::Group(_)
                 | EntryItem::Assign { .. }

@@ -9,8 +9,7 @@ use crate::memory::MemoryUse;
 use crate::moves::SlotEpoch;
 use crate::op::{ELEMENT_BYTES, Op, Outcome};
 use crate::session::{LogTime, Seq, SessionId};
-use crate::shardmaster::MasterRequest;
-use crate::shardmaster::{MasterDone, MasterError};
+use crate::shardmaster::{MasterDone, MasterError, MasterQuery, MasterReport, MasterRequest};
 use crate::slot::Slot;
 use raft_core::message::Message;
 use raft_core::types::{GroupId, Index, NodeId, Term};
@@ -138,6 +137,15 @@ pub enum GroupQuery {
     KeyCount,
     /// Which slots the group owns, and which of them hold keys: FLUSHALL.
     OccupiedSlots,
+    /// A read of the shardmaster.
+    Master(MasterQuery),
+    /// How many keys each slot of the group has, of those from the first to the last.
+    SlotKeys {
+        /// First slot.
+        first: Slot,
+        /// Last slot, included.
+        last: Slot,
+    },
 }
 
 /// What a group query answers.
@@ -159,6 +167,10 @@ pub enum GroupAnswer {
     },
     /// For `RequestBody::Transfer`.
     Transfer(TransferAnswer),
+    /// For `GroupQuery::Master`.
+    Master(Box<MasterReport>),
+    /// For `SlotKeys`: each slot that the group owns with its keys, in slot order.
+    SlotKeys(Vec<(Slot, u64)>),
 }
 
 /// What became of the wish that another node leads.
@@ -298,6 +310,8 @@ impl Answer {
             Answer::Group(GroupAnswer::OccupiedSlots { owned, occupied }) => {
                 (owned.len() + occupied.len()) * ELEMENT_BYTES
             }
+            Answer::Group(GroupAnswer::Master(report)) => report.bytes(),
+            Answer::Group(GroupAnswer::SlotKeys(slots)) => slots.len() * ELEMENT_BYTES,
             Answer::Group(GroupAnswer::KeyCount { .. } | GroupAnswer::Transfer(_))
             | Answer::LogTime(_)
             | Answer::NotLeader { .. }

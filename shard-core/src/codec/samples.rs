@@ -164,9 +164,13 @@ impl Samples {
     }
 
     fn query(&mut self) -> GroupQuery {
-        match self.flag() {
-            true => GroupQuery::KeyCount,
-            false => GroupQuery::OccupiedSlots,
+        match self.below(6) {
+            0 => GroupQuery::KeyCount,
+            1 => GroupQuery::OccupiedSlots,
+            2 => GroupQuery::SlotKeys { first: self.slot(), last: self.slot() },
+            3 => GroupQuery::Master(MasterQuery::Config(ConfigNum(self.number()))),
+            4 => GroupQuery::Master(MasterQuery::EndedMoves),
+            _ => GroupQuery::Master(MasterQuery::Plan(self.master_op())),
         }
     }
 
@@ -405,7 +409,7 @@ impl Samples {
 
     fn answer(&mut self) -> Answer {
         let log_time = LogTime(self.number());
-        match self.below(19) {
+        match self.below(21) {
             0 => Answer::Done { outcome: self.outcome(), log_time },
             1 => Answer::Group(GroupAnswer::KeyCount { keys: self.number(), expires: 0 }),
             2 => Answer::Group(GroupAnswer::OccupiedSlots {
@@ -427,6 +431,8 @@ impl Samples {
             15 => Answer::LanesFull,
             16 => Answer::Frozen,
             17 => Answer::Master(self.master_answer()),
+            18 => Answer::Group(GroupAnswer::SlotKeys(self.many(|s| (s.slot(), s.number())))),
+            19 => Answer::Group(GroupAnswer::Master(Box::new(MasterReport::Config(self.config())))),
             _ => Answer::Moved { to: GroupId(self.next() as u32), epoch: SlotEpoch(self.number()) },
         }
     }

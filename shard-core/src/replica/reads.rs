@@ -11,12 +11,12 @@
 //! **Bounds.** So many requests wait for a group, reads among them ([`super::WAITING_MAX`]); their
 //! keys have [`READ_BYTES_MAX`]; none waits longer than [`READ_PATIENCE_NS`].
 
-use super::{Client, Machine, Replica, ReplicaOutput, answer_to};
+use super::{Admitted, Client, Machine, Replica, ReplicaOutput, answer_to};
 use crate::codec::{self, EntryBatch, EntryItem};
 use crate::session::{LogTime, SessionId};
 use crate::shard_store::ReadStep;
 use crate::slot::Slot;
-use crate::wire::{After, Answer, ReadRequest, Reply};
+use crate::wire::{After, Answer, GroupQuery, ReadRequest, Reply, RequestBody};
 use raft_core::effects::{Effects, ReadMode};
 use raft_core::types::{Index, Now, ReadId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -152,6 +152,21 @@ impl Reads {
         let asked = self.asked.iter().map(|(_, waiters)| waiters);
         let lists = asked.chain(self.due.values()).chain(self.lanes.values());
         lists.flatten().map(|waiter| waiter.since).min()
+    }
+}
+
+/// What group 0 takes: ops, and reads that are entries without effect.
+pub(super) fn admit_to_master(body: RequestBody) -> Result<Admitted, Answer> {
+    match body {
+        RequestBody::Master(request) => Ok(Admitted::Item(EntryItem::Master(request), 1024)),
+        RequestBody::Group(query @ GroupQuery::Master(_)) => {
+            Ok(Admitted::Item(EntryItem::Group(query), 1024))
+        }
+        RequestBody::Lane(_)
+        | RequestBody::Group(_)
+        | RequestBody::LogTime
+        | RequestBody::Transfer { .. }
+        | RequestBody::Read(_) => Err(Answer::Invalid),
     }
 }
 

@@ -6,10 +6,11 @@ use super::target::weights;
 use crate::rebalance::shares;
 use crate::slot::Slot;
 use raft_core::types::GroupId;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Slots that an op would move.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedMove {
     /// First slot.
     pub first: Slot,
@@ -24,7 +25,7 @@ pub struct PlannedMove {
 }
 
 /// Why slots would move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PlanReason {
     /// The op says so.
     Asked,

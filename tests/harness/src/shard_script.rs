@@ -429,7 +429,8 @@ fn show_answer(answer: &Answer) -> String {
         Answer::Frozen => "frozen".to_owned(),
         Answer::Moved { to, epoch } => format!("moved to {to} in {epoch}"),
         Answer::Invalid => "invalid".to_owned(),
-        Answer::Group(GroupAnswer::Transfer(_))
+        Answer::Group(GroupAnswer::SlotKeys(slots)) => format!("{slots:?}"),
+        Answer::Group(GroupAnswer::Transfer(_) | GroupAnswer::Master(_))
         | Answer::Master(_)
         | Answer::LogTime(_)
         | Answer::NotLeader { .. }
