@@ -49,6 +49,13 @@ pub enum Work {
     Transfer(NodeId),
     /// What an administrator wants of the shardmaster. Without an id it gets one.
     Master(MasterRequest),
+    /// Waits until the slot is owned by this group; answered by `Ok`, or refused as still moving.
+    AwaitOwner {
+        /// The group.
+        group: GroupId,
+        /// How long. Milliseconds.
+        timeout_ms: u32,
+    },
 }
 
 /// The one answer to a request.

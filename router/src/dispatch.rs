@@ -20,6 +20,7 @@
 //! **Acknowledgements.** An op acknowledges the answers before it. In a lane that is idle after a large
 //! answer, or left, a void does, once: else the group would remember it to the end of the session.
 
+mod awaits;
 mod backoff;
 mod book;
 mod group;
@@ -39,6 +40,7 @@ mod tests;
 pub use self::book::{Connection, Load, Ticket};
 pub use self::outbox::{BATCH_BYTES_MAX, BATCH_REQUESTS_MAX};
 
+use self::awaits::Awaits;
 use self::book::{Attempt, Book, LinkState};
 use self::group::{Ask, Group, PendingQuery, QUERY_BYTES};
 use self::lane::{Fate, PendingOp, had_no_effect};
@@ -52,7 +54,7 @@ use shard_core::op::Op;
 use shard_core::session::Seq;
 use shard_core::shardmaster::{MasterRequest, RequestId};
 use shard_core::slot::Slot;
-use shard_core::wire::{Answer, ClusterView, LeaderView, Reply, RequestBatch, RequestBody};
+use shard_core::wire::{Answer, ClusterView, Reply, RequestBatch, RequestBody};
 use shard_core::{GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -133,6 +135,7 @@ pub struct Dispatch {
     /// When to see whether a slot is idle with a large reply unacknowledged; each slot once.
     watched: BTreeSet<(Now, Slot)>,
     news: News,
+    awaits: Awaits,
 }
 
 impl Dispatch {
@@ -157,6 +160,7 @@ impl Dispatch {
             polled_at: 0,
             watched: BTreeSet::new(),
             news: News::default(),
+            awaits: Awaits::default(),
         }
     }
 
@@ -199,12 +203,17 @@ impl Dispatch {
                 let body = RequestBody::Master(MasterRequest { id: Some(id), ..request });
                 self.submit_query(ticket, group, body, deadline)
             }
+            (Target::Slot(slot), Work::AwaitOwner { group, .. }) => {
+                self.submit_await(ticket, slot, group, deadline)
+            }
             // Nobody can answer these; the types allow them.
             (
                 Target::Slot(_),
                 Work::Query(_) | Work::Glance(_) | Work::Transfer(_) | Work::Master(_),
             )
-            | (Target::Group(_), Work::Op(_)) => Err(Refusal::ClusterDown),
+            | (Target::Group(_), Work::Op(_) | Work::AwaitOwner { .. }) => {
+                Err(Refusal::ClusterDown)
+            }
         };
         if let Err(refusal) = refused {
             self.book.answer(&mut Some(ticket), Answered::Refused(refusal));
@@ -293,6 +302,7 @@ impl Dispatch {
                 group.forget_query(number, &mut self.book);
             }
         }
+        self.awaits.abandon(&mut gone);
         self.book.answers.retain(|(ticket, _)| !gone(*ticket));
     }
 
@@ -312,21 +322,6 @@ impl Dispatch {
         if view.map.version > self.view.map.version {
             Rc::make_mut(&mut self.view).map = view.map.clone();
             self.reroute(now);
-        }
-    }
-
-    fn is_news(&self, group: GroupId, leader: &LeaderView) -> bool {
-        self.view.leaders.get(&group).is_none_or(|known| {
-            leader.term > known.term
-                || (leader.term == known.term && known.leader.is_none() && leader.leader.is_some())
-        })
-    }
-
-    fn on_leader(&mut self, now: Now, id: GroupId, node: NodeId) {
-        let Some(group) = self.groups.get_mut(&id) else { return };
-        group.news();
-        if group.target != Some(node) {
-            self.retarget(now, id, Some(node));
         }
     }
 
@@ -683,6 +678,7 @@ impl Dispatch {
             .filter(|until| *until > self.polled_at)
             .chain(self.book.timer())
             .chain(self.watched.first().map(|(at, _)| *at))
+            .chain(self.awaits.deadline())
             .min()
     }
 
@@ -690,6 +686,7 @@ impl Dispatch {
     /// be.
     pub fn poll(&mut self, now: Now, output: &mut Output) {
         self.tick(now);
+        self.awaits.serve(now, &self.view.map.owners, &mut self.book);
         self.polled_at = now;
         let busy: Vec<GroupId> = self
             .groups
@@ -714,17 +711,6 @@ impl Dispatch {
             self.look(now, output);
         }
         output.answers.append(&mut self.book.answers);
-    }
-
-    fn refresh_at(&self) -> Option<Now> {
-        let at = self.refreshed_at.map_or(0, |at| at.saturating_add(REFRESH_GAP_NS));
-        self.refresh_wanted.then_some(at)
-    }
-
-    /// The node in this process says all it knows unasked.
-    fn refresh_node(&self) -> Option<NodeId> {
-        let mut up = self.book.links.iter().filter(|(_, link)| link.state == LinkState::Up);
-        up.find(|(node, _)| Some(**node) != self.local).map(|(node, _)| *node)
     }
 
     /// The node that requests of the group go to, if its link is open; else asks for it.

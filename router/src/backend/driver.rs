@@ -176,6 +176,7 @@ impl Inner {
         let now = self.now();
         let timeout = match &work {
             Work::Glance(_) => self.request_timeout.min(GLANCE_MAX),
+            Work::AwaitOwner { timeout_ms, .. } => Duration::from_millis(u64::from(*timeout_ms)),
             Work::Op(_) | Work::Query(_) | Work::Transfer(_) | Work::Master(_) => {
                 self.request_timeout
             }

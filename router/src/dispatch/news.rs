@@ -7,7 +7,7 @@
 //! names a leader, and while none does, to all its voters.
 
 use super::book::LinkState;
-use super::{Dispatch, LinkEvent, Now, Output};
+use super::{Dispatch, LinkEvent, Now, Output, REFRESH_GAP_NS};
 use shard_core::wire::{ClusterView, LeaderView};
 use shard_core::{GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,6 +55,35 @@ impl News {
 }
 
 impl Dispatch {
+    /// Whether a leader is newer than the one known.
+    pub(super) fn is_news(&self, group: GroupId, leader: &LeaderView) -> bool {
+        self.view.leaders.get(&group).is_none_or(|known| {
+            leader.term > known.term
+                || (leader.term == known.term && known.leader.is_none() && leader.leader.is_some())
+        })
+    }
+
+    /// A group has another leader: it is asked at once.
+    pub(super) fn on_leader(&mut self, now: Now, id: GroupId, node: NodeId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        group.news();
+        if group.target != Some(node) {
+            self.retarget(now, id, Some(node));
+        }
+    }
+
+    /// When a view is asked for, if one is wanted.
+    pub(super) fn refresh_at(&self) -> Option<Now> {
+        let at = self.refreshed_at.map_or(0, |at| at.saturating_add(REFRESH_GAP_NS));
+        self.refresh_wanted.then_some(at)
+    }
+
+    /// The node in this process says all it knows unasked.
+    pub(super) fn refresh_node(&self) -> Option<NodeId> {
+        let mut up = self.book.links.iter().filter(|(_, link)| link.state == LinkState::Up);
+        up.find(|(node, _)| Some(**node) != self.local).map(|(node, _)| *node)
+    }
+
     /// From now on holds the links by which it is known who leads, whether there are requests or not.
     pub fn watch_leaders(&mut self) {
         self.news.watches = true;
