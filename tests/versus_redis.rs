@@ -38,6 +38,18 @@ const NOT_IN_7_0: &[&str] = &[
     "cluster|myshardid",
     "cluster|migrateslots",
     "cluster|rebalance",
+    "cluster|getslotmigrations",
+    "cluster|cancelslotmigrations",
+    "cluster|migration",
+    "cluster|group",
+    "cluster|config",
+    "cluster|evacuate",
+    "cluster|admit",
+    "cluster|replace",
+    "cluster|addvoter",
+    "cluster|delvoter",
+    "cluster|slot-stats",
+    "cluster|doctor",
     "raft.transfer_leader",
 ];
 
@@ -387,6 +399,7 @@ const OWN_FIELDS: &[&str] = &[
     "worker_",
     "cluster_id",
     "cluster_config",
+    "map_",
     "master_",
     "slave",
 ];

@@ -1,42 +1,71 @@
-//! Commands that change the cluster: an administrator's wish from its start to its reply. Pure, as
-//! [`crate::barrier`] is, whose part it is.
+//! Commands that change the cluster or ask the shardmaster: an administrator's wish from its start to its
+//! reply. Pure, as [`crate::barrier`] is, whose part it is.
 //!
-//! A wish becomes ops of the shardmaster, which are sent one after another: what is refused stops the rest,
-//! and the reply says what was carried out before.
+//! A wish becomes steps, which are taken one after another: what is refused stops the rest, and the reply
+//! says what was carried out before.
+
+mod jobs;
+mod plan;
+mod show;
+#[cfg(test)]
+mod tests;
 
 use crate::backend::{Answered, Refusal, Target, Work};
 use crate::barrier::Asks;
-use crate::commands::admin::{Admin, Destination, Wish};
-use crate::commands::{ErrorText, quote};
-use crate::node_name::node_name;
-use crate::reply::{Reply, UNFIT_ANSWER, refusal_text};
-use shard_core::cluster_config::SHARDMASTER;
-use shard_core::shardmaster::{MasterDone, MasterOp, MasterRequest, RequestId};
-use shard_core::wire::ClusterView;
-use shard_core::{GroupId, NodeId};
+use crate::commands::ErrorText;
+use crate::commands::admin::{SlotOrder, Task, Wish};
+use crate::reply::{Reply, UNFIT_ANSWER, op_error_text, refusal_text};
+use shard_core::NodeId;
+use shard_core::cluster_config::ConfigNum;
+use shard_core::op::Outcome;
+use shard_core::shardmaster::{MasterDone, MasterReport};
+use shard_core::slot::Slot;
+use shard_core::wire::{ClusterView, GroupAnswer};
 use std::collections::VecDeque;
-
-/// How much of a node's name an error quotes.
-const QUOTED_BYTES_MAX: usize = 128;
 
 /// A wish under way.
 #[derive(Debug)]
 pub struct AdminRun {
-    left: VecDeque<MasterRequest>,
-    /// How many ops it has in all.
-    ops: usize,
-    last: MasterDone,
+    left: VecDeque<(Target, Work)>,
+    /// How many steps it has in all.
+    steps: usize,
+    /// Whether the step that is out changes anything.
+    writes: bool,
+    /// What the cluster was when it began.
+    view: ClusterView,
+    node: Option<NodeId>,
+    done: MasterDone,
+    /// Slots that are to be elsewhere, or are not any more.
     count: u32,
+    reports: Vec<MasterReport>,
+    slot_keys: Vec<(Slot, u64)>,
     finish: Finish,
     error: Option<ErrorText>,
 }
 
 /// What the reply is made of when all was carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Finish {
     Ok,
     /// Slots that are to be elsewhere.
     Count,
+    /// The number of the configuration there is then.
+    ConfigNum,
+    /// The group that was made.
+    Created,
+    /// The name of the wish.
+    Task,
+    /// What would move.
+    Plan,
+    /// A configuration; its number was asked for.
+    Config(Option<u64>),
+    /// What differs between two; their numbers.
+    Diff(u64, u64),
+    /// Moves in the words of Valkey 9.
+    SlotMigrations,
+    /// Moves in the words of Redis 8.4.
+    MigrationStatus(Option<Task>),
+    SlotStats(Option<SlotOrder>),
 }
 
 impl AdminRun {
@@ -44,20 +73,22 @@ impl AdminRun {
     ///
     /// # Errors
     /// The reply, if the wish makes no sense in this cluster; nothing was submitted.
-    pub fn start(wish: Wish, view: &ClusterView) -> Result<(AdminRun, Asks), ErrorText> {
-        let (ops, finish) = match wish.admin {
-            Admin::MigrateSlots(orders) => (migrate(orders, view)?, Finish::Ok),
-            Admin::Rebalance { moves_max } => {
-                (vec![MasterOp::Rebalance { moves_max }], Finish::Count)
-            }
-            Admin::SetPaused(true) => (vec![MasterOp::Pause], Finish::Ok),
-            Admin::SetPaused(false) => (vec![MasterOp::Resume], Finish::Ok),
-        };
+    pub fn start(
+        wish: Wish,
+        view: &ClusterView,
+        node: Option<NodeId>,
+    ) -> Result<(AdminRun, Asks), ErrorText> {
+        let (steps, finish) = plan::steps(wish, view, node)?;
         let mut run = AdminRun {
-            ops: ops.len(),
-            left: requests(wish.id, ops),
-            last: MasterDone::default(),
+            steps: steps.len(),
+            left: steps.into(),
+            writes: false,
+            view: view.clone(),
+            node,
+            done: MasterDone::default(),
             count: 0,
+            reports: Vec::new(),
+            slot_keys: Vec::new(),
             finish,
             error: None,
         };
@@ -66,8 +97,9 @@ impl AdminRun {
     }
 
     fn next(&mut self) -> Asks {
-        let request = self.left.pop_front().into_iter();
-        request.map(|request| (Target::Group(SHARDMASTER), Work::Master(request))).collect()
+        let next = self.left.pop_front();
+        self.writes = next.as_ref().is_some_and(|(_, work)| matches!(work, Work::Master(_)));
+        next.into_iter().collect()
     }
 
     /// Takes one answer; returns what is to be submitted next.
@@ -75,14 +107,30 @@ impl AdminRun {
         match answer {
             Answered::Master(answer) => match *answer {
                 Ok(done) => {
-                    self.last = done;
+                    self.done = done;
                     self.count = self.count.saturating_add(done.count);
                     return self.next();
                 }
                 Err(error) => self.fail(format!("ERR {error}")),
             },
+            Answered::Group(GroupAnswer::Master(report)) => {
+                self.reports.push(*report);
+                return self.next();
+            }
+            Answered::Group(GroupAnswer::SlotKeys(slots)) => {
+                self.slot_keys.extend(slots);
+                return self.next();
+            }
+            Answered::Outcome(Outcome::Ok) => return self.next(),
+            Answered::Outcome(Outcome::Error(error)) => {
+                self.fail(op_error_text(error).into_owned());
+            }
             // It may have been carried out: no code that says "not executed".
-            Answered::Refused(Refusal::ClusterDown) => self.fail(UNKNOWN.into()),
+            Answered::Refused(Refusal::ClusterDown) if self.writes => self.fail(UNKNOWN.into()),
+            Answered::Refused(Refusal::Moving { slot }) => self.fail(format!(
+                "TIMEOUT slot {slot} is not handed over yet, CLUSTER GETSLOTMIGRATIONS shows how far \
+                 it is"
+            )),
             Answered::Refused(refusal) => self.fail(refusal_text(&refusal).into_owned()),
             Answered::Outcome(_) | Answered::Group(_) => self.fail(UNFIT_ANSWER.into()),
         }
@@ -90,82 +138,81 @@ impl AdminRun {
     }
 
     fn fail(&mut self, text: String) {
-        let done = self.ops - self.left.len() - 1;
+        let done = self.steps.saturating_sub(self.left.len() + 1);
         self.left.clear();
         self.error = Some(match done {
             0 => text.into(),
             _ => {
-                format!("{text} (the first {done} of {} orders were carried out)", self.ops).into()
+                format!("{text} (the first {done} of {} steps were carried out)", self.steps).into()
             }
         });
     }
 
     /// The reply, once everything is answered.
     pub fn reply(&self) -> Reply {
-        match (&self.error, self.finish) {
-            (Some(error), _) => Reply::Error(error.clone()),
-            (None, Finish::Ok) => Reply::OK,
-            (None, Finish::Count) => Reply::Integer(i64::from(self.count)),
+        if let Some(error) = &self.error {
+            return Reply::Error(error.clone());
+        }
+        let number = |number: u64| Reply::Integer(i64::try_from(number).unwrap_or(i64::MAX));
+        match &self.finish {
+            Finish::Ok => Reply::OK,
+            Finish::Count => Reply::Integer(i64::from(self.count)),
+            Finish::ConfigNum => number(self.done.config.0),
+            Finish::Created => {
+                let group = self.done.group.unwrap_or_default();
+                Reply::Map(vec![
+                    (Reply::word("group"), Reply::Integer(i64::from(group.0))),
+                    (Reply::word("config"), number(self.done.config.0)),
+                ])
+            }
+            Finish::Task => Reply::text(Task::Wish(self.done.config.0).name()),
+            Finish::Plan => match self.reports.first() {
+                Some(MasterReport::Plan(Ok(moves))) => show::plan(moves),
+                Some(MasterReport::Plan(Err(error))) => Reply::error(format!("ERR {error}")),
+                _ => Reply::error(UNFIT_ANSWER),
+            },
+            Finish::Config(num) => match self.reports.as_slice() {
+                [MasterReport::Config(config)] => match num {
+                    Some(num) if ConfigNum(*num) != config.num => show::no_config(*num),
+                    _ => show::config(config),
+                },
+                _ => Reply::error(UNFIT_ANSWER),
+            },
+            Finish::Diff(old, new) => match self.reports.as_slice() {
+                [MasterReport::Config(a), MasterReport::Config(b)] => {
+                    match [(old, a), (new, b)].iter().find(|(num, c)| c.num.0 != **num) {
+                        Some((num, _)) => show::no_config(**num),
+                        None => show::diff(a, b),
+                    }
+                }
+                _ => Reply::error(UNFIT_ANSWER),
+            },
+            Finish::SlotMigrations => {
+                jobs::valkey(&jobs::jobs(&self.view, &self.reports), &self.view, self.node)
+            }
+            Finish::MigrationStatus(task) => self.migration_status(*task),
+            Finish::SlotStats(order) => show::slot_stats(&self.slot_keys, *order),
+        }
+    }
+
+    fn migration_status(&self, task: Option<Task>) -> Reply {
+        let jobs = jobs::jobs(&self.view, &self.reports);
+        match task {
+            None => jobs::redis(&jobs, &self.view, self.node),
+            Some(Task::Wish(num)) => match self.reports.as_slice() {
+                [.., MasterReport::Config(a), MasterReport::Config(b)] if b.num.0 == num => {
+                    let job = jobs::of_wish(num, &show::moved(a, b), &jobs, &self.view);
+                    jobs::redis(job.as_slice(), &self.view, self.node)
+                }
+                _ => Reply::Array(Vec::new()),
+            },
+            Some(task) => {
+                let jobs: Vec<_> = jobs.into_iter().filter(|job| job.is_of(task)).collect();
+                jobs::redis(&jobs, &self.view, self.node)
+            }
         }
     }
 }
 
 const UNKNOWN: &str = "TIMEOUT the shardmaster did not tell the outcome in time, the command may or \
                        may not be carried out; with a REQUESTID it can be sent again safely";
-
-/// Each op has an id of its own, so that all of them can be sent again.
-fn requests(id: Option<RequestId>, ops: Vec<MasterOp>) -> VecDeque<MasterRequest> {
-    let id = |at: usize| id.map(|id| RequestId(id.0.wrapping_add(at as u128)));
-    let ops = ops.into_iter().enumerate();
-    ops.map(|(at, op)| MasterRequest { id: id(at), op }).collect()
-}
-
-fn migrate(
-    orders: Vec<(Vec<crate::commands::admin::SlotSpan>, Destination)>,
-    view: &ClusterView,
-) -> Result<Vec<MasterOp>, ErrorText> {
-    let orders = orders.into_iter().map(|(ranges, to)| {
-        let to = destination(&to, view)?;
-        Ok(MasterOp::MoveSlots { ranges, to })
-    });
-    orders.collect()
-}
-
-fn destination(to: &Destination, view: &ClusterView) -> Result<GroupId, ErrorText> {
-    match to {
-        Destination::Group(group) => Ok(*group),
-        Destination::Node(name) => led_group(node(name, view)?, view),
-    }
-}
-
-/// The node of a name of 40 digits, or of a number as in the cluster's file.
-pub fn node(name: &[u8], view: &ClusterView) -> Result<NodeId, ErrorText> {
-    let config = &view.map.config;
-    let number = shard_core::integer::parse_integer(name).and_then(|n| u64::try_from(n).ok());
-    let mut nodes = config.nodes.keys().copied();
-    let found = match number {
-        Some(number) if name.len() < 40 => nodes.find(|node| node.0 == number),
-        _ => nodes.find(|node| node_name(&config.cluster_id, *node).as_bytes() == name),
-    };
-    found.ok_or_else(|| {
-        let name = quote(name, QUOTED_BYTES_MAX);
-        ErrorText::from(format!("ERR Unknown node {name}"))
-    })
-}
-
-/// The group with the fewest slots of those that a node leads, the lower one of two.
-pub fn led_group(node: NodeId, view: &ClusterView) -> Result<GroupId, ErrorText> {
-    let leads =
-        |group: &GroupId| view.leaders.get(group).is_some_and(|known| known.leader == Some(node));
-    let groups = view.map.config.shard_groups().filter(leads);
-    let slots = |group: GroupId| -> u32 {
-        view.map.config.ranges_of(group).map(|range| range.count()).sum()
-    };
-    groups.min_by_key(|group| (slots(*group), *group)).ok_or_else(|| {
-        let name = node_name(&view.map.config.cluster_id, node);
-        format!("ERR node {name} leads no group, name one with GROUP g").into()
-    })
-}
-
-#[cfg(test)]
-mod tests;

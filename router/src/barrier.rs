@@ -62,7 +62,7 @@ impl BarrierRun {
             }
             Barrier::Info(ask) => return BarrierRun::info(ask),
             Barrier::Admin(wish) => {
-                return match AdminRun::start(*wish, view) {
+                return match AdminRun::start(*wish, view, node) {
                     Ok((run, asks)) => BarrierRun::admin(run, asks),
                     Err(text) => BarrierRun::refused(text.into_owned()),
                 };

@@ -7,6 +7,7 @@
 use crate::FrontEnd;
 use crate::backend::{Answered, ReplySink, Target, Work, give_back};
 use crate::clients::ClientGuard;
+use crate::commands::admin::{Admin, SetSlot};
 use crate::commands::{self, Barrier, Call, Join, Local};
 use crate::info::Info;
 use crate::pipeline::{Pipeline, PutBack};
@@ -14,6 +15,8 @@ use crate::reply::{Protocol, Reply};
 use crate::resp::{ProtocolError, Scanner};
 use crate::window::answers_values;
 use bytes::{Buf, BytesMut};
+use shard_core::op::Op;
+use shard_core::slot::Slot;
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io::{self, ErrorKind};
@@ -266,6 +269,9 @@ impl Connection {
         let info = &self.client.info;
         let protocol = info.protocol.get();
         match call {
+            Call::Op { slot, op: Op::ListKeys { .. }, .. } if self.front.is_opened(slot) => {
+                self.reply(&Reply::Array(Vec::new()));
+            }
             Call::Op { slot, op, shape } => {
                 let tag = self.pipeline.push_one(protocol, (slot, &op), shape, asked);
                 let backend = self.front.backend();
@@ -275,7 +281,12 @@ impl Connection {
                 let asks = self.pipeline.push_split(protocol, split, asked);
                 self.submit(asks);
             }
-            Call::Barrier(barrier) => self.pipeline.push_barrier(protocol, barrier),
+            Call::Barrier(barrier) => {
+                if let Some((slot, opened)) = opens(&barrier) {
+                    self.front.set_opened(slot, opened);
+                }
+                self.pipeline.push_barrier(protocol, barrier);
+            }
             Call::Info(names) => match crate::info::info(&self.front, &names) {
                 Info::Text(text) => self.reply(&Reply::Verbatim(text)),
                 Info::Ask(ask) => self.pipeline.push_barrier(protocol, Barrier::Info(ask)),
@@ -379,6 +390,17 @@ impl Connection {
         info.query_bytes.set(self.input.len() + self.scanner.held_bytes());
         info.output_bytes.set(self.output.len() + self.pipeline.ready_bytes());
         info.waiting.set(self.pipeline.len());
+    }
+}
+
+/// The slot that SETSLOT opens (true) or closes here.
+fn opens(barrier: &Barrier) -> Option<(Slot, bool)> {
+    let Barrier::Admin(wish) = barrier else { return None };
+    let Admin::SetSlot { slot, how, .. } = &wish.admin else { return None };
+    match how {
+        SetSlot::Migrating(_) => Some((*slot, true)),
+        SetSlot::Stable | SetSlot::Node(_) => Some((*slot, false)),
+        SetSlot::Importing(_) => None,
     }
 }
 

@@ -14,6 +14,7 @@ mod clients;
 mod connection;
 pub mod dial;
 pub mod dispatch;
+mod doctor;
 mod glob;
 mod info;
 mod link;
@@ -28,9 +29,12 @@ mod window;
 use crate::backend::Backend;
 use crate::clients::{ClientGuard, Clients};
 use crate::topology::Topology;
+use shard_core::moves::SlotEpoch;
+use shard_core::slot::Slot;
 use shard_core::wire::{ClusterView, NodeStatus};
 use socket2::{SockRef, TcpKeepalive};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -117,6 +121,8 @@ struct Shared {
     clients: Rc<Clients>,
     counters: Counters,
     started: Instant,
+    /// Slots that SETSLOT has opened here, with the epoch they had then.
+    opened: RefCell<BTreeMap<Slot, SlotEpoch>>,
 }
 
 impl FrontEnd {
@@ -128,6 +134,7 @@ impl FrontEnd {
             clients: Rc::default(),
             counters: Counters::default(),
             started: Instant::now(),
+            opened: RefCell::default(),
         }))
     }
 
@@ -142,6 +149,29 @@ impl FrontEnd {
     /// Bytes of commands and replies of clients that are not through yet, and of requests under way.
     pub fn buffered_bytes(&self) -> u64 {
         self.clients().bytes() as u64 + self.backend().stats().pending_bytes
+    }
+
+    /// SETSLOT opens a slot or closes it: redis-cli moves the keys of an open one by hand until there are
+    /// none, which is done for it here.
+    pub(crate) fn set_opened(&self, slot: Slot, opened: bool) {
+        let mut slots = self.0.opened.borrow_mut();
+        match opened {
+            true => {
+                let owner = self.backend().view().map.owners.of(slot);
+                slots.entry(slot).or_insert(owner.map_or(SlotEpoch(0), |(_, epoch)| epoch));
+            }
+            false => drop(slots.remove(&slot)),
+        }
+    }
+
+    /// Whether a slot that SETSLOT has opened here is on its way, or has been since.
+    pub(crate) fn is_opened(&self, slot: Slot) -> bool {
+        let view = self.backend().view();
+        self.0.opened.borrow().get(&slot).is_some_and(|at| {
+            let owner = view.map.owners.of(slot);
+            let has_moved = owner.is_some_and(|(_, epoch)| epoch > *at);
+            has_moved || view.map.config.group_of(slot) != owner.map(|(group, _)| group)
+        })
     }
 
     pub(crate) fn clients(&self) -> &Rc<Clients> {

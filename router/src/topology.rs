@@ -54,6 +54,12 @@ impl Topology<'_> {
             Cluster::Replicas(name) => self.replicas_of(name),
             Cluster::Links => self.links(),
             Cluster::RebalanceStatus => self.rebalance_status(),
+            Cluster::FailureReports(name) => match self.named(name) {
+                Ok(node) => Reply::Integer(i64::from(self.has_failed(node))),
+                Err(reply) => reply,
+            },
+            Cluster::BumpEpoch => Reply::Line(format!("STILL {}", self.view.map.version)),
+            Cluster::Doctor => Reply::Verbatim(self.doctor()),
         }
     }
 
@@ -95,7 +101,7 @@ impl Topology<'_> {
 
     /// Whether no leader of the group is known, or its node is down. A view keeps the last leader of a
     /// term; the replica here knows when it has lost that one.
-    fn is_down(&self, group: GroupId) -> bool {
+    pub(crate) fn is_down(&self, group: GroupId) -> bool {
         let view = self.view.leaders.get(&group);
         let replica = self.replica(group);
         let leader = match replica.filter(|r| view.is_none_or(|view| r.term >= view.term)) {
@@ -270,12 +276,20 @@ impl Topology<'_> {
         shard_name(&self.config().cluster_id, group.unwrap_or_default())
     }
 
+    /// The node with that name, or Redis' refusal.
+    fn named(&self, name: &[u8]) -> Result<NodeId, Reply> {
+        let mut nodes = self.config().nodes.keys().copied();
+        nodes.find(|node| self.name(*node).as_bytes() == name).ok_or_else(|| {
+            let name = crate::commands::quote(name, 128);
+            Reply::error(format!("ERR Unknown node {name}"))
+        })
+    }
+
     fn replicas_of(&self, name: &[u8]) -> Reply {
         let nodes = &self.config().nodes;
-        let Some(node) = nodes.keys().copied().find(|node| self.name(*node).as_bytes() == name)
-        else {
-            let name = crate::commands::quote(name, 128);
-            return Reply::error(format!("ERR Unknown node {name}"));
+        let node = match self.named(name) {
+            Ok(node) => node,
+            Err(reply) => return reply,
         };
         if self.master_of(node).is_some() {
             return Reply::error("ERR The specified node is not a master");
@@ -347,10 +361,16 @@ impl Topology<'_> {
              cluster_slots_pfail:0\r\ncluster_slots_fail:{failed}\r\ncluster_known_nodes:{}\r\n\
              cluster_size:{}\r\ncluster_current_epoch:{epoch}\r\ncluster_my_epoch:{epoch}\r\n\
              cluster_stats_messages_sent:0\r\ncluster_stats_messages_received:0\r\n\
-             total_cluster_links_buffer_limit_exceeded:0\r\n",
+             total_cluster_links_buffer_limit_exceeded:0\r\n\
+             cluster_config:{}\r\ncluster_moves_running:{}\r\ncluster_moves_waiting:{}\r\n\
+             cluster_moves_paused:{}\r\n",
             assigned - failed,
             self.config().nodes.len(),
             size.count(),
+            self.config().num,
+            self.view.map.unfinished().count(),
+            self.view.map.waiting.len(),
+            u8::from(self.view.map.paused),
         );
         if let Some(replica) = self.replica(SHARDMASTER) {
             let leader = replica.leader.map_or_else(String::new, |leader| self.name(leader));

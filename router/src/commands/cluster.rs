@@ -83,6 +83,21 @@ pub fn links(_: &mut Arguments) -> Result<Call, ErrorText> {
     cluster(Cluster::Links)
 }
 
+/// CLUSTER COUNT-FAILURE-REPORTS
+pub fn count_failure_reports(arguments: &mut Arguments) -> Result<Call, ErrorText> {
+    cluster(Cluster::FailureReports(take(arguments, 2)))
+}
+
+/// CLUSTER BUMPEPOCH
+pub fn bumpepoch(_: &mut Arguments) -> Result<Call, ErrorText> {
+    cluster(Cluster::BumpEpoch)
+}
+
+/// CLUSTER DOCTOR
+pub fn doctor(_: &mut Arguments) -> Result<Call, ErrorText> {
+    cluster(Cluster::Doctor)
+}
+
 /// CLUSTER KEYSLOT
 pub fn keyslot(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     answer(Reply::Integer(i64::from(hash_slot(&arguments[2]).0)))
@@ -112,56 +127,105 @@ pub fn getkeysinslot(arguments: &mut Arguments) -> Result<Call, ErrorText> {
 
 /// CLUSTER HELP. Like Redis it keeps silent about SLAVES, the old name of REPLICAS.
 pub fn help(_: &mut Arguments) -> Result<Call, ErrorText> {
-    answer(super::server::help(
-        "CLUSTER",
-        &[
-            ("COUNTKEYSINSLOT <slot>", &["Return the number of keys in <slot>."]),
-            ("FAILOVER [FORCE]", &["Let this node lead the groups that it follows."]),
-            ("GETKEYSINSLOT <slot> <count>", &["Return at most so many keys of <slot>, in order."]),
-            ("INFO", &["Return information about the cluster."]),
-            ("KEYSLOT <key>", &["Return the hash slot for <key>."]),
-            (
-                "MIGRATESLOTS SLOTSRANGE <first> <last> [<first> <last> ...] NODE <node-id> | GROUP <g>",
-                &[
-                    "Move slots to a group, or to what a node leads. Keys stay readable and writable.",
-                ],
-            ),
-            ("MYID", &["Return the node id."]),
-            ("MYSHARDID", &["Return the id of the node's shard."]),
-            (
-                "NODES",
-                &[
-                    "Return cluster configuration seen by node. Output format:",
-                    "<id> <ip:port> <flags> <master> <pings> <pongs> <epoch> <link> <slot> ...",
-                ],
-            ),
-            (
-                "REBALANCE [MAXMOVES <n>] | PAUSE | RESUME | STATUS",
-                &[
-                    "Balance the slots over the groups, stop beginning moves, go on, or show where it is.",
-                ],
-            ),
-            ("REPLICAS <node-id>", &["Return <node-id> replicas."]),
-            (
-                "SLOTS",
-                &[
-                    "Return information about slots range mappings. Each range is made of:",
-                    "start, end, master and replicas IP addresses, ports and ids",
-                ],
-            ),
-            (
-                "SHARDS",
-                &["Return information about slot range mappings and the nodes associated with \
-                   them."],
-            ),
-            (
-                "LINKS",
-                &[
-                    "Return information about the network links between this node and its peers.",
-                    "Output format is an array where each array element is a map containing \
-                     attributes of a link",
-                ],
-            ),
-        ],
-    ))
+    answer(super::server::help("CLUSTER", HELP))
 }
+
+/// What is typed behind CLUSTER, and what it does.
+const HELP: &[(&str, &[&str])] = &[
+    (
+        "ADDSLOTS <slot> [<slot> ...]",
+        &["Give slots that nobody has to a group that this node leads."],
+    ),
+    (
+        "ADDSLOTSRANGE <first> <last> [<first> <last> ...]",
+        &["Give slots that nobody has to a group that this node leads."],
+    ),
+    ("ADDVOTER <node-id> [GROUP <g>]", &["Give a node a seat in a group."]),
+    ("ADMIT <node-id>", &["Let an evacuated node lead again."]),
+    ("BUMPEPOCH", &["Accepted; epochs follow from the map of the cluster."]),
+    ("CANCELSLOTMIGRATIONS", &["Give up every move that is not decided yet."]),
+    (
+        "CONFIG [<n>] | DIFF <n> <m>",
+        &["Return the newest configuration, or an earlier one, or what two differ in."],
+    ),
+    ("COUNT-FAILURE-REPORTS <node-id>", &["Return 1 if this node knows <node-id> to be down."]),
+    ("DELSLOTS <slot> [<slot> ...]", &["Take back slots that nobody has yet."]),
+    (
+        "DELSLOTSRANGE <first> <last> [<first> <last> ...]",
+        &["Take back slots that nobody has yet."],
+    ),
+    ("DELVOTER <node-id> [GROUP <g>]", &["Take a node's seat in a group, or all of them."]),
+    ("DOCTOR", &["Return what is wrong, one line each with the command that mends it."]),
+    ("EVACUATE <node-id>", &["Let a node lead nothing while somebody works on it."]),
+    ("FLUSHSLOTS", &["Take back all slots, if nobody has one."]),
+    ("FORGET <node-id>", &["Forget a node that has no seat."]),
+    ("GETSLOTMIGRATIONS", &["Return every move."]),
+    (
+        "GROUP CREATE [ID <g>] NODES <node-id> ... [WEIGHT <w>] [REBALANCE] | DRAIN <g> | REMOVE <g> | WEIGHT <g> <w>",
+        &["Make a group, give its slots away, remove it, or change its share."],
+    ),
+    (
+        "MEET <ip> <port> <peer-port> ID <number>",
+        &["Make a node known that was started with --spare."],
+    ),
+    (
+        "MIGRATION IMPORT <first> <last> ... | STATUS ID <id> | STATUS ALL | CANCEL ID <id> | CANCEL ALL",
+        &["Move slots to a group that this node leads, look at moves, give them up."],
+    ),
+    ("REPLACE <node-id> <spare-id>", &["Give every seat of a node to another."]),
+    ("REPLICATE <node-id>", &["Give this node a seat in what <node-id> leads."]),
+    ("RESET [HARD | SOFT]", &["Refused; it would forget data."]),
+    ("SAVECONFIG", &["Accepted; what was answered is on disk."]),
+    ("SET-CONFIG-EPOCH <epoch>", &["Refused; epochs follow from the map of the cluster."]),
+    (
+        "SETSLOT <slot> MIGRATING <node-id> | IMPORTING <node-id> | NODE <node-id> [TIMEOUT <ms>] | STABLE",
+        &["Move a slot in the steps that redis-cli knows."],
+    ),
+    (
+        "SLOT-STATS SLOTSRANGE <first> <last> | ORDERBY KEY-COUNT [LIMIT <n>] [ASC | DESC]",
+        &["Return how many keys slots have."],
+    ),
+    ("COUNTKEYSINSLOT <slot>", &["Return the number of keys in <slot>."]),
+    ("FAILOVER [FORCE]", &["Let this node lead the groups that it follows."]),
+    ("GETKEYSINSLOT <slot> <count>", &["Return at most so many keys of <slot>, in order."]),
+    ("INFO", &["Return information about the cluster."]),
+    ("KEYSLOT <key>", &["Return the hash slot for <key>."]),
+    (
+        "MIGRATESLOTS SLOTSRANGE <first> <last> [<first> <last> ...] NODE <node-id> | GROUP <g>",
+        &["Move slots to a group, or to what a node leads. Keys stay readable and writable."],
+    ),
+    ("MYID", &["Return the node id."]),
+    ("MYSHARDID", &["Return the id of the node's shard."]),
+    (
+        "NODES",
+        &[
+            "Return cluster configuration seen by node. Output format:",
+            "<id> <ip:port> <flags> <master> <pings> <pongs> <epoch> <link> <slot> ...",
+        ],
+    ),
+    (
+        "REBALANCE [DRYRUN] [MAXMOVES <n>] | PAUSE | RESUME | STATUS",
+        &["Balance the slots over the groups, stop beginning moves, go on, or show where it is."],
+    ),
+    ("REPLICAS <node-id>", &["Return <node-id> replicas."]),
+    (
+        "SLOTS",
+        &[
+            "Return information about slots range mappings. Each range is made of:",
+            "start, end, master and replicas IP addresses, ports and ids",
+        ],
+    ),
+    (
+        "SHARDS",
+        &["Return information about slot range mappings and the nodes associated with \
+                   them."],
+    ),
+    (
+        "LINKS",
+        &[
+            "Return information about the network links between this node and its peers.",
+            "Output format is an array where each array element is a map containing \
+                     attributes of a link",
+        ],
+    ),
+];

@@ -208,6 +208,12 @@ pub enum Cluster {
     Links,
     /// REBALANCE STATUS.
     RebalanceStatus,
+    /// COUNT-FAILURE-REPORTS of a node id.
+    FailureReports(Bytes),
+    /// BUMPEPOCH.
+    BumpEpoch,
+    /// DOCTOR.
+    Doctor,
 }
 
 const fn keys(first: i64, last: i64, step: i64) -> Keys {
@@ -230,6 +236,7 @@ const CLIENT: &[&str] = &["noscript", "loading", "stale"];
 const ROLE: &[&str] = &["noscript", "loading", "stale", "fast"];
 const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
 const ADMIN_STALE: &[&str] = &["admin", "stale"];
+const ADMIN_RESET: &[&str] = &["admin", "noscript", "stale"];
 const FAILOVER: &[&str] = &["admin", "stale", "no_async_loading"];
 
 const fn spec(
@@ -358,6 +365,32 @@ const CLUSTER_COMMANDS: &[CommandSpec] = &[
     spec("cluster|links",            2, Here,  NO_KEYS, STALE,       cluster::links),
     spec("cluster|migrateslots",    -7, Admin, NO_KEYS, ADMIN_STALE, admin::migrateslots),
     spec("cluster|rebalance",       -2, Admin, NO_KEYS, ADMIN_STALE, admin::rebalance),
+    spec("cluster|getslotmigrations",  2, Admin, NO_KEYS, ADMIN_STALE, admin::getslotmigrations),
+    spec("cluster|cancelslotmigrations", -2, Admin, NO_KEYS, ADMIN_STALE, admin::cancelslotmigrations),
+    spec("cluster|migration",        -4, Admin, NO_KEYS, ADMIN_STALE, admin::migration),
+    spec("cluster|group",            -4, Admin, NO_KEYS, ADMIN_STALE, admin::groups),
+    spec("cluster|config",           -2, Admin, NO_KEYS, ADMIN_STALE, admin::config),
+    spec("cluster|addslots",         -3, Admin, NO_KEYS, FAILOVER,    admin::addslots),
+    spec("cluster|addslotsrange",    -4, Admin, NO_KEYS, FAILOVER,    admin::addslotsrange),
+    spec("cluster|delslots",         -3, Admin, NO_KEYS, FAILOVER,    admin::delslots),
+    spec("cluster|delslotsrange",    -4, Admin, NO_KEYS, FAILOVER,    admin::delslotsrange),
+    spec("cluster|flushslots",        2, Admin, NO_KEYS, FAILOVER,    admin::flushslots),
+    spec("cluster|setslot",          -4, Admin, NO_KEYS, FAILOVER,    admin::setslot),
+    spec("cluster|evacuate",          3, Admin, NO_KEYS, ADMIN_STALE, admin::evacuate),
+    spec("cluster|admit",             3, Admin, NO_KEYS, ADMIN_STALE, admin::admit),
+    spec("cluster|forget",            3, Admin, NO_KEYS, FAILOVER,    admin::forget),
+    spec("cluster|replace",          -4, Admin, NO_KEYS, ADMIN_STALE, admin::replace),
+    spec("cluster|addvoter",         -3, Admin, NO_KEYS, ADMIN_STALE, admin::addvoter),
+    spec("cluster|delvoter",         -3, Admin, NO_KEYS, ADMIN_STALE, admin::delvoter),
+    spec("cluster|replicate",         3, Admin, NO_KEYS, FAILOVER,    admin::replicate),
+    spec("cluster|meet",             -4, Admin, NO_KEYS, FAILOVER,    admin::meet),
+    spec("cluster|slot-stats",       -4, Admin, NO_KEYS, ADMIN_STALE, admin::slot_stats),
+    spec("cluster|count-failure-reports",  3, Here,  NO_KEYS, ADMIN_STALE, cluster::count_failure_reports),
+    spec("cluster|saveconfig",        2, Here,  NO_KEYS, FAILOVER,    admin::saveconfig),
+    spec("cluster|bumpepoch",         2, Here,  NO_KEYS, FAILOVER,    cluster::bumpepoch),
+    spec("cluster|set-config-epoch",  3, Here,  NO_KEYS, FAILOVER,    admin::set_config_epoch),
+    spec("cluster|reset",            -2, Here,  NO_KEYS, ADMIN_RESET, admin::reset),
+    spec("cluster|doctor",            2, Here,  NO_KEYS, ADMIN_STALE, cluster::doctor),
     spec("cluster|help",             2, Here,  NO_KEYS, LOADING,     cluster::help),
 ];
 

@@ -321,6 +321,8 @@ fn tips(spec: &CommandSpec) -> Vec<&'static str> {
         | "cluster|getkeysinslot"
         | "cluster|replicas"
         | "cluster|slaves"
+        | "cluster|count-failure-reports"
+        | "cluster|bumpepoch"
         | "cluster|links" => {
             vec!["nondeterministic_output"]
         }

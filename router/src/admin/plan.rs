@@ -1,0 +1,339 @@
+//! The steps of a wish, by what the newest view says of names, leaders and seats.
+
+use super::Finish;
+use crate::backend::{Target, Work};
+use crate::commands::admin::{
+    Admin, Destination, GroupWish, NodeWish, SetSlot, SlotSpan, Task, Wish,
+};
+use crate::commands::{ErrorText, quote};
+use crate::node_name::node_name;
+use shard_core::cluster_config::{ClusterConfig, ConfigNum, NodeConfig, SHARDMASTER, SlotRange};
+use shard_core::shardmaster::{Cancel, MasterOp, MasterQuery, MasterRequest, RequestId};
+use shard_core::slot::Slot;
+use shard_core::wire::{ClusterView, GroupQuery};
+use shard_core::{GroupId, NodeId};
+
+/// How much of a node's name an error quotes.
+const QUOTED_BYTES_MAX: usize = 128;
+/// How long SETSLOT NODE waits for a slot unless it says so itself: redis-cli's own patience.
+const HAND_OVER_MS: u32 = 60_000;
+
+type Steps = Vec<(Target, Work)>;
+
+/// What is to be done one after another, and what is answered then.
+pub(super) fn steps(
+    wish: Wish,
+    view: &ClusterView,
+    node: Option<NodeId>,
+) -> Result<(Steps, Finish), ErrorText> {
+    let config = &view.map.config;
+    let one = |op: MasterOp, finish| (vec![op], finish);
+    let (ops, finish) = match wish.admin {
+        Admin::MigrateSlots(orders) => (migrate(orders, view)?, Finish::Ok),
+        Admin::Rebalance { moves_max, dry_run: false } => {
+            one(MasterOp::Rebalance { moves_max }, Finish::Count)
+        }
+        Admin::Rebalance { moves_max, dry_run: true } => {
+            let plan = MasterQuery::Plan(MasterOp::Rebalance { moves_max });
+            return Ok((vec![ask(plan)], Finish::Plan));
+        }
+        Admin::SetPaused(true) => one(MasterOp::Pause, Finish::Ok),
+        Admin::SetPaused(false) => one(MasterOp::Resume, Finish::Ok),
+        Admin::SlotMigrations => {
+            return Ok((vec![ask(MasterQuery::EndedMoves)], Finish::SlotMigrations));
+        }
+        Admin::CancelAll => one(MasterOp::Cancel(Cancel::All), Finish::Ok),
+        Admin::Import(ranges) => (import(ranges, view, node)?, Finish::Task),
+        Admin::MigrationStatus(task) => return Ok(status(task)),
+        Admin::MigrationCancel(None) => one(MasterOp::Cancel(Cancel::All), Finish::Count),
+        Admin::MigrationCancel(Some(task)) => (cancel(task, view), Finish::Count),
+        Admin::Config(num) => return Ok(config_of(num)),
+        Admin::ConfigDiff(old, new) => {
+            let ask = |num| ask(MasterQuery::Config(ConfigNum(num)));
+            return Ok((vec![ask(old), ask(new)], Finish::Diff(old, new)));
+        }
+        Admin::AddSlots(ranges) => {
+            let to = led_group(here(node, "CLUSTER ADDSLOTS")?, view)?;
+            (vec![MasterOp::AssignSlots { ranges, to }], Finish::Ok)
+        }
+        Admin::DelSlots(ranges) => (vec![MasterOp::UnassignSlots { ranges }], Finish::Ok),
+        Admin::FlushSlots => (flush(config), Finish::Ok),
+        Admin::SetSlot { slot, how, timeout_ms } => {
+            return set_slot(slot, &how, timeout_ms.unwrap_or(HAND_OVER_MS), view);
+        }
+        Admin::Group(wish) => group_ops(wish, view)?,
+        Admin::Node(wish) => (node_ops(wish, view, node)?, Finish::Ok),
+        Admin::SlotStats { slots: (first, last), order } => {
+            let query = GroupQuery::SlotKeys { first, last };
+            let ask = |group| (Target::Group(group), Work::Query(query.clone()));
+            return Ok((config.shard_groups().map(ask).collect(), Finish::SlotStats(order)));
+        }
+    };
+    Ok((requests(wish.id, ops), finish))
+}
+
+/// Of groups.
+fn group_ops(admin: GroupWish, view: &ClusterView) -> Result<(Vec<MasterOp>, Finish), ErrorText> {
+    let op = match admin {
+        GroupWish::Create { group, nodes, weight, rebalance } => {
+            let voters = nodes.iter().map(|name| node(name, view)).collect::<Result<_, _>>()?;
+            let op = MasterOp::CreateGroup { group, voters, weight, rebalance };
+            return Ok((vec![op], Finish::Created));
+        }
+        GroupWish::Drain(group) => MasterOp::DrainGroup { group },
+        GroupWish::Remove(group) => MasterOp::RemoveGroup { group },
+        GroupWish::SetWeight { group, weight } => MasterOp::SetWeight { group, weight },
+    };
+    Ok((vec![op], Finish::ConfigNum))
+}
+
+/// Of nodes and their seats; `me` is the node that was asked.
+fn node_ops(
+    admin: NodeWish,
+    view: &ClusterView,
+    me: Option<NodeId>,
+) -> Result<Vec<MasterOp>, ErrorText> {
+    let config = &view.map.config;
+    let by_name = |name: &[u8]| self::node(name, view);
+    Ok(match admin {
+        NodeWish::SetEvacuated { node, evacuated } => {
+            vec![MasterOp::SetEvacuated { node: by_name(&node)?, evacuated }]
+        }
+        NodeWish::Forget(name) => vec![MasterOp::ForgetNode { node: by_name(&name)? }],
+        NodeWish::Replace { old, new } => replace(by_name(&old)?, by_name(&new)?, config)?,
+        NodeWish::SetVoter { node, group, add } => set_voter(by_name(&node)?, group, add, config)?,
+        NodeWish::Replicate(master) => {
+            let (me, master) = (here(me, "CLUSTER REPLICATE")?, by_name(&master)?);
+            if me == master {
+                return Err("ERR Can't replicate myself".into());
+            }
+            set_voter(me, Some(led_group(master, view)?), true, config)?
+        }
+        NodeWish::Meet { node, resp, peer } => {
+            let addresses = NodeConfig { peer, resp };
+            vec![MasterOp::AddNode { node: NodeId(node), addresses }]
+        }
+    })
+}
+
+fn config_of(num: Option<u64>) -> (Steps, Finish) {
+    let asked = MasterQuery::Config(ConfigNum(num.unwrap_or(u64::MAX)));
+    (vec![ask(asked)], Finish::Config(num))
+}
+
+fn ask(query: MasterQuery) -> (Target, Work) {
+    (Target::Group(SHARDMASTER), Work::Query(GroupQuery::Master(query)))
+}
+
+/// Each op has an id of its own, so that all of them can be sent again.
+fn requests(id: Option<RequestId>, ops: Vec<MasterOp>) -> Steps {
+    let id = |at: usize| id.map(|id| RequestId(id.0.wrapping_add(at as u128)));
+    let ops = ops.into_iter().enumerate();
+    let request = |(at, op)| MasterRequest { id: id(at), op };
+    ops.map(|op| (Target::Group(SHARDMASTER), Work::Master(request(op)))).collect()
+}
+
+fn migrate(
+    orders: Vec<(Vec<SlotSpan>, Destination)>,
+    view: &ClusterView,
+) -> Result<Vec<MasterOp>, ErrorText> {
+    let orders = orders.into_iter().map(|(ranges, to)| {
+        let to = match to {
+            Destination::Group(group) => group,
+            Destination::Node(name) => led_group(node(&name, view)?, view)?,
+        };
+        Ok(MasterOp::MoveSlots { ranges, to })
+    });
+    orders.collect()
+}
+
+fn import(
+    ranges: Vec<SlotSpan>,
+    view: &ClusterView,
+    node: Option<NodeId>,
+) -> Result<Vec<MasterOp>, ErrorText> {
+    let to = led_group(here(node, "CLUSTER MIGRATION IMPORT")?, view)?;
+    let is_here = |slot: Slot| view.map.config.group_of(slot) == Some(to);
+    let mut slots = ranges.iter().flat_map(|(first, last)| (first.0..=last.0).map(Slot));
+    match slots.all(is_here) {
+        // As Redis says it.
+        true => Err("ERR this node is already the owner of the slot range".into()),
+        false => Ok(vec![MasterOp::MoveSlots { ranges, to }]),
+    }
+}
+
+fn status(task: Option<Task>) -> (Steps, Finish) {
+    let mut steps = vec![ask(MasterQuery::EndedMoves)];
+    if let Some(Task::Wish(num)) = task
+        && let Some(before) = num.checked_sub(1)
+    {
+        steps.extend([before, num].map(|num| ask(MasterQuery::Config(ConfigNum(num)))));
+    }
+    (steps, Finish::MigrationStatus(task))
+}
+
+/// What is not under way any more counts as nothing, as in Redis.
+fn cancel(task: Task, view: &ClusterView) -> Vec<MasterOp> {
+    let Task::Moves { slots: (first, last), ids } = task else { return Vec::new() };
+    let is_wanted = |slot: Slot| {
+        let record = view.map.move_of(slot);
+        let owner = view.map.owners.of(slot).map(|(group, _)| group);
+        match record {
+            Some(record) => ids == (0, 0) || (ids.0..=ids.1).contains(&record.order.id.0),
+            None => ids == (0, 0) && view.map.config.group_of(slot) != owner,
+        }
+    };
+    let slots: Vec<SlotSpan> = (first.0..=last.0)
+        .map(Slot)
+        .filter(|slot| is_wanted(*slot))
+        .map(|slot| (slot, slot))
+        .collect();
+    match slots.is_empty() {
+        true => Vec::new(),
+        false => vec![MasterOp::Cancel(Cancel::Slots(slots))],
+    }
+}
+
+fn flush(config: &ClusterConfig) -> Vec<MasterOp> {
+    let ranges: Vec<SlotSpan> =
+        config.slots.iter().map(|range| (range.first, range.last)).collect();
+    match ranges.is_empty() {
+        true => Vec::new(),
+        false => vec![MasterOp::UnassignSlots { ranges }],
+    }
+}
+
+fn set_slot(
+    slot: Slot,
+    how: &SetSlot,
+    timeout_ms: u32,
+    view: &ClusterView,
+) -> Result<(Steps, Finish), ErrorText> {
+    let owner = view.map.owners.of(slot).map(|(group, _)| group);
+    let target = view.map.config.group_of(slot);
+    let stranger = |name: &[u8]| {
+        let name = quote(name, QUOTED_BYTES_MAX);
+        ErrorText::from(format!("ERR I don't know about node {name}"))
+    };
+    let mut ops = Vec::new();
+    let mut await_owner = None;
+    let to_node = |node| -> Result<GroupId, ErrorText> {
+        // Where it is already, or is on its way to, comes before where it would be put now.
+        let known = [owner, target].into_iter().flatten().find(|group| leads(node, *group, view));
+        known.map_or_else(|| led_group(node, view), Ok)
+    };
+    match how {
+        SetSlot::Migrating(name) => {
+            let to = to_node(node(name, view).map_err(|_| stranger(name))?)?;
+            if target != Some(to) {
+                ops.push(MasterOp::MoveSlots { ranges: vec![(slot, slot)], to });
+            }
+        }
+        SetSlot::Importing(name) => {
+            node(name, view).map_err(|_| stranger(name))?;
+        }
+        SetSlot::Stable => {
+            if let Some(owner) = owner.filter(|owner| Some(*owner) != target) {
+                ops.push(MasterOp::Cancel(Cancel::Slots(vec![(slot, slot)])));
+                ops.push(MasterOp::MoveSlots { ranges: vec![(slot, slot)], to: owner });
+            }
+        }
+        SetSlot::Node(name) => {
+            let to = to_node(node(name, view)?)?;
+            if target != Some(to) {
+                ops.push(MasterOp::MoveSlots { ranges: vec![(slot, slot)], to });
+            }
+            if owner != Some(to) {
+                await_owner =
+                    Some((Target::Slot(slot), Work::AwaitOwner { group: to, timeout_ms }));
+            }
+        }
+    }
+    let mut steps = requests(None, ops);
+    steps.extend(await_owner);
+    Ok((steps, Finish::Ok))
+}
+
+fn replace(old: NodeId, new: NodeId, config: &ClusterConfig) -> Result<Vec<MasterOp>, ErrorText> {
+    let mut ops = Vec::new();
+    for (group, seats) in config.groups.iter().filter(|(_, seats)| seats.voters.contains(&old)) {
+        if seats.voters.contains(&new) {
+            return Err(format!("ERR node {new} has a seat in group {group} already").into());
+        }
+        let voters = seats.voters.iter().map(|node| if *node == old { new } else { *node });
+        ops.push(MasterOp::SetMembers { group: *group, voters: voters.collect() });
+    }
+    match ops.is_empty() {
+        true => Err(format!("ERR node {old} has no seat that another could take").into()),
+        false => Ok(ops),
+    }
+}
+
+fn set_voter(
+    node: NodeId,
+    group: Option<GroupId>,
+    add: bool,
+    config: &ClusterConfig,
+) -> Result<Vec<MasterOp>, ErrorText> {
+    let groups: Vec<GroupId> = match (group, add) {
+        (Some(group), _) => vec![group],
+        (None, false) => {
+            let seats = config.groups.iter().filter(|(_, seats)| seats.voters.contains(&node));
+            seats.map(|(group, _)| *group).collect()
+        }
+        (None, true) => match config.shard_groups().collect::<Vec<_>>().as_slice() {
+            [group] => vec![*group],
+            _ => return Err("ERR there are several groups, name one with GROUP g".into()),
+        },
+    };
+    let mut ops = Vec::new();
+    for group in groups {
+        let seats = config.groups.get(&group);
+        let mut voters = seats.map(|seats| seats.voters.clone()).unwrap_or_default();
+        if voters.contains(&node) != add {
+            match add {
+                true => voters.push(node),
+                false => voters.retain(|voter| *voter != node),
+            }
+            // An unknown group is refused by the shardmaster, which knows it best.
+            ops.push(MasterOp::SetMembers { group, voters });
+        }
+    }
+    Ok(ops)
+}
+
+/// The node of a name of 40 digits, or of a number as in the cluster's file.
+pub(super) fn node(name: &[u8], view: &ClusterView) -> Result<NodeId, ErrorText> {
+    let config = &view.map.config;
+    let number = shard_core::integer::parse_integer(name).and_then(|n| u64::try_from(n).ok());
+    let mut nodes = config.nodes.keys().copied();
+    let found = match number {
+        Some(number) if name.len() < 40 => nodes.find(|node| node.0 == number),
+        _ => nodes.find(|node| node_name(&config.cluster_id, *node).as_bytes() == name),
+    };
+    found.ok_or_else(|| {
+        let name = quote(name, QUOTED_BYTES_MAX);
+        ErrorText::from(format!("ERR Unknown node {name}"))
+    })
+}
+
+fn leads(node: NodeId, group: GroupId, view: &ClusterView) -> bool {
+    view.leaders.get(&group).is_some_and(|known| known.leader == Some(node))
+}
+
+/// The group with the fewest slots of those that a node leads, the lower one of two; a drained one, which
+/// gets none, only if there is no other.
+fn led_group(node: NodeId, view: &ClusterView) -> Result<GroupId, ErrorText> {
+    let config = &view.map.config;
+    let groups = config.shard_groups().filter(|group| leads(node, *group, view));
+    let slots = |group: GroupId| -> u32 { config.ranges_of(group).map(SlotRange::count).sum() };
+    let is_drained = |group| config.groups.get(&group).is_some_and(|seats| seats.weight == 0);
+    groups.min_by_key(|group| (is_drained(*group), slots(*group), *group)).ok_or_else(|| {
+        let name = node_name(&config.cluster_id, node);
+        format!("ERR node {name} leads no group, name one with GROUP g").into()
+    })
+}
+
+fn here(node: Option<NodeId>, command: &str) -> Result<NodeId, ErrorText> {
+    node.ok_or_else(|| format!("ERR This is a router: send {command} to the node it is for").into())
+}

@@ -1,0 +1,139 @@
+//! Administrators' commands against real processes: slots move under writers, and nobody notices.
+
+use harness::process::ThreeNodes;
+use harness::resp::{Client, Value};
+use harness::tokens::{Attempt, Patience, WriterEnd, Writers, check_tokens};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long moves may take on a machine that does other things as well.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Connections that write at once.
+const WRITERS: usize = 8;
+
+fn client(port: u16) -> Client {
+    Client::connect(port).expect("a connection")
+}
+
+fn call(client: &mut Client, words: &[&str]) -> Value {
+    client.call(words).expect("a reply")
+}
+
+/// Waits until every slot is where it is to be, as the node says.
+fn wait_until_moved(client: &mut Client) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let status = call(client, &["CLUSTER", "REBALANCE", "STATUS"]);
+        if status.field("state").text() == "balanced" {
+            return;
+        }
+        assert!(Instant::now() < end, "the moves do not end: {status:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The slots of the group that has a slot, as CLUSTER SHARDS tells them.
+fn shard_of(client: &mut Client, slot: i64) -> Vec<(i64, i64)> {
+    let shards = call(client, &["CLUSTER", "SHARDS"]);
+    let mut ranges = shards.items().iter().map(|shard| {
+        let slots = shard.field("slots");
+        let pair = |pair: &[Value]| match pair {
+            [Value::Integer(first), Value::Integer(last)] => (*first, *last),
+            other => panic!("{other:?}"),
+        };
+        slots.items().chunks(2).map(pair).collect::<Vec<_>>()
+    });
+    let has = |ranges: &Vec<(i64, i64)>| ranges.iter().any(|(a, b)| (*a..=*b).contains(&slot));
+    ranges.find(has).unwrap_or_else(|| panic!("nobody has slot {slot}: {shards:?}"))
+}
+
+#[test]
+fn slots_move_under_writers_and_every_node_shows_the_owner() {
+    let cluster = ThreeNodes::start();
+    let ports = [1, 2, 3].map(|id| cluster.node_port(id));
+    let mut admin = client(ports[0]);
+    let writers = Writers::start(cluster.router_port(), WRITERS, "moved", Patience::None);
+    writers.wait_for_acks(100);
+    // Slots that are written to, those of the first group, a third over each node.
+    let mut slots: Vec<i64> = (0..100)
+        .map(|number| call(&mut admin, &["CLUSTER", "KEYSLOT", &format!("moved:{number}")]))
+        .map(|slot| if let Value::Integer(slot) = slot { slot } else { panic!("{slot:?}") })
+        .filter(|slot| *slot < 8192)
+        .collect();
+    slots.sort_unstable();
+    slots.dedup();
+    assert!(slots.len() > 30, "{slots:?}");
+    for (round, port) in (0..).zip(ports) {
+        let ranges = slots
+            .iter()
+            .skip(round)
+            .step_by(3)
+            .flat_map(|slot| [slot.to_string(), slot.to_string()]);
+        let ranges: Vec<String> = ranges.collect();
+        let mut words = vec!["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE"];
+        words.extend(ranges.iter().map(String::as_str));
+        words.extend(["GROUP", "2"]);
+        assert_eq!(call(&mut client(port), &words), Value::Simple("OK".into()));
+        writers.wait_for_acks(50);
+    }
+    wait_until_moved(&mut admin);
+    writers.wait_for_acks(50);
+    let mut attempts: Vec<Vec<Attempt>> = Vec::new();
+    for (tried, end) in writers.end() {
+        if let WriterEnd::Refused(reply) = end {
+            panic!("a writer was answered {reply}");
+        }
+        attempts.push(tried);
+    }
+    check_tokens(&mut client(cluster.router_port()), &attempts);
+    for port in ports {
+        let mut client = client(port);
+        wait_until_moved(&mut client);
+        let second = shard_of(&mut client, 16383);
+        let has = |slot: &i64| second.iter().any(|(first, last)| (first..=last).contains(&slot));
+        assert!(slots.iter().all(has), "{second:?}");
+        let ended = call(&mut client, &["CLUSTER", "GETSLOTMIGRATIONS"]);
+        let states: Vec<String> =
+            ended.items().iter().map(|job| job.field("state").text()).collect();
+        assert!(!states.is_empty() && states.iter().all(|state| state == "success"), "{states:?}");
+    }
+}
+
+#[test]
+fn redis_clis_steps_wait_for_the_hand_over() {
+    let cluster = ThreeNodes::start();
+    let mut admin = client(cluster.node_port(1));
+    assert_eq!(call(&mut admin, &["SET", "a", "1"]), Value::Simple("OK".into()));
+    // The slot of `a` is 15495, which is the second group's; its keys are moved for whoever counts them.
+    let name = |client: &mut Client, slot: i64| {
+        let shards = call(client, &["CLUSTER", "SLOTS"]);
+        let row = shards.items().iter().find(|row| match row.items() {
+            [Value::Integer(first), Value::Integer(last), ..] => (*first..=*last).contains(&slot),
+            other => panic!("{other:?}"),
+        });
+        row.expect("an owner").items()[2].items()[2].text()
+    };
+    // One node may lead both groups: then a slot has nowhere to go by a node's name.
+    let end = Instant::now() + PATIENCE;
+    while name(&mut admin, 0) == name(&mut admin, 15495) {
+        let leader = name(&mut admin, 0);
+        let to = (1..=3).find(|id| {
+            call(&mut client(cluster.node_port(*id)), &["CLUSTER", "MYID"]).text() != leader
+        });
+        let to = to.expect("another node").to_string();
+        // Refused while an election runs: it is asked for again.
+        let _ = call(&mut admin, &["RAFT.TRANSFER_LEADER", "1", &to]);
+        assert!(Instant::now() < end, "one node leads everything");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let to = name(&mut admin, 0);
+    let ok = Value::Simple("OK".into());
+    assert_eq!(call(&mut admin, &["CLUSTER", "SETSLOT", "15495", "MIGRATING", &to]), ok);
+    let keys = call(&mut admin, &["CLUSTER", "GETKEYSINSLOT", "15495", "10"]);
+    assert_eq!(keys.items(), [], "redis-cli has nothing to move by hand");
+    assert_eq!(call(&mut admin, &["CLUSTER", "SETSLOT", "15495", "NODE", &to]), ok);
+    assert_eq!(shard_of(&mut admin, 15495), shard_of(&mut admin, 0));
+    assert_eq!(call(&mut admin, &["GET", "a"]), Value::Bulk(b"1".to_vec()));
+    let keys = call(&mut admin, &["CLUSTER", "GETKEYSINSLOT", "15495", "10"]);
+    assert_eq!(keys.items().len(), 1, "closed again, the slot shows its keys");
+}
