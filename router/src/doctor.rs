@@ -62,6 +62,13 @@ impl Topology<'_> {
                 ));
             }
         }
+        for node in self.view.map.config.nodes.keys() {
+            if *node != status.node && !status.peers.contains_key(node) {
+                lines.push(format!(
+                    "node {node} was never heard of here: start it, or CLUSTER FORGET {node}"
+                ));
+            }
+        }
         for node in &self.view.map.evacuated {
             lines
                 .push(format!("node {node} is evacuated: CLUSTER ADMIT {node} lets it lead again"));
@@ -71,6 +78,17 @@ impl Topology<'_> {
     fn lagging(&self, lines: &mut Vec<String>) {
         let Some(status) = self.status else { return };
         for (group, replica) in &status.replicas {
+            let voters =
+                self.view.map.config.groups.get(group).map(|seats| seats.voters.as_slice());
+            let leads = replica.leader == Some(status.node);
+            let is_seated =
+                |node: &NodeId| *node == status.node || replica.matched.contains_key(node);
+            for node in voters.unwrap_or_default().iter().filter(|node| leads && !is_seated(node)) {
+                lines.push(format!(
+                    "node {node} is to have a seat in group {group} and has none yet: start it, or \
+                     CLUSTER DELVOTER {node} GROUP {group}"
+                ));
+            }
             for (node, matched) in &replica.matched {
                 let behind = replica.last.0.saturating_sub(matched.0);
                 if behind > LAG_ENTRIES_MAX {
@@ -137,6 +155,121 @@ impl Topology<'_> {
                 "node {node} is over its --maxmemory, so nothing may grow: raise it, or add a group and \
                  CLUSTER REBALANCE"
             ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shard_core::cluster_config::{GroupConfig, NodeConfig};
+    use shard_core::cluster_map::Waiting;
+    use shard_core::wire::{ClusterView, LeaderView, NodeStatus, PeerStatus, ReplicaStatus};
+
+    /// Three nodes and one group that node 1 leads; everything is well.
+    fn well() -> (ClusterView, NodeStatus) {
+        let mut view = ClusterView::default();
+        let voters: Vec<NodeId> = [1, 2, 3].map(NodeId).to_vec();
+        for node in &voters {
+            let (peer, resp) = (format!("h:{node}"), format!("h:9{node}"));
+            view.map.config.nodes.insert(*node, NodeConfig { peer, resp });
+        }
+        for group in [SHARDMASTER, GroupId(1)] {
+            let seats = GroupConfig { voters: voters.clone(), weight: group.0 };
+            view.map.config.groups.insert(group, seats);
+        }
+        view.map.config.assign_evenly();
+        view = ClusterView::of_config(&view.map.config);
+        let mut status = NodeStatus { node: NodeId(1), ..NodeStatus::default() };
+        for group in [SHARDMASTER, GroupId(1)] {
+            let led = LeaderView { leader: Some(NodeId(1)), term: Default::default() };
+            view.leaders.insert(group, led);
+            let mut replica = ReplicaStatus { leader: led.leader, ..ReplicaStatus::default() };
+            replica.matched = [2, 3].map(|node| (NodeId(node), Default::default())).into();
+            status.replicas.insert(group, replica);
+        }
+        let up = PeerStatus { state: "up", ..PeerStatus::default() };
+        status.peers = [(NodeId(2), up.clone()), (NodeId(3), up)].into();
+        (view, status)
+    }
+
+    /// What is found after a change of what is well.
+    fn findings(change: impl Fn(&mut ClusterView, &mut NodeStatus)) -> Vec<String> {
+        let (mut view, mut status) = well();
+        change(&mut view, &mut status);
+        let led = [GroupId(1)].into();
+        let topology = Topology { view: &view, led, node: Some(NodeId(1)), status: Some(&status) };
+        let text = topology.doctor();
+        text.lines().skip(1).map(str::to_owned).collect()
+    }
+
+    fn wait(view: &mut ClusterView, slot: u16, reason: RefuseReason) {
+        view.map.waiting.insert(Slot(slot), Waiting { reason, refusals: 1, until: None });
+    }
+
+    #[test]
+    fn each_fault_is_one_line_with_what_mends_it() {
+        assert_eq!(findings(|_, _| ()), Vec::<String>::new());
+        type Change = fn(&mut ClusterView, &mut NodeStatus);
+        let faults: &[(Change, &str, &str)] = &[
+            (|view, _| _ = view.leaders.remove(&SHARDMASTER), "group 0 has no leader", "start"),
+            (
+                |_, status| status.peers.entry(NodeId(2)).or_default().state = "gone",
+                "node 2 is gone",
+                "CLUSTER REPLACE 2",
+            ),
+            (
+                |_, status| _ = status.peers.remove(&NodeId(3)),
+                "node 3 was never heard of",
+                "CLUSTER FORGET 3",
+            ),
+            (
+                |_, status| {
+                    let replica = status.replicas.entry(GroupId(1)).or_default();
+                    replica.last.0 = LAG_ENTRIES_MAX + 1;
+                    replica.matched.entry(NodeId(3)).or_default().0 = 1;
+                },
+                "node 2 is 10001 entries behind in group 1",
+                "CLUSTER REPLACE 2",
+            ),
+            (
+                |_, status| {
+                    let replica = status.replicas.entry(GroupId(1)).or_default();
+                    replica.matched.remove(&NodeId(2));
+                },
+                "node 2 is to have a seat in group 1 and has none",
+                "CLUSTER DELVOTER 2 GROUP 1",
+            ),
+            (
+                |view, _| {
+                    wait(view, 5, RefuseReason::Cancelled);
+                    wait(view, 6, RefuseReason::Cancelled);
+                },
+                "2 slots do not get to group 1, their moves were cancelled",
+                "CLUSTER REBALANCE RESUME",
+            ),
+            (
+                |view, _| wait(view, 5, RefuseReason::OutOfMemory),
+                "1 slots do not get to group 1, the destination has no memory left",
+                "--maxmemory",
+            ),
+            (|view, _| view.map.paused = true, "moves are paused", "CLUSTER REBALANCE RESUME"),
+            (|_, status| status.disk.low = true, "the disk of node 1", "CLUSTER REPLACE 1"),
+            (
+                |view, _| view.map.owners = Default::default(),
+                "16384 slots have no owner",
+                "ADDSLOTS",
+            ),
+            (
+                |view, _| _ = view.map.evacuated.insert(NodeId(2)),
+                "node 2 is evacuated",
+                "CLUSTER ADMIT 2",
+            ),
+        ];
+        for (change, fault, mends) in faults {
+            let found = findings(change);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].starts_with(fault) && found[0].contains(mends), "{found:?}");
         }
     }
 }

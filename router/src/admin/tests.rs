@@ -174,6 +174,11 @@ fn a_request_id_makes_a_second_attempt_harmless() {
     assert_eq!(*world.master.newest(), config, "it was carried out before");
     let text = world.text(&move_to(1));
     assert!(text.starts_with("ERR request id") && text.contains("used for another"), "{text}");
+    // Each order of a command has an id of its own.
+    let both = "CLUSTER MIGRATESLOTS SLOTSRANGE 1 1 GROUP 2 SLOTSRANGE 2 2 GROUP 2 REQUESTID 77";
+    for _ in 0..2 {
+        assert_eq!(world.call(both), Reply::OK);
+    }
     let text = world.text("CLUSTER REBALANCE REQUESTID xyz");
     assert_eq!(text, "ERR REQUESTID 'xyz' is not 1 to 32 hexadecimal digits");
 }
@@ -330,6 +335,8 @@ fn an_import_has_a_name_that_its_status_and_its_end_are_asked_by() {
         [&id, "9000-9003 9010", state, &two, &one, "import"].map(str::to_owned).to_vec()
     };
     assert_eq!(world.rows(&ask, &fields), [row("streaming-buffer")]);
+    let rows = world.rows("CLUSTER GETSLOTMIGRATIONS", &["slot_ranges"]);
+    assert_eq!(rows, [["9000-9003"], ["9010"]], "what is apart is told apart");
     world.end_moves(MoveOutcome::Activated);
     assert_eq!(world.rows(&ask, &fields), [row("completed")]);
     let text = world.text("CLUSTER MIGRATION IMPORT 9000 9003");

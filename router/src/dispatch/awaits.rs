@@ -65,3 +65,61 @@ impl Dispatch {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Bench, MS, SLOT};
+    use crate::backend::{Answered, Refusal, Target, Work};
+    use shard_core::moves::SlotEpoch;
+    use shard_core::op::Outcome;
+    use shard_core::wire::ClusterView;
+    use shard_core::{GroupId, NodeId};
+
+    fn wait(bench: &mut Bench, group: u32) -> u64 {
+        let work = Work::AwaitOwner { group: GroupId(group), timeout_ms: 1 };
+        bench.submit(Target::Slot(SLOT), work)
+    }
+
+    #[test]
+    fn a_slot_is_waited_for_until_its_owner_is_the_one() {
+        let mut bench = Bench::new();
+        let (here, there) = (wait(&mut bench, 1), wait(&mut bench, 2));
+        assert!(bench.poll().is_empty(), "nothing is sent for it");
+        assert_eq!(bench.answer(here), Some(&Answered::Outcome(Outcome::Ok)));
+        assert_eq!(bench.answer(there), None);
+        let mut view = ClusterView::clone(&bench.dispatch.view());
+        view.map.version += 1;
+        view.map.owners.set(SLOT, GroupId(2), SlotEpoch(2));
+        bench.dispatch.on_view(bench.now, NodeId(1), &view);
+        bench.poll();
+        assert_eq!(bench.answer(there), Some(&Answered::Outcome(Outcome::Ok)));
+    }
+
+    #[test]
+    fn who_has_waited_long_enough_is_told_that_it_still_moves() {
+        let mut bench = Bench::new();
+        let there = wait(&mut bench, 2);
+        bench.poll();
+        let deadline = bench.dispatch.deadline().expect("somebody waits");
+        bench.now = deadline - MS;
+        bench.poll();
+        assert_eq!(bench.answer(there), None);
+        bench.now = deadline;
+        bench.poll();
+        let refused = Answered::Refused(Refusal::Moving { slot: SLOT });
+        assert_eq!(bench.answer(there), Some(&refused));
+    }
+
+    #[test]
+    fn no_more_wait_than_may_and_those_that_went_make_room() {
+        let mut bench = Bench::new();
+        let tickets: Vec<u64> = (0..=super::AWAITS_MAX).map(|_| wait(&mut bench, 2)).collect();
+        bench.poll();
+        let last = tickets.last().copied().unwrap_or_default();
+        assert_eq!(bench.answer(last), Some(&Answered::Refused(Refusal::Overloaded)));
+        bench.dispatch.abandon(|_| true);
+        let again = wait(&mut bench, 2);
+        bench.poll();
+        assert_eq!(bench.answer(again), None);
+    }
+}
