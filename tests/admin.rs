@@ -3,6 +3,7 @@
 use harness::process::ThreeNodes;
 use harness::resp::{Client, Value};
 use harness::tokens::{Attempt, Patience, WriterEnd, Writers, check_tokens};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -99,26 +100,25 @@ fn slots_move_under_writers_and_every_node_shows_the_owner() {
     }
 }
 
-#[test]
-fn redis_clis_steps_wait_for_the_hand_over() {
-    let cluster = ThreeNodes::start();
+/// The id of the node that leads the group of a slot.
+fn leader(client: &mut Client, slot: i64) -> String {
+    let shards = call(client, &["CLUSTER", "SLOTS"]);
+    let row = shards.items().iter().find(|row| match row.items() {
+        [Value::Integer(first), Value::Integer(last), ..] => (*first..=*last).contains(&slot),
+        other => panic!("{other:?}"),
+    });
+    row.expect("an owner").items()[2].items()[2].text()
+}
+
+/// Waits until two nodes lead the two groups: by the name of a node that leads all, a slot has nowhere to
+/// go.
+fn lead_apart(cluster: &ThreeNodes) {
     let mut admin = client(cluster.node_port(1));
-    assert_eq!(call(&mut admin, &["SET", "a", "1"]), Value::Simple("OK".into()));
-    // The slot of `a` is 15495, which is the second group's; its keys are moved for whoever counts them.
-    let name = |client: &mut Client, slot: i64| {
-        let shards = call(client, &["CLUSTER", "SLOTS"]);
-        let row = shards.items().iter().find(|row| match row.items() {
-            [Value::Integer(first), Value::Integer(last), ..] => (*first..=*last).contains(&slot),
-            other => panic!("{other:?}"),
-        });
-        row.expect("an owner").items()[2].items()[2].text()
-    };
-    // One node may lead both groups: then a slot has nowhere to go by a node's name.
     let end = Instant::now() + PATIENCE;
-    while name(&mut admin, 0) == name(&mut admin, 15495) {
-        let leader = name(&mut admin, 0);
+    while leader(&mut admin, 0) == leader(&mut admin, 15495) {
+        let first = leader(&mut admin, 0);
         let to = (1..=3).find(|id| {
-            call(&mut client(cluster.node_port(*id)), &["CLUSTER", "MYID"]).text() != leader
+            call(&mut client(cluster.node_port(*id)), &["CLUSTER", "MYID"]).text() != first
         });
         let to = to.expect("another node").to_string();
         // Refused while an election runs: it is asked for again.
@@ -126,7 +126,47 @@ fn redis_clis_steps_wait_for_the_hand_over() {
         assert!(Instant::now() < end, "one node leads everything");
         thread::sleep(Duration::from_millis(50));
     }
-    let to = name(&mut admin, 0);
+}
+
+/// What `redis-cli --cluster` says; None: there is none here.
+fn redis_cli(words: &[&str]) -> Option<String> {
+    let output = match Command::new("redis-cli").arg("--cluster").args(words).output() {
+        Ok(output) => output,
+        Err(error) => {
+            eprintln!("not tried: redis-cli does not start: {error}");
+            return None;
+        }
+    };
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn redis_cli_reshards_and_finds_nothing_wrong() {
+    let cluster = ThreeNodes::start();
+    lead_apart(&cluster);
+    let mut admin = client(cluster.node_port(1));
+    let (from, to) = (leader(&mut admin, 0), leader(&mut admin, 15495));
+    let address = format!("127.0.0.1:{}", cluster.node_port(1));
+    let words = ["reshard", &address, "--cluster-from", &from, "--cluster-to", &to];
+    let more = ["--cluster-slots", "5", "--cluster-yes"];
+    let Some(_) = redis_cli(&[&words[..], &more].concat()) else { return };
+    assert!(shard_of(&mut admin, 16383).contains(&(0, 4)));
+    let end = Instant::now() + PATIENCE;
+    // Each node hears of the last hand-over in its own time.
+    while !redis_cli(&["check", &address]).is_some_and(|t| t.contains("All nodes agree")) {
+        assert!(Instant::now() < end, "the nodes do not agree");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn redis_clis_steps_wait_for_the_hand_over() {
+    let cluster = ThreeNodes::start();
+    let mut admin = client(cluster.node_port(1));
+    assert_eq!(call(&mut admin, &["SET", "a", "1"]), Value::Simple("OK".into()));
+    // The slot of `a` is 15495, which is the second group's; its keys are moved for whoever counts them.
+    lead_apart(&cluster);
+    let to = leader(&mut admin, 0);
     let ok = Value::Simple("OK".into());
     assert_eq!(call(&mut admin, &["CLUSTER", "SETSLOT", "15495", "MIGRATING", &to]), ok);
     let keys = call(&mut admin, &["CLUSTER", "GETKEYSINSLOT", "15495", "10"]);

@@ -146,6 +146,12 @@ impl ShardScript {
             }
             "dbsize" => EntryItem::Group(GroupQuery::KeyCount),
             "occupied" => EntryItem::Group(GroupQuery::OccupiedSlots),
+            "slotkeys" => {
+                let range = args.next_pos().ok_or("slotkeys needs a range")?;
+                let (first, last) = range.split_once('-').ok_or("a range is first-last")?;
+                let (first, last) = (Slot(first.parse()?), Slot(last.parse()?));
+                EntryItem::Group(GroupQuery::SlotKeys { first, last })
+            }
             _ => EntryItem::Lane(self.parse_lane(name, args)?),
         })
     }
@@ -429,7 +435,11 @@ fn show_answer(answer: &Answer) -> String {
         Answer::Frozen => "frozen".to_owned(),
         Answer::Moved { to, epoch } => format!("moved to {to} in {epoch}"),
         Answer::Invalid => "invalid".to_owned(),
-        Answer::Group(GroupAnswer::SlotKeys(slots)) => format!("{slots:?}"),
+        Answer::Group(GroupAnswer::SlotKeys(slots)) => {
+            let full = slots.iter().filter(|(_, keys)| *keys > 0);
+            let full: Vec<_> = full.map(|(slot, keys)| format!("{slot}:{keys}")).collect();
+            format!("slots={} [{}]", slots.len(), full.join(" "))
+        }
         Answer::Group(GroupAnswer::Transfer(_) | GroupAnswer::Master(_))
         | Answer::Master(_)
         | Answer::LogTime(_)
