@@ -298,7 +298,7 @@ impl Replica {
         }
         let store = match &self.machine {
             Machine::Shard(store) => store,
-            Machine::Master(_) => return reads::admit_to_master(body),
+            Machine::Master(master) => return reads::admit_to_master(master, body),
         };
         if let Some(answer) = self.hindrance(&body, store) {
             return Err(answer);

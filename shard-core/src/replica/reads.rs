@@ -12,9 +12,11 @@
 //! keys have [`READ_BYTES_MAX`]; none waits longer than [`READ_PATIENCE_NS`].
 
 use super::{Admitted, Client, Machine, Replica, ReplicaOutput, answer_to};
+use crate::cluster_config::ConfigNum;
 use crate::codec::{self, EntryBatch, EntryItem};
 use crate::session::{LogTime, SessionId};
 use crate::shard_store::ReadStep;
+use crate::shardmaster::Shardmaster;
 use crate::slot::Slot;
 use crate::wire::{After, Answer, GroupQuery, ReadRequest, Reply, RequestBody};
 use raft_core::effects::{Effects, ReadMode};
@@ -155,9 +157,14 @@ impl Reads {
     }
 }
 
-/// What group 0 takes: ops, and reads that are entries without effect.
-pub(super) fn admit_to_master(body: RequestBody) -> Result<Admitted, Answer> {
+/// What group 0 takes: ops, and reads that are entries without effect. While the first configuration is on
+/// its way they are told to come again: a cluster that has just begun is no reason for a refusal.
+pub(super) fn admit_to_master(master: &Shardmaster, body: RequestBody) -> Result<Admitted, Answer> {
+    let has_begun = master.newest().num > ConfigNum(0);
     match body {
+        RequestBody::Master(_) | RequestBody::Group(GroupQuery::Master(_)) if !has_begun => {
+            Err(Answer::Busy)
+        }
         RequestBody::Master(request) => Ok(Admitted::Item(EntryItem::Master(request), 1024)),
         RequestBody::Group(query @ GroupQuery::Master(_)) => {
             Ok(Admitted::Item(EntryItem::Group(query), 1024))
