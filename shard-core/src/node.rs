@@ -300,34 +300,13 @@ impl Node {
                 self.health.pairs.link_down(now, node, refused);
                 self.pairs(now, out);
             }
-            Input::State { group, event } => {
-                if let Some(replica) = self.replicas.get_mut(&group) {
-                    replica.state_event(now, event, &mut self.scratch);
-                    self.touched.insert(group);
-                    self.collect(now, group, out);
-                }
-            }
-            Input::Chunk { from, chunk } => {
-                self.health.pairs.contact(now, from);
-                let group = chunk.group;
-                let replica = self.replicas.get_mut(&group);
-                if replica.is_some_and(|replica| replica.chunk(chunk, &mut self.scratch)) {
-                    self.collect(now, group, out);
-                } else {
-                    self.chunks_dropped += 1;
-                }
-            }
+            Input::State { group, event } => self.on_state(now, group, event, out),
+            Input::Chunk { from, chunk } => self.on_chunk(now, from, chunk, out),
             Input::Move { from, envelope } => {
                 self.health.pairs.contact(now, from);
                 self.on_move(now, from, envelope, out);
             }
-            Input::Map { from, message } => {
-                self.health.pairs.contact(now, from);
-                let before = Arc::clone(self.feed.map());
-                if self.feed.heard(now, from, message, &mut out.maps) {
-                    self.map_changed(now, &before, out);
-                }
-            }
+            Input::Map { from, message } => self.on_map(now, from, message, out),
             Input::CheckpointWanted(group) => {
                 if let Some(replica) = self.replicas.get_mut(&group) {
                     replica.want_checkpoint();
@@ -335,6 +314,33 @@ impl Node {
                 }
             }
             Input::Leave => self.leaving = true,
+        }
+    }
+
+    fn on_state(&mut self, now: Now, group: GroupId, event: StateEvent<Machine>, out: &mut Output) {
+        if let Some(replica) = self.replicas.get_mut(&group) {
+            replica.state_event(now, event, &mut self.scratch);
+            self.touched.insert(group);
+            self.collect(now, group, out);
+        }
+    }
+
+    fn on_chunk(&mut self, now: Now, from: NodeId, chunk: SnapshotChunk, out: &mut Output) {
+        self.health.pairs.contact(now, from);
+        let group = chunk.group;
+        let replica = self.replicas.get_mut(&group);
+        if replica.is_some_and(|replica| replica.chunk(chunk, &mut self.scratch)) {
+            self.collect(now, group, out);
+        } else {
+            self.chunks_dropped += 1;
+        }
+    }
+
+    fn on_map(&mut self, now: Now, from: NodeId, message: MapMessage, out: &mut Output) {
+        self.health.pairs.contact(now, from);
+        let before = Arc::clone(self.feed.map());
+        if self.feed.heard(now, from, message, &mut out.maps) {
+            self.map_changed(now, &before, out);
         }
     }
 

@@ -527,17 +527,7 @@ impl Replica {
         }
         let MoveEnvelope { from: group, slot, id, message, .. } = envelope;
         if let MoveMessage::NotLeader { hint } = message {
-            if self.mover.leaders.get(&group) == Some(&from) {
-                match hint.filter(|hint| *hint != from) {
-                    Some(hint) => drop(self.mover.leaders.insert(group, hint)),
-                    None => drop(self.mover.leaders.remove(&group)),
-                }
-                // Asked again at once if there is somebody else to ask; else after a while.
-                if hint.is_some() {
-                    self.mover.hinted(slot);
-                }
-            }
-            return;
+            return self.on_hint(from, group, slot, hint);
         }
         if self.role.role != Role::Leader || !self.settled {
             if message.wants_leader() {
@@ -586,6 +576,21 @@ impl Replica {
             // The map will tell.
             MoveMessage::Settled => {}
             MoveMessage::Report { .. } | MoveMessage::NotLeader { .. } => {}
+        }
+    }
+
+    /// Whoever was asked does not lead its group.
+    fn on_hint(&mut self, from: NodeId, group: GroupId, slot: Slot, hint: Option<NodeId>) {
+        if self.mover.leaders.get(&group) != Some(&from) {
+            return;
+        }
+        match hint.filter(|hint| *hint != from) {
+            Some(hint) => drop(self.mover.leaders.insert(group, hint)),
+            None => drop(self.mover.leaders.remove(&group)),
+        }
+        // Asked again at once if there is somebody else to ask; else after a while.
+        if hint.is_some() {
+            self.mover.hinted(slot);
         }
     }
 
