@@ -212,7 +212,10 @@ impl Model {
                 assert!(m.commit <= node.commit, "model: n{id} tells more than it knows");
             }
             Message::InstallSnapshot(m) if m.term == node.now.hard.term => {
-                assert!(node.role == Role::Leader, "model: n{id} offers and does not lead");
+                // In a turn of many calls it may have offered, and then been removed.
+                let led = node.led && node.many;
+                let leads = node.role == Role::Leader || led;
+                assert!(leads, "model: n{id} offers and does not lead");
                 let at = m.snapshot.id.at;
                 let own = has(&node.now.log, at) && at.index <= node.commit;
                 assert!(own, "model: n{id} offers {at}, which it has not committed");
