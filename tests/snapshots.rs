@@ -3,6 +3,7 @@
 
 use harness::process::{DevCluster, ThreeNodes};
 use harness::resp::{Client, Value};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes on a busy machine.
@@ -57,6 +58,13 @@ fn number(port: u16, name: &str) -> Option<u64> {
     let info = Client::connect(port).ok()?.call(&["INFO", "everything"]).ok()?.text();
     let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     Some(line.unwrap_or_else(|| panic!("no {name} in INFO")).trim().parse().expect("a number"))
+}
+
+/// What each group of the node on `port` has applied; none while it does not answer.
+fn applied(port: u16) -> Option<Vec<String>> {
+    let info = Client::connect(port).ok()?.call(&["INFO", "raft"]).ok()?.text();
+    let fields = info.split([',', '\n']).filter(|field| field.starts_with("applied="));
+    Some(fields.map(str::to_owned).collect())
 }
 
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
@@ -118,5 +126,44 @@ fn a_restart_goes_on_from_the_checkpoint() {
         );
         let log = number(cluster.port(), "raft_log_bytes").expect("INFO");
         assert!(log < 100 << 20, "{log} bytes of log");
+    }
+}
+
+/// F10: a copy of the directory from before, put back, has forgotten what the node said since.
+#[test]
+fn f10_yesterdays_directory_put_back_ends_the_node_with_a_sentence() {
+    let mut cluster = ThreeNodes::start();
+    let mut client = Client::connect(cluster.router_port()).expect("a connection");
+    let mut append = |times: usize| {
+        for _ in 0..times {
+            let reply = client.call(&["APPEND", "key", "x"]).expect("a reply");
+            assert!(matches!(reply, Value::Integer(_)), "{reply:?}");
+        }
+    };
+    append(20);
+    cluster.node(3).kill();
+    let (data, copy) = (cluster.data(3), cluster.data(3).with_extension("copy"));
+    copy_files(&data, &copy);
+    append(20);
+    cluster.node(3).restart();
+    let (port, other) = (cluster.node_port(3), cluster.node_port(1));
+    wait_for("node 3 to have caught up", || {
+        applied(other).is_some_and(|there| applied(port).as_ref() == Some(&there))
+    });
+    append(20);
+    cluster.node(3).kill();
+    copy_files(&copy, &data);
+    cluster.node(3).restart();
+    assert!(!cluster.node(3).wait(PATIENCE).success());
+    let log = cluster.node(3).log_since_start();
+    assert!(log.contains("this disk is older than what it told node"), "{log}");
+    append(20);
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for file in std::fs::read_dir(from).expect("a directory") {
+        let file = file.expect("a file").path();
+        std::fs::copy(&file, to.join(file.file_name().expect("a name"))).expect("a copy");
     }
 }

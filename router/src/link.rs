@@ -142,7 +142,8 @@ async fn read(
                 | WireFrame::Heartbeat(_)
                 | WireFrame::Chunk(_)
                 | WireFrame::Move(_)
-                | WireFrame::Map(_) => {
+                | WireFrame::Map(_)
+                | WireFrame::Witness(_) => {
                     return Err(LinkError::Misplaced);
                 }
             }

@@ -25,6 +25,7 @@ use shard_core::handshake::{
 use shard_core::map_feed::MapMessage;
 use shard_core::migration::MoveEnvelope;
 use shard_core::wire::{RaftEnvelope, ToNode, ToRouter};
+use shard_core::witness::WitnessMessage;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -89,6 +90,13 @@ pub enum Inbound {
         from: NodeId,
         /// What it says.
         message: MapMessage,
+    },
+    /// A peer says something of what its disk or this one must have.
+    Witness {
+        /// The peer, proved.
+        from: NodeId,
+        /// What it says.
+        message: WitnessMessage,
     },
     /// A peer sends a piece of a snapshot.
     Chunk {
@@ -307,6 +315,9 @@ async fn serve_peer(
         WireFrame::Map(message) => {
             Ok(shared.inbox.send(Inbound::Map { from: node, message }).await.is_ok())
         }
+        WireFrame::Witness(message) => {
+            Ok(shared.inbox.send(Inbound::Witness { from: node, message }).await.is_ok())
+        }
         WireFrame::ToNode(_) | WireFrame::ToRouter(_) => Err(ConnectionError::WrongFrame),
     });
     tokio::select! {
@@ -335,7 +346,8 @@ async fn serve_router(shared: &Shared, stream: TcpStream) -> Result<(), Connecti
         | WireFrame::Heartbeat(_)
         | WireFrame::Chunk(_)
         | WireFrame::Move(_)
-        | WireFrame::Map(_) => Err(ConnectionError::WrongFrame),
+        | WireFrame::Map(_)
+        | WireFrame::Witness(_) => Err(ConnectionError::WrongFrame),
     });
     let ended = tokio::select! {
         ended = reading => ended,

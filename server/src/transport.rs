@@ -24,6 +24,7 @@ use shard_core::handshake::{Credentials, Purpose};
 use shard_core::map_feed::MapMessage;
 use shard_core::migration::{MoveEnvelope, MoveMessage};
 use shard_core::wire::RaftEnvelope;
+use shard_core::witness::WitnessMessage;
 use shard_core::{GroupId, NodeId};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -189,6 +190,11 @@ impl Transport {
     /// Queues what is said of the shardmaster's map: like a message.
     pub fn map(&self, to: NodeId, message: MapMessage) {
         self.queue(to, WireFrame::Map(message));
+    }
+
+    /// Queues what is said of disks: like a message.
+    pub fn witness(&self, to: NodeId, message: WitnessMessage) {
+        self.queue(to, WireFrame::Witness(message));
     }
 
     fn queue(&self, to: NodeId, frame: WireFrame) {

@@ -334,6 +334,7 @@ impl Worker {
             Inbound::Chunk { from, chunk } => self.handle(Input::Chunk { from, chunk }),
             Inbound::Move { from, envelope } => self.handle(Input::Move { from, envelope }),
             Inbound::Map { from, message } => self.handle(Input::Map { from, message }),
+            Inbound::Witness { from, message } => self.handle(Input::Witness { from, message }),
             Inbound::LinkUp { node, epoch, link } => {
                 self.handle(Input::LinkUp { node, epoch, link });
             }
@@ -387,6 +388,9 @@ impl Worker {
         }
         for (to, heartbeat) in out.heartbeats.drain(..) {
             self.transport.heartbeat(to, heartbeat);
+        }
+        for (to, message) in out.witness.drain(..) {
+            self.transport.witness(to, message);
         }
         for (to, envelope) in out.messages.drain(..) {
             self.transport.send(to, envelope);

@@ -7,7 +7,7 @@
 //! | 4 | length | of all that follows this field |
 //! | 4 | crc32 | IEEE, of all that follows this field |
 //! | 1 | version | [`WIRE_VERSION`] |
-//! | 1 | kind | 1 Raft, 2 to a node, 3 to a router, 4 heartbeat of a node, 5 piece of a snapshot, 6 of a slot that moves, 7 of the shardmaster's map |
+//! | 1 | kind | 1 Raft, 2 to a node, 3 to a router, 4 heartbeat of a node, 5 piece of a snapshot, 6 of a slot that moves, 7 of the shardmaster's map, 8 of promises |
 //! | n | body | postcard; after a Raft message that carries entries: their count (4) and their frames as they are; after the name and offset of a piece of a snapshot: its bytes |
 //!
 //! Entries travel in the frame that the leader encoded once ([`raft_core::frame`]): no replica
@@ -21,6 +21,7 @@ use crate::session::LogTime;
 use crate::shardmaster::MasterRequest;
 use crate::slot::Slot;
 use crate::wire::{GroupQuery, LaneRequest, RaftEnvelope, ToNode, ToRouter};
+use crate::witness::WitnessMessage;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use raft_core::frame::{self, Frame, FrameError};
 use raft_core::message::{AppendEntries, Message};
@@ -50,6 +51,7 @@ const KIND_HEARTBEAT: u8 = 4;
 const KIND_CHUNK: u8 = 5;
 const KIND_MOVE: u8 = 6;
 const KIND_MAP: u8 = 7;
+const KIND_WITNESS: u8 = 8;
 
 /// The payload of a command entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +113,8 @@ pub enum WireFrame {
     Move(MoveEnvelope),
     /// From one node to another: of the shardmaster's map.
     Map(MapMessage),
+    /// From one node to another: of what their disks must have.
+    Witness(WitnessMessage),
 }
 
 /// Why bytes are not an entry or a frame. Whoever sent them gets no answer: the socket is closed.
@@ -216,6 +220,10 @@ pub fn encode_frame(wire: &WireFrame, out: &mut BytesMut) {
             out.put_u8(KIND_MAP);
             append(message, out);
         }
+        WireFrame::Witness(message) => {
+            out.put_u8(KIND_WITNESS);
+            append(message, out);
+        }
         WireFrame::Chunk(SnapshotChunk { group, id, offset, bytes }) => {
             out.put_u8(KIND_CHUNK);
             append(&(group, id, offset), out);
@@ -261,6 +269,7 @@ pub fn decode_frame(buf: &mut BytesMut, bytes_max: usize) -> Result<Option<WireF
         KIND_CHUNK => WireFrame::Chunk(decode_chunk(bytes)?),
         KIND_MOVE => WireFrame::Move(whole(&bytes)?),
         KIND_MAP => WireFrame::Map(whole(&bytes)?),
+        KIND_WITNESS => WireFrame::Witness(whole(&bytes)?),
         other => return Err(CodecError::Kind(other)),
     }))
 }

@@ -46,5 +46,6 @@ pub mod shardmaster;
 pub mod slot;
 mod transfers;
 pub mod wire;
+pub mod witness;
 
 pub use raft_core::types::{GroupId, NodeId};

@@ -21,6 +21,7 @@ use crate::transfers::{self, Transfers, Wish};
 use crate::wire::{
     Answer, ClusterView, NodeStatus, RaftEnvelope, Reply, RequestBatch, RequestBody,
 };
+use crate::witness::{Witness, WitnessMessage};
 use raft_core::OpenError;
 use raft_core::effects::{Fetch, FetchResult, NodeLiveness, RoleChange, Write};
 use raft_core::node_pair::{Heartbeat, PairEdge, PairEffects};
@@ -101,6 +102,13 @@ pub enum Input {
         /// What it says.
         message: MapMessage,
     },
+    /// What a peer says of what its disk or this one must have.
+    Witness {
+        /// The peer.
+        from: NodeId,
+        /// What it says.
+        message: WitnessMessage,
+    },
     /// A piece of a snapshot from a peer.
     Chunk {
         /// The peer.
@@ -133,6 +141,8 @@ pub struct Output {
     pub moves: Vec<(NodeId, MoveEnvelope)>,
     /// To peers: of the shardmaster's map.
     pub maps: Vec<(NodeId, MapMessage)>,
+    /// To peers: of what disks must have. They go before the messages.
+    pub witness: Vec<(NodeId, WitnessMessage)>,
     /// What became of peers' nodes, for the log.
     pub edges: Vec<(NodeId, PairEdge)>,
     /// Peers whose link should pull with [`Node::next_append`].
@@ -184,8 +194,9 @@ pub struct Node {
     loopback: VecDeque<MoveEnvelope>,
     replicas: BTreeMap<GroupId, Replica>,
     opener: Opener,
-    /// A replica could not be opened: the node stops with its next poll.
-    unopened: Option<ReplicaError>,
+    witness: Witness,
+    /// A replica could not be opened, or has lost what it promised: the node stops with its next poll.
+    failed: Option<ReplicaError>,
     health: Health,
     touched: BTreeSet<GroupId>,
     /// Per peer the groups that have something to pull, and where the next pull begins: groups take
@@ -221,6 +232,7 @@ impl Node {
     ) -> Result<Node, OpenError> {
         let NodeSetup { id, bootstrap, addresses, epoch, seed, checkpoints, memory_max } = setup;
         let map = ClusterMap::of_config(&bootstrap);
+        let witness = Witness::new(epoch, &recovered);
         let setup = ReplicaSetup { bootstrap: Arc::new(bootstrap), checkpoints };
         let mut opener = Opener { own: id, raft_config, recovered, setup, seed };
         let mut replicas = BTreeMap::new();
@@ -235,7 +247,8 @@ impl Node {
             checkpointed: GroupId(0),
             feed: MapFeed::new(id, map),
             opener,
-            unopened: None,
+            witness,
+            failed: None,
             loopback: VecDeque::new(),
             addresses,
             replicas,
@@ -266,6 +279,7 @@ impl Node {
                     self.rejected += 1;
                     return;
                 };
+                self.witness.hears(from, envelope.group, &envelope.message);
                 if replica.step(now, from, envelope.message).is_err() {
                     self.rejected += 1;
                 }
@@ -294,6 +308,7 @@ impl Node {
             }
             Input::LinkUp { node, epoch, link } => {
                 self.health.pairs.link_up(now, node, epoch, link);
+                out.witness.extend(self.witness.link_up(node).map(|message| (node, message)));
                 self.pairs(now, out);
             }
             Input::LinkDown { node, refused } => {
@@ -307,6 +322,7 @@ impl Node {
                 self.on_move(now, from, envelope, out);
             }
             Input::Map { from, message } => self.on_map(now, from, message, out),
+            Input::Witness { from, message } => self.on_witness(from, message, out),
             Input::CheckpointWanted(group) => {
                 if let Some(replica) = self.replicas.get_mut(&group) {
                     replica.want_checkpoint();
@@ -344,6 +360,20 @@ impl Node {
         }
     }
 
+    fn on_witness(&mut self, from: NodeId, message: WitnessMessage, out: &mut Output) {
+        match message {
+            WitnessMessage::Began { epoch, found } => {
+                let answer = self.witness.peer_began(from, epoch, &found);
+                out.witness.extend(answer.map(|answer| (from, answer)));
+            }
+            WitnessMessage::Promised { epoch, more } => {
+                if let Some(older) = self.witness.promised(from, epoch, &more) {
+                    self.failed = Some(ReplicaError::Older(older));
+                }
+            }
+        }
+    }
+
     fn on_move(&mut self, now: Now, from: NodeId, envelope: MoveEnvelope, out: &mut Output) {
         let group = envelope.to;
         let Some(replica) = self.replicas.get_mut(&group) else {
@@ -376,7 +406,7 @@ impl Node {
                     self.replicas.insert(group, replica);
                     self.touched.insert(group);
                 }
-                Err(source) => self.unopened = Some(ReplicaError::Open { group, source }),
+                Err(source) => self.failed = Some(ReplicaError::Open { group, source }),
             }
         }
     }
@@ -441,7 +471,7 @@ impl Node {
 
     /// Lets due timers act, then collects what every touched replica owes.
     pub fn poll(&mut self, now: Now, wall: LogTime, out: &mut Output) -> Result<(), ReplicaError> {
-        if let Some(error) = self.unopened.take() {
+        if let Some(error) = self.failed.take() {
             return Err(error);
         }
         self.health.pass(now);
@@ -567,6 +597,7 @@ impl Node {
         out.state.extend(from.state.drain(..).map(|command| (group, command)));
         out.compact.extend(from.compact.take().map(|upto| (group, upto)));
         out.writes.extend(from.writes.drain(..).map(|write| (group, write)));
+        from.messages.iter().for_each(|e| self.witness.says(e.to, group, &e.message));
         out.messages.extend(
             from.messages.drain(..).map(|e| (e.to, RaftEnvelope { group, message: e.message })),
         );
@@ -591,6 +622,7 @@ impl Node {
             && let Some(replica) = self.replicas.get(&group)
         {
             self.health.led(group, replica.role(), replica.other_members());
+            self.witness.members(group, replica.other_members());
         }
         if let Some(role) = from.role.take() {
             out.roles.push((group, role));

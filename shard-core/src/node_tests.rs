@@ -25,6 +25,7 @@ mod memory;
 mod moves;
 mod reads;
 mod snapshots;
+mod witness;
 
 const MS: u64 = 1_000_000;
 const G1: GroupId = GroupId(1);
@@ -247,6 +248,9 @@ impl World {
         self.sent += (out.heartbeats.len() + out.messages.len()) as u64;
         for (to, heartbeat) in out.heartbeats {
             next.push_back((to, Input::Heartbeat { from: id, heartbeat }));
+        }
+        for (to, message) in out.witness {
+            next.push_back((to, Input::Witness { from: id, message }));
         }
         for (to, envelope) in out.messages {
             next.push_back((to, Input::Raft { from: id, envelope }));

@@ -7,10 +7,12 @@
 
 mod checkpoints;
 mod collect;
+mod error;
 mod mover;
 mod reads;
 
 pub use self::checkpoints::{CheckpointConfig, STAGED_BYTES_MAX};
+pub use self::error::ReplicaError;
 pub use self::mover::{PARKED_BYTES_MAX, PARKED_MAX};
 
 use self::checkpoints::Checkpoints;
@@ -132,29 +134,6 @@ pub struct ReplicaSetup {
     pub bootstrap: Arc<ClusterConfig>,
     /// When checkpoints are taken; None: never.
     pub checkpoints: Option<CheckpointConfig>,
-}
-
-/// Why a replica stopped. Its node stops with it: going on could lose what was promised.
-#[derive(Debug, thiserror::Error)]
-pub enum ReplicaError {
-    /// What the disk has of it cannot be right.
-    #[error("group {group} cannot be opened: {source}")]
-    Open {
-        /// The group.
-        group: GroupId,
-        /// Why not.
-        source: OpenError,
-    },
-    /// A committed entry cannot be read by this program.
-    #[error("group {group}: committed entry {index} cannot be applied: {source}")]
-    Entry {
-        /// The group.
-        group: GroupId,
-        /// The entry.
-        index: Index,
-        /// What is wrong with it.
-        source: codec::CodecError,
-    },
 }
 
 /// One group's member on this node.

@@ -267,6 +267,9 @@ impl World {
                 self.send_linked(id, to, Input::Heartbeat { from: id, heartbeat });
             }
         }
+        for (to, message) in out.witness {
+            self.send_linked(id, to, Input::Witness { from: id, message });
+        }
         for (to, envelope) in out.messages {
             self.send_linked(id, to, Input::Raft { from: id, envelope });
         }

@@ -205,14 +205,19 @@ impl World {
 
     fn run_until(&mut self, end: Now, mut done: impl FnMut(&World) -> bool) -> bool {
         let mut look = self.now;
-        while let Some(((at, _), event)) = self.queue.pop_first() {
+        while let Some(((at, number), event)) = self.queue.pop_first() {
+            // What waits keeps its number: what comes over one link at one time keeps its order.
             if at > end {
-                self.at_time(at, event);
+                self.queue.insert((at, number), event);
                 self.now = end;
                 return false;
             }
             assert!(self.events < EVENTS_MAX, "events without an end at {at}: {event:?}");
             self.now = at;
+            if let Some(until) = self.pause_of(&event) {
+                self.queue.insert((until, number), event);
+                continue;
+            }
             self.happen(event);
             if self.now >= look {
                 look = self.now + 20 * MS;
@@ -225,9 +230,6 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
-        if let Some(until) = self.pause_of(&event) {
-            return self.at_time(until, event);
-        }
         match event {
             Event::Poll(id, epoch) => self.due(id, epoch),
             Event::Own(id, epoch, input) => {

@@ -10,12 +10,14 @@ use crate::op::*;
 use crate::session::{Seq, SessionId};
 use crate::shardmaster::*;
 use crate::wire::*;
+use crate::witness::{Promise, WitnessMessage};
 use raft_core::conf::Conf;
 use raft_core::frame::encode_entry;
 use raft_core::message::*;
 use raft_core::node_pair::{BeliefsPage, Claims};
 use raft_core::snapshot::{Snapshot, SnapshotId};
 use raft_core::types::*;
+use std::collections::BTreeMap;
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 pub(super) struct Samples(pub(super) u64);
@@ -557,14 +559,24 @@ impl Samples {
     }
 
     pub(super) fn frame(&mut self) -> WireFrame {
-        match self.below(7) {
+        match self.below(8) {
             0 => WireFrame::Raft(self.envelope()),
             1 => WireFrame::ToNode(self.node_message()),
             2 => WireFrame::ToRouter(self.router_message()),
             3 => WireFrame::Heartbeat(self.heartbeat()),
             4 => WireFrame::Chunk(self.chunk()),
             5 => WireFrame::Move(self.move_envelope()),
-            _ => WireFrame::Map(self.map_message()),
+            6 => WireFrame::Map(self.map_message()),
+            _ => WireFrame::Witness(self.witness_message()),
+        }
+    }
+
+    fn witness_message(&mut self) -> WitnessMessage {
+        let (group, term) = (GroupId(self.number() as u32), Term(self.number()));
+        let promises = BTreeMap::from([(group, Promise { term, index: Index(self.number()) })]);
+        match self.below(2) {
+            0 => WitnessMessage::Began { epoch: self.number(), found: promises },
+            _ => WitnessMessage::Promised { epoch: self.number(), more: promises },
         }
     }
 

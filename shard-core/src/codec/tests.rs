@@ -329,9 +329,9 @@ fn versions_kinds_and_bytes_that_do_not_belong_are_refused() {
     assert_eq!(decoded(&sealed(0, 2, body)), Err(CodecError::Version(0)));
     assert_eq!(decoded(&sealed(2, 2, body)), Err(CodecError::Version(2)));
     assert_eq!(decoded(&sealed(1, 0, body)), Err(CodecError::Kind(0)));
-    assert_eq!(decoded(&sealed(1, 8, body)), Err(CodecError::Kind(8)));
+    assert_eq!(decoded(&sealed(1, 9, body)), Err(CodecError::Kind(9)));
     assert_eq!(decoded(&sealed(1, 2, &[body, b"x"].concat())), Err(CodecError::Trailing(1)));
-    for kind in 1..=7 {
+    for kind in 1..=8 {
         let empty = decoded(&sealed(1, kind, &[]));
         assert!(matches!(empty, Err(CodecError::Body(_))), "{empty:?}");
         let unknown = decoded(&sealed(1, kind, &[7, 0xff]));

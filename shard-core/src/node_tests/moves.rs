@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::cluster_map::MoveRecord;
+use crate::machine::Machine;
 use crate::map_feed::MapMessage;
 use crate::migration::{Ended, MoveEnvelope, MoveMessage};
 use crate::moves::{Move, MoveId, MoveOutcome, RefuseReason, SlotEpoch};
 use crate::replica::Replica;
+use crate::shard_store::{SlotPhase, SlotStand};
 use crate::shardmaster::{MasterOp, MasterRequest};
 use crate::slot::{SLOTS, Slot};
 use crate::wire::ReadRequest;
@@ -199,6 +201,38 @@ fn g20_a_source_reports_a_move_that_was_over_before_it_heard_of_it() {
     let reports: Vec<_> = said.iter().filter(|(_, said)| said.message == report).collect();
     assert_eq!(reports.len(), 1, "{said:?}");
     assert_eq!(reports[0].1.to, SHARDMASTER);
+}
+
+/// A later move of the slot begins while the map still names one that was refused before: it ends by its own
+/// record, not by the first.
+#[test]
+fn a_source_ends_the_move_that_it_is_in_though_an_earlier_one_was_refused() {
+    let mut world = World::with(apart());
+    world.run(2500);
+    world.down.extend([NodeId(1), NodeId(2)]);
+    let (node, slot) = (NodeId(3), hash_slot(b"bar"));
+    let (id, message) = (MoveId(2), MoveMessage::Begin(order(2, slot)));
+    let envelope = MoveEnvelope { from: G2, to: G1, slot, id, message };
+    world.input(node, Input::Move { from: NodeId(2), envelope });
+    world.run(5);
+    let stand = |world: &World| match world.nodes[&node].replica(G1).unwrap().machine() {
+        Machine::Shard(store) => store.stand(slot),
+        Machine::Master(_) => unreachable!("group 1 has slots"),
+    };
+    assert!(matches!(stand(&world).phase, SlotPhase::Exporting { .. }));
+    let refused = MoveOutcome::Refused(RefuseReason::NoProgress);
+    let mut map = world.nodes[&node].view().map;
+    map.version += 10;
+    for id in [1, 2] {
+        let (record, ended) =
+            (MoveRecord::new(order(id, slot), LogTime(1)), Some((refused, LogTime(1))));
+        let record = MoveRecord { ended, destination_reported: true, ..record };
+        map.moves.insert(MoveId(id), record);
+    }
+    world.input(node, Input::Map { from: NodeId(1), message: MapMessage::Whole(Box::new(map)) });
+    world.run(5);
+    let SlotStand { settled, phase, .. } = stand(&world);
+    assert_eq!((settled, phase), (MoveId(2), SlotPhase::Owned));
 }
 
 #[test]

@@ -15,7 +15,7 @@
 mod reports;
 
 use super::{Client, Replica, ReplicaOutput};
-use crate::cluster_map::ClusterMap;
+use crate::cluster_map::{ClusterMap, MoveRecord};
 use crate::codec::EntryItem;
 use crate::machine::Machine;
 use crate::migration::{
@@ -289,19 +289,23 @@ impl Replica {
     fn drive_slot(&mut self, now: Now, slot: Slot, map: &ClusterMap, out: &mut ReplicaOutput) {
         let Machine::Shard(store) = &self.machine else { return };
         let stand = store.stand(slot);
-        // What is settled here and what the map says of the move that is next here.
-        let record = map.moves.values().find(|record| {
-            let order = record.order;
-            order.slot == slot && order.id > stand.settled && self.is_side(&order)
-        });
-        let record = record.copied();
+        // What the map says of the move that is next here. One that has begun need not be the first of them:
+        // an earlier one may have been refused before this side heard of it.
+        let group = self.group;
+        let next = |is_side: fn(&Move, GroupId) -> bool| {
+            let mut records = map.moves.values();
+            records.find(|MoveRecord { order, .. }| {
+                order.slot == slot && order.id > stand.settled && is_side(order, group)
+            })
+        };
+        let named = |order: &Move| map.moves.get(&order.id);
         if let Some(ended) = stand.ended {
             self.drive_end(now, slot, ended, map, out);
         }
         self.drive_skipped(now, &stand, slot, map, out);
         match &stand.phase {
             SlotPhase::Absent => {
-                if let Some(record) = record.filter(|r| r.order.to == self.group) {
+                if let Some(record) = next(|order, group| order.to == group) {
                     match record.cancel {
                         true => self.refuse(now, record.order, RefuseReason::Cancelled),
                         false => self.propose_step(now, MoveStep::BeginImport(record.order)),
@@ -309,31 +313,26 @@ impl Replica {
                 }
             }
             SlotPhase::Importing { order, round, cursor } => {
-                match record.is_some_and(|r| r.order.id == order.id && r.cancel) {
+                match named(order).is_some_and(|record| record.cancel) {
                     true => self.refuse(now, *order, RefuseReason::Cancelled),
                     false => self.pull(now, *order, (*round, cursor.clone()), map, out),
                 }
             }
             SlotPhase::Exporting { order, round, frozen } => {
-                let known = record.filter(|record| record.order.id == order.id);
-                match known.and_then(|record| record.ended) {
+                match named(order).and_then(|record| record.ended) {
                     Some((outcome, _)) => self.propose_end(now, *order, outcome),
                     None => self.serve(now, *order, *round, *frozen, map, out),
                 }
             }
             SlotPhase::Owned => {
                 // A move that was refused before it began here.
-                if let Some(record) = record
+                if let Some(record) = next(|order, group| order.from == Some(group))
                     && let Some((outcome @ MoveOutcome::Refused(_), _)) = record.ended
                 {
                     self.propose_end(now, record.order, outcome);
                 }
             }
         }
-    }
-
-    fn is_side(&self, order: &Move) -> bool {
-        order.to == self.group || order.from == Some(self.group)
     }
 
     /// Asks the source for what comes next.
