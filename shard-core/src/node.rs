@@ -21,7 +21,7 @@ use crate::transfers::{self, Transfers, Wish};
 use crate::wire::{
     Answer, ClusterView, NodeStatus, RaftEnvelope, Reply, RequestBatch, RequestBody,
 };
-use crate::witness::{Witness, WitnessMessage};
+use crate::witness::{Promise, Witness, WitnessMessage};
 use raft_core::OpenError;
 use raft_core::effects::{Fetch, FetchResult, NodeLiveness, RoleChange, Write};
 use raft_core::node_pair::{Heartbeat, PairEdge, PairEffects};
@@ -279,9 +279,12 @@ impl Node {
                     self.rejected += 1;
                     return;
                 };
-                self.witness.hears(from, envelope.group, &envelope.message);
-                if replica.step(now, from, envelope.message).is_err() {
-                    self.rejected += 1;
+                // Strangers may speak to a replica; only members are remembered, or they would have no bound.
+                let promise = Promise::of(&envelope.message)
+                    .filter(|_| replica.other_members().contains(&from));
+                match replica.step(now, from, envelope.message) {
+                    Ok(()) => self.witness.hears(from, envelope.group, promise),
+                    Err(_) => self.rejected += 1,
                 }
                 self.touched.insert(envelope.group);
             }

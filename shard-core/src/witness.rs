@@ -6,8 +6,8 @@
 //! replica of its peers. A node that starts tells its peers what it found on its disk. A peer that
 //! heard more from an earlier process says so, and the node stops.
 //!
-//! **It never accuses wrongly.** A disk that keeps what was synced has, at a start, at least what any earlier process
-//! promised: its term is higher, or it is the same and the log is as long. Over each link a process says first how it
+//! **It never accuses wrongly.** What a replica refused, or a stranger said, is no promise. A disk that keeps what was
+//! synced has, at a start, at least what any earlier process promised: its term is higher, or it is the same and the log is as long. Over each link a process says first how it
 //! began. Had that been lost, a peer would take promises of this process for those of an earlier one: so each remembers
 //! what it had promised itself when it last said how it began. A replica that is removed and comes
 //! back is another one; its promises are forgotten by those who saw it go.
@@ -32,7 +32,7 @@ pub struct Promise {
 
 impl Promise {
     /// What a message promises; most promise nothing.
-    fn of(message: &Message) -> Option<Promise> {
+    pub(crate) fn of(message: &Message) -> Option<Promise> {
         match message {
             Message::RequestVote(vote) => Some(Promise { term: vote.term, index: Index(0) }),
             Message::RequestVoteReply(reply) if reply.granted => {
@@ -142,9 +142,9 @@ impl Witness {
         }
     }
 
-    /// A replica of a peer says something.
-    pub(crate) fn hears(&mut self, from: NodeId, group: GroupId, message: &Message) {
-        if let Some(promise) = Promise::of(message) {
+    /// A replica of a peer, a member of the group, has said something that was taken.
+    pub(crate) fn hears(&mut self, from: NodeId, group: GroupId, promise: Option<Promise>) {
+        if let Some(promise) = promise {
             let heard = self.heard.entry(from).or_default();
             raise(heard.promises.entry(group).or_default(), promise);
         }
@@ -161,6 +161,7 @@ impl Witness {
     pub(crate) fn members(&mut self, group: GroupId, others: &[NodeId]) {
         for (_, heard) in self.heard.iter_mut().filter(|(node, _)| !others.contains(node)) {
             heard.promises.remove(&group);
+            heard.more.remove(&group);
         }
     }
 
@@ -249,7 +250,7 @@ mod tests {
     /// What becomes of a process that began with `found`, if a peer has heard `heard` before.
     fn judged(heard: Promise, found: Promise) -> bool {
         let mut peer = Witness::new(1, &BTreeMap::new());
-        peer.hears(PEER, G, &accepted(heard.term.0, heard.index.0));
+        peer.hears(PEER, G, Some(heard));
         let answer = peer.peer_began(PEER, 7, &BTreeMap::from([(G, found)]));
         let Some(WitnessMessage::Promised { epoch, more }) = answer else { return false };
         with(found).promised(NodeId(1), epoch, &more).is_some()
@@ -282,9 +283,9 @@ mod tests {
     fn a_beginning_is_judged_once_and_members_that_go_are_forgotten() {
         let mut peer = Witness::new(1, &BTreeMap::new());
         let found = BTreeMap::from([(G, promise(3, 5))]);
-        peer.hears(PEER, G, &accepted(3, 5));
+        peer.hears(PEER, G, Some(promise(3, 5)));
         assert_eq!(peer.peer_began(PEER, 7, &found), None);
-        peer.hears(PEER, G, &accepted(3, 6));
+        peer.hears(PEER, G, Some(promise(3, 6)));
         assert_eq!(peer.peer_began(PEER, 7, &found), None, "the same process over a new link");
         peer.members(G, &[PEER]);
         let accusation = peer.peer_began(PEER, 8, &found).expect("entry 6 is gone");
@@ -293,8 +294,12 @@ mod tests {
         assert!(peer.peer_began(PEER, 9, &found).is_some(), "the same disk again");
         let mended = BTreeMap::from([(G, promise(3, 6))]);
         assert_eq!(peer.peer_began(PEER, 10, &mended), None);
-        peer.hears(PEER, G, &accepted(3, 6));
+        peer.hears(PEER, G, Some(promise(3, 6)));
         peer.members(G, &[NodeId(3)]);
         assert_eq!(peer.peer_began(PEER, 11, &found), None);
+        peer.hears(PEER, G, Some(promise(3, 6)));
+        assert!(peer.peer_began(PEER, 12, &found).is_some());
+        peer.members(G, &[NodeId(3)]);
+        assert_eq!(peer.link_up(PEER).count(), 1, "it is accused of nothing any more");
     }
 }

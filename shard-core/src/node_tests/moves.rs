@@ -163,6 +163,21 @@ impl World {
         it.poll(now, wall, &mut out).expect("it runs");
         std::mem::take(&mut out.moves)
     }
+
+    /// A newer map in which moves of a slot were refused at their destination; of each, whether the source
+    /// has reported it.
+    fn map_of_refused(&self, node: NodeId, slot: Slot, moves: [(u64, bool); 2]) -> Input {
+        let mut map = self.nodes[&node].view().map;
+        map.version += 10;
+        for (id, source_reported) in moves {
+            let ended = Some((MoveOutcome::Refused(RefuseReason::NoProgress), LogTime(1)));
+            let record = MoveRecord::new(order(id, slot), LogTime(1));
+            let record =
+                MoveRecord { ended, destination_reported: true, source_reported, ..record };
+            map.moves.insert(MoveId(id), record);
+        }
+        Input::Map { from: NodeId(1), message: MapMessage::Whole(Box::new(map)) }
+    }
 }
 
 /// The next moves of a slot that group 1 has, as group 2 is to get it.
@@ -186,15 +201,7 @@ fn g20_a_source_reports_a_move_that_was_over_before_it_heard_of_it() {
     let refused = MoveOutcome::Refused(RefuseReason::NoProgress);
     say(&mut world, MoveMessage::Begin(order(2, slot)));
     say(&mut world, MoveMessage::Ended { order: order(2, slot), outcome: refused });
-    let mut map = world.nodes[&node].view().map;
-    map.version += 10;
-    for (id, source_reported) in [(1, false), (2, true)] {
-        let ended = Some((refused, LogTime(1)));
-        let record = MoveRecord::new(order(id, slot), LogTime(1));
-        let record = MoveRecord { ended, destination_reported: true, source_reported, ..record };
-        map.moves.insert(MoveId(id), record);
-    }
-    let input = Input::Map { from: NodeId(1), message: MapMessage::Whole(Box::new(map)) };
+    let input = world.map_of_refused(node, slot, [(1, false), (2, true)]);
     let said = world.moves_said(node, input);
     let ended = Ended { order: order(1, slot), outcome: refused };
     let report = MoveMessage::Report { ended };
@@ -220,16 +227,8 @@ fn a_source_ends_the_move_that_it_is_in_though_an_earlier_one_was_refused() {
         Machine::Master(_) => unreachable!("group 1 has slots"),
     };
     assert!(matches!(stand(&world).phase, SlotPhase::Exporting { .. }));
-    let refused = MoveOutcome::Refused(RefuseReason::NoProgress);
-    let mut map = world.nodes[&node].view().map;
-    map.version += 10;
-    for id in [1, 2] {
-        let (record, ended) =
-            (MoveRecord::new(order(id, slot), LogTime(1)), Some((refused, LogTime(1))));
-        let record = MoveRecord { ended, destination_reported: true, ..record };
-        map.moves.insert(MoveId(id), record);
-    }
-    world.input(node, Input::Map { from: NodeId(1), message: MapMessage::Whole(Box::new(map)) });
+    let input = world.map_of_refused(node, slot, [(1, false), (2, false)]);
+    world.input(node, input);
     world.run(5);
     let SlotStand { settled, phase, .. } = stand(&world);
     assert_eq!((settled, phase), (MoveId(2), SlotPhase::Owned));

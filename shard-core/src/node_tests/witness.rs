@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::replica::ReplicaError;
-use crate::witness::Older;
+use crate::wire::RaftEnvelope;
+use crate::witness::{Older, Promise, WitnessMessage};
+use raft_core::message::{ID_MAX, Message, RequestVote};
+use raft_core::types::Term;
 
 /// A follower of the group of slots.
 fn follower(world: &World) -> NodeId {
@@ -66,6 +69,32 @@ fn f10_a_vote_that_was_forgotten_is_noticed_by_who_got_it() {
         panic!("a forgotten vote goes unnoticed");
     };
     assert!(older.promised.term > older.found.term, "{older}");
+}
+
+/// What is refused and what strangers say is remembered of nobody.
+#[test]
+fn f10_only_members_promise_and_only_what_is_taken() {
+    let mut world = World::new();
+    world.run(2500);
+    let vote = |term| {
+        Message::RequestVote(RequestVote { term, last: EntryId::default(), transfer: false })
+    };
+    let say = |world: &mut World, from, term| {
+        let envelope = RaftEnvelope { group: G1, message: vote(term) };
+        world.input(NodeId(1), Input::Raft { from, envelope });
+    };
+    let before = world.nodes[&NodeId(1)].status(world.now).counters[0];
+    say(&mut world, NodeId(2), Term(ID_MAX + 1));
+    assert_ne!(world.nodes[&NodeId(1)].status(world.now).counters[0], before, "it was taken");
+    world.down.insert(NodeId(2));
+    world.start(NodeId(2));
+    next_poll(&mut world, NodeId(2)).expect("the promise was refused");
+    say(&mut world, NodeId(9), Term(1));
+    let began = WitnessMessage::Began { epoch: 99, found: [(G1, Promise::default())].into() };
+    let mut out = Output::default();
+    let input = Input::Witness { from: NodeId(9), message: began };
+    world.nodes.get_mut(&NodeId(1)).unwrap().handle(world.now, LogTime(1), input, &mut out);
+    assert_eq!(out.witness, [], "a stranger's words");
 }
 
 #[test]
