@@ -205,6 +205,13 @@ impl Raft {
         self.confs.name(self.config.id) || self.config.breaks(Mutant::BlankVotes)
     }
 
+    /// Whether this replica is in the group no more, as far as it is committed: its own log says so, or a
+    /// peer did. It leads nothing then, and its host may delete it, but for term and vote (R21).
+    pub fn is_removed(&self) -> bool {
+        let follows = matches!(self.role, RoleState::Follower(_));
+        follows && (self.removed_at.is_some() || !self.confs.name(self.config.id))
+    }
+
     /// The committed configuration that does not name the asker, nor does one after it here.
     pub(crate) fn removal_of(&self, asker: NodeId) -> Option<Index> {
         let (index, _) = self.confs.committed();

@@ -5,6 +5,7 @@
 //! | `LOCK` | locked while a process uses the directory; its presence alone means nothing |
 //! | `identity` | format, cluster, node, and whether there have been log and state; written before them |
 //! | `cluster.toml` | the cluster file of the first start, so that later starts need none |
+//! | `map` | the newest map of the cluster that the node goes by ([`crate::kept_file`]) |
 //! | `secret` | what the node proves to its peers; like the others readable by its owner alone |
 //! | `log.redb` | the log of every group ([`crate::log_store`]) |
 //! | `state.redb` | the applied state of every group, as of its newest checkpoint ([`crate::state_store`]) |
@@ -29,6 +30,8 @@ pub(crate) const IDENTITY: &str = "identity";
 pub const CLUSTER: &str = "cluster.toml";
 /// The secret's name in the directory.
 pub const SECRET: &str = "secret";
+/// The map's name in the directory.
+pub(crate) const MAP: &str = "map";
 /// The log's name in the directory.
 pub(crate) const LOG: &str = "log.redb";
 /// The state's name in the directory.
@@ -211,6 +214,11 @@ impl DataDir {
         &self.identity
     }
 
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where the log is.
     pub fn log_path(&self) -> PathBuf {
         self.dir.join(LOG)
@@ -265,7 +273,7 @@ impl DataDir {
 /// What of a node that ran is missing from its directory: without it the node would not know what it
 /// was and what it acknowledged.
 pub(crate) fn missing_of_node(dir: &Path) -> Option<PathBuf> {
-    let files = [IDENTITY, LOG, STATE].map(|name| dir.join(name));
+    let files = [IDENTITY, MAP, LOG, STATE].map(|name| dir.join(name));
     let mut needed = [dir.to_owned()].into_iter().chain(files);
     needed.find(|path| !path.exists())
 }
@@ -321,7 +329,7 @@ pub(crate) fn check_unused(dir: &Path) -> Result<(), DataDirError> {
         let leftover = matches!(name.as_str(), LOCK | "lost+found")
             || name.strip_suffix(UNFINISHED) == Some(IDENTITY);
         let of = name.strip_suffix(UNFINISHED).unwrap_or(&name);
-        if matches!(of, LOG | STATE | CLUSTER | SECRET) {
+        if matches!(of, LOG | STATE | CLUSTER | SECRET | MAP) {
             return Err(DataDirError::NoIdentity { dir: dir.to_owned(), name });
         }
         if !leftover {
@@ -387,6 +395,11 @@ fn write_identity(dir: &Path, identity: &Identity, log: bool) -> Result<(), Data
     };
     let text = toml::to_string(&file).expect("numbers and a string are TOML");
     replace(dir, IDENTITY, text.as_bytes())
+}
+
+/// Replaces the map.
+pub(crate) fn write_map(dir: &Path, bytes: &[u8]) -> Result<(), DataDirError> {
+    replace(dir, MAP, bytes)
 }
 
 /// A file's text; `None` if there is no such file.

@@ -8,6 +8,10 @@
 //!   with a note that the log is not; the log begins after the snapshot; the note is gone; then, and no
 //!   sooner, the write counts as durable. A crash anywhere leaves the old state or the new one, and the
 //!   next start finishes what was begun (scenarios S5, P8).
+//! - A group is deleted in this order: an install that is under way ends; the state has nothing of it; the log has
+//!   nothing of it, or its term and vote alone. Who asked for it has noted that before
+//!   ([`shard_core::kept`]), so a start after a crash asks for it again. Rows are deleted in bounded steps, in the
+//!   background.
 //! - What the group writes after the snapshot is held back until then, in order. Its core bounds it.
 
 use crate::disk_space::{DiskSpace, Watch};
@@ -78,6 +82,8 @@ pub struct Disk {
     /// The newest write of each group that the log was given, and that it has reported.
     tokens: BTreeMap<GroupId, Tokens>,
     installs: BTreeMap<GroupId, Install>,
+    /// What is being deleted, and whether term and vote stay.
+    forgetting: BTreeMap<GroupId, bool>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -130,6 +136,7 @@ impl Disk {
             loaders: Vec::new(),
             tokens: BTreeMap::new(),
             installs: BTreeMap::new(),
+            forgetting: BTreeMap::new(),
         }
     }
 
@@ -155,6 +162,16 @@ impl Disk {
         match self.installs.get_mut(&group) {
             Some(install) if install.step != Step::Loading => install.compact = Some(base),
             Some(_) | None => self.log.compact(group, base),
+        }
+    }
+
+    /// Deletes all of a group, or all but term and vote. Nothing more of it may be asked for before it is
+    /// answered by [`Input::Forgotten`].
+    pub fn forget(&mut self, group: GroupId, voted: bool) {
+        self.forgetting.insert(group, voted);
+        // Half an install would be finished by a start, for nobody.
+        if !self.installs.contains_key(&group) {
+            self.state.forget(group);
         }
     }
 
@@ -207,8 +224,12 @@ impl Disk {
             }
             LogEvent::Fetched { group, id, result } => Input::Fetched { group, id, result },
             LogEvent::CheckpointWanted(group) => Input::CheckpointWanted(group),
-            // No replica is removed while its node runs.
-            LogEvent::Forgotten(_) => return Ok(()),
+            LogEvent::Forgotten(group) => {
+                self.forgetting.remove(&group);
+                // A replica that comes back counts its writes anew.
+                self.tokens.remove(&group);
+                Input::Forgotten(group)
+            }
             LogEvent::Failed(error) => return Err(error),
         };
         out.push(Happened::Input(input));
@@ -292,7 +313,15 @@ impl Disk {
                 return Ok(());
             }
             StateStoreEvent::Settled(group) => return self.settled(group, out),
-            StateStoreEvent::Cleaned | StateStoreEvent::Forgotten(_) => return Ok(()),
+            StateStoreEvent::Forgotten(group) => {
+                match self.forgetting.get(&group) {
+                    Some(true) => self.log.forget_all_but_vote(group),
+                    Some(false) => self.log.forget(group),
+                    None => {}
+                }
+                return Ok(());
+            }
+            StateStoreEvent::Cleaned => return Ok(()),
             StateStoreEvent::Failed(error) => return Err(error),
         };
         out.push(Happened::Input(Input::State { group, event }));
@@ -334,6 +363,10 @@ impl Disk {
     pub fn on_loaded(&mut self, loaded: Loaded, out: &mut Vec<Happened>) -> Result<(), String> {
         let (group, id, machine) = loaded;
         self.installs.remove(&group);
+        if self.forgetting.contains_key(&group) {
+            self.state.forget(group);
+            return Ok(());
+        }
         let event = StateEvent::Installed { id, machine: machine? };
         out.push(Happened::Input(Input::State { group, event }));
         Ok(())

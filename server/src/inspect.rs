@@ -19,14 +19,16 @@ use crate::cluster_file::{self, Cluster};
 use crate::config::InspectArgs;
 use crate::data_dir::{self, DataDirError, Identity};
 use crate::dev;
+use crate::kept_file::{self, KeptFileError};
 use crate::log_store::inspect::{Ended, LogView};
 use crate::process::NodeError;
 use crate::state_store::inspect::StateView;
 use entries::Range;
 use findings::{Findings, Total, one_line};
 use raft_core::{Config, Raft, Restored};
+use shard_core::kept::Kept;
 use shard_core::{GroupId, NodeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -39,6 +41,9 @@ const STRANGERS_MAX: usize = 20;
 
 const ADVICE_FILE: &str = "put the file back as it was; the other nodes of the cluster have the same \
      cluster file and secret, the identity is this node's own";
+
+const ADVICE_MAP: &str = "put the file back with all else that was there; that of another node does not do, since \
+     it says which groups this one has left";
 
 /// Why a directory cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +167,8 @@ struct Look<'a> {
 struct Begun {
     identity: Option<Identity>,
     cluster: Option<Cluster>,
+    /// Which groups it has.
+    kept: Option<Kept>,
     /// Whether log and state must be there.
     must_exist: bool,
 }
@@ -240,7 +247,7 @@ impl Look<'_> {
 
     /// Identity, cluster file and secret.
     fn small_files(&mut self, dir: &Path) -> Result<Begun, InspectError> {
-        let mut begun = Begun { identity: None, cluster: None, must_exist: false };
+        let mut begun = Begun { identity: None, cluster: None, kept: None, must_exist: false };
         match data_dir::read_identity(dir) {
             Ok(Some((identity, log_exists))) => {
                 (begun.identity, begun.must_exist) = (Some(identity), log_exists);
@@ -282,8 +289,16 @@ impl Look<'_> {
             };
             self.findings.fault(other.to_string(), ADVICE_FILE);
         }
+        if let Some(identity) = &begun.identity {
+            match kept_file::read(dir, &identity.cluster_id) {
+                Ok(kept) => begun.kept = Some(kept),
+                Err(KeptFileError::Missing(_)) if !begun.must_exist => {}
+                Err(error) => self.findings.fault(error.to_string(), ADVICE_MAP),
+            }
+        }
         if self.entries.is_none() {
             print::small_files(self.out, begun.identity.as_ref(), begun.cluster.as_ref())?;
+            print::kept(self.out, begun.kept.as_ref())?;
         }
         Ok(begun)
     }
@@ -299,11 +314,12 @@ impl Look<'_> {
         let logs = log.map(LogView::groups).unwrap_or_default();
         let nothing = BTreeMap::new();
         let states = state.map_or(&nothing, |state| &state.groups);
-        let seats = self.seats(begun);
-        let mut groups: Vec<GroupId> =
-            logs.keys().chain(states.keys()).chain(seats.keys()).copied().collect();
-        groups.sort_unstable();
-        groups.dedup();
+        let own = begun.identity.as_ref().map(|identity| identity.node);
+        let mut groups: BTreeSet<GroupId> = logs.keys().chain(states.keys()).copied().collect();
+        if let (Some(kept), Some(own)) = (&begun.kept, own) {
+            let named = kept.map.config.groups.keys().copied();
+            groups.extend(named.filter(|group| kept.seats(*group, own)));
+        }
         let comparable = log.is_some_and(|log| log.whole) && state.is_some_and(|s| s.whole);
         for group in groups {
             let (log, state) = (logs.get(&group), states.get(&group));
@@ -315,29 +331,18 @@ impl Look<'_> {
             if self.entries.is_none() {
                 print::group(self.out, group, &restored, log, state)?;
             }
-            match (seats.get(&group), &begun.identity) {
-                (Some(voters), Some(identity)) if comparable => {
-                    self.open(dir, identity.node, group, voters.clone(), restored);
-                }
-                (None, Some(_)) if begun.cluster.is_some() => self.findings.note(format!(
-                    "{} has data of group {group}, in which its cluster file gives this node no seat: \
-                     a start leaves it alone",
+            match (&begun.kept, own) {
+                (Some(kept), _) if !kept.wants(group) => self.findings.note(format!(
+                    "{} has data of group {group}, which this node has no more: the next start deletes it",
                     dir.display()
                 )),
+                (Some(kept), Some(own)) if comparable => {
+                    self.open(dir, own, group, kept.first_voters(group, own), restored);
+                }
                 _ => {}
             }
         }
         Ok(())
-    }
-
-    /// The voters of each group that this node is one of.
-    fn seats(&self, begun: &Begun) -> BTreeMap<GroupId, Vec<NodeId>> {
-        let (Some(cluster), Some(identity)) = (&begun.cluster, &begun.identity) else {
-            return BTreeMap::new();
-        };
-        let groups = cluster.config.groups.iter();
-        let own = groups.filter(|(_, seats)| seats.voters.contains(&identity.node));
-        own.map(|(group, seats)| (*group, seats.voters.clone())).collect()
     }
 
     /// Does what a start does with what was read.
@@ -382,6 +387,7 @@ impl Look<'_> {
             data_dir::IDENTITY,
             data_dir::CLUSTER,
             data_dir::SECRET,
+            data_dir::MAP,
             data_dir::LOG,
             data_dir::STATE,
             "lost+found",

@@ -16,6 +16,7 @@ pub mod disk;
 pub mod disk_space;
 pub mod fail_stop;
 pub mod inspect;
+pub mod kept_file;
 pub mod last_words;
 pub mod listener;
 pub mod log_store;

@@ -166,12 +166,41 @@ impl LocalIdentity {
     }
 }
 
+/// Who may connect, and the connections that stand.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// `None`: any node that proves the secret, since no cluster is known yet.
+    nodes: RefCell<Option<BTreeSet<NodeId>>>,
+    /// The one connection of each node and kind; cancelling ends it.
+    current: RefCell<BTreeMap<(NodeId, bool), CancellationToken>>,
+}
+
+impl Known {
+    /// These and no others, or all. The connections of those that are gone end.
+    pub fn set(&self, nodes: Option<BTreeSet<NodeId>>) {
+        if let Some(nodes) = &nodes {
+            self.current.borrow_mut().retain(|(node, _), connection| {
+                let stays = nodes.contains(node);
+                if !stays {
+                    connection.cancel();
+                }
+                stays
+            });
+        }
+        *self.nodes.borrow_mut() = nodes;
+    }
+
+    fn has(&self, node: NodeId) -> bool {
+        self.nodes.borrow().as_ref().is_none_or(|nodes| nodes.contains(&node))
+    }
+}
+
 /// Accepts until `shutdown`, then waits for the connections to end: each does when the worker drops
-/// its inbox, or the router's replies. `known` are the nodes of the cluster.
+/// its inbox, or the router's replies. `known` says which nodes are the cluster's.
 pub async fn listen(
     listener: TcpListener,
     local: LocalIdentity,
-    known: Rc<BTreeSet<NodeId>>,
+    known: Rc<Known>,
     inbox: mpsc::Sender<Inbound>,
     shutdown: CancellationToken,
 ) {
@@ -182,7 +211,6 @@ pub async fn listen(
         inbox,
         handshakes: Cell::new(0),
         next_conn: Cell::new(1),
-        current: RefCell::default(),
         log: RateLimit::default(),
     });
     let mut connections = JoinSet::new();
@@ -216,12 +244,10 @@ pub async fn listen(
 struct Shared {
     credentials: Credentials,
     node: NodeId,
-    known: Rc<BTreeSet<NodeId>>,
+    known: Rc<Known>,
     inbox: mpsc::Sender<Inbound>,
     handshakes: Cell<usize>,
     next_conn: Cell<u64>,
-    /// The one connection of each node and kind; cancelling ends it.
-    current: RefCell<BTreeMap<(NodeId, bool), CancellationToken>>,
     log: RateLimit,
 }
 
@@ -268,7 +294,7 @@ async fn handshake(shared: &Shared, stream: &mut TcpStream) -> Result<Peer, Dial
     stream.write_all(&challenge).await?;
     let proof = read_message(stream).await?;
     let (peer, welcome) = or_refuse(stream, listener.on_proof(&proof)).await?;
-    if peer.node.is_some_and(|node| !shared.known.contains(&node)) {
+    if peer.node.is_some_and(|node| !shared.known.has(node)) {
         let unknown = Err(HandshakeError::Refuse(RefuseReason::UnknownNode));
         return or_refuse(stream, unknown).await;
     }
@@ -295,7 +321,7 @@ async fn serve_peer(
     bulk: bool,
 ) -> Result<(), ConnectionError> {
     let replaced = CancellationToken::new();
-    let before = shared.current.borrow_mut().insert((node, bulk), replaced.clone());
+    let before = shared.known.current.borrow_mut().insert((node, bulk), replaced.clone());
     if let Some(before) = before {
         before.cancel();
     }

@@ -94,7 +94,8 @@ pub enum LogEvent {
     /// The group's entries keep the log long: a checkpoint, and [`LogStore::compact`] after it, is
     /// needed. Said once until then.
     CheckpointWanted(GroupId),
-    /// The answer to [`LogStore::forget`]: nothing of the group is there after any crash.
+    /// The answer to [`LogStore::forget`] or [`LogStore::forget_all_but_vote`]: nothing else of the group is there
+    /// after any crash.
     Forgotten(GroupId),
     /// The log can no longer be written or read: the node has to stop. One sentence that names the
     /// file.
@@ -206,7 +207,8 @@ struct Counters {
 enum Command {
     Write(Vec<(GroupId, Write)>),
     Compact(GroupId, EntryId),
-    Forget(GroupId),
+    /// And whether term and vote stay.
+    Forget(GroupId, bool),
     Fetch(GroupId, Fetch),
 }
 
@@ -329,7 +331,13 @@ impl LogStore {
     /// if there was nothing. Who has not heard that before a crash asks again: whether it was
     /// done is not told by a start that finds nothing of the group.
     pub fn forget(&self, group: GroupId) {
-        let _ = self.commands.send(Command::Forget(group));
+        let _ = self.commands.send(Command::Forget(group, false));
+    }
+
+    /// The same of all but the group's term and vote: it lives on, and this node must not vote twice in a term
+    /// if it comes back (R21). Both are one commit.
+    pub fn forget_all_but_vote(&self, group: GroupId) {
+        let _ = self.commands.send(Command::Forget(group, true));
     }
 
     /// Queues a read of entries; sees all that was submitted before. After `Failed` it is not

@@ -2,15 +2,16 @@
 //! are made of.
 
 use crate::clock::Clock;
-use crate::cluster_file::{Cluster, ClusterFile};
+use crate::cluster_file::{Cluster, ClusterFile, NodeEntry};
 use crate::config::ClientSettings;
 use crate::data_dir::{self, DataDir, DataDirError, Identity};
 use crate::disk::{self, Disk, StateError};
 use crate::disk_space::{DiskSpace, Kind, Watch};
-use crate::listener::{self, Inbound, LocalIdentity};
+use crate::kept_file::{self, KeptFileError, KeptWriter};
+use crate::listener::{self, Inbound, Known, LocalIdentity};
 use crate::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError};
 use crate::random;
-use crate::state_store::{StateStore, StateStoreConfig};
+use crate::state_store::{StateStore, StateStoreConfig, StoredGroup};
 use crate::storage::OpenStorage;
 use crate::transport::Transport;
 use crate::worker::{self, DiskEvents, LocalRouter, Parts, Shared, WorkerError};
@@ -20,6 +21,7 @@ use router::dispatch::Bounds;
 use router::{FrontEnd, ServeConfig};
 use shard_core::cluster_config::{ClusterConfig, NodeConfig};
 use shard_core::handshake::{Credentials, Secret};
+use shard_core::kept::Kept;
 use shard_core::node::{Node, NodeSetup};
 use shard_core::replica::{CheckpointConfig, Recovered};
 use shard_core::wire::NodeStatus;
@@ -63,7 +65,7 @@ pub struct NodeOptions {
     pub dir: PathBuf,
     /// The cluster it belongs to.
     pub cluster: Cluster,
-    /// Where the nodes are reached now.
+    /// Where nodes are reached, whatever a map says: this one, and all whose addresses are drawn anew.
     pub addresses: BTreeMap<NodeId, NodeConfig>,
     /// Bound sockets for clients.
     pub resp: Vec<StdListener>,
@@ -115,6 +117,9 @@ pub enum NodeError {
     /// Its directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DataDirError),
+    /// What it keeps of the cluster cannot be used.
+    #[error(transparent)]
+    Kept(#[from] KeptFileError),
     /// Its log cannot be opened.
     #[error(transparent)]
     Log(#[from] LogStoreError),
@@ -151,6 +156,7 @@ pub fn prepare_node(id: NodeId, dir: &Path, cluster: &Cluster) -> Result<(), Nod
     let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
     let mut data_dir = DataDir::open(dir, &identity)?;
     keep_cluster(&mut data_dir, cluster)?;
+    kept_file::open(&data_dir, &cluster.config, &BTreeMap::new())?;
     let must_exist = data_dir.log_exists();
     LogStore::create(&data_dir.log_path(), must_exist)?;
     StateStore::create(&data_dir.state_path(), must_exist).map_err(StateError::Store)?;
@@ -170,7 +176,7 @@ pub async fn run_node(
     let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
     // Held until the end: no other process can open the directory meanwhile.
     let mut data_dir = DataDir::open(&dir, &identity)?;
-    keep_cluster(&mut data_dir, &cluster)?;
+    let (kept, kept_writer, kept_events) = open_map(&mut data_dir, &cluster)?;
     let (local_router, local_node) = join_router(id);
     let status = local_node.status.clone();
     let mut bootstrap = cluster.config.clone();
@@ -179,12 +185,13 @@ pub async fn run_node(
         start_backend(bootstrap, cluster.secret.clone(), request_timeout, Some(local_node))?;
     let (space, watch) = DiskSpace::watch(&dir, disk.free_bytes_min)
         .map_err(system("cannot see how much room the disk has"))?;
-    let opened = open_disk(&mut data_dir, &disk, &space, watch)?;
+    let opened = open_disk(&mut data_dir, &disk, &space, watch, (&kept, kept_events))?;
     let setup = NodeSetup {
         id,
         epoch: random::number().map_err(system(NO_RANDOMNESS))?,
         bootstrap: cluster.config,
         addresses,
+        kept,
         seed: random::number().map_err(system(NO_RANDOMNESS))?,
         checkpoints: Some(disk.checkpoints),
         memory_max: maxmemory,
@@ -204,6 +211,7 @@ pub async fn run_node(
             adjust(config);
         }
     };
+    let opened = (opened, kept_writer);
     let parts = start_replicas(opened, setup, adjust, secret, peer, local_router, &stop)?;
     let mut worker = tokio::task::spawn_local(worker::run(parts, stop.replicas.clone()));
 
@@ -226,7 +234,7 @@ pub async fn run_node(
 
 /// Opens the replicas on what the disk has, and links them to their peers.
 fn start_replicas(
-    (disk, disk_events, recovered): (Disk, DiskEvents, Recovereds),
+    ((disk, disk_events, recovered), kept): ((Disk, DiskEvents, Recovereds), KeptWriter),
     setup: NodeSetup,
     adjust: impl Fn(&mut Config) + 'static,
     secret: Secret,
@@ -241,10 +249,11 @@ fn start_replicas(
         cluster_id: setup.bootstrap.cluster_id.clone(),
         secret,
     };
-    let (id, addresses) = (setup.id, setup.addresses.clone());
+    let id = setup.id;
     // What was asked before a start must not be answered after it.
     let epoch = local.epoch >> 32;
-    let seats = setup.bootstrap.groups.values().filter(|seats| seats.voters.contains(&id)).count();
+    let groups = setup.kept.map.config.groups.keys();
+    let seats = groups.filter(|group| setup.kept.seats(**group, id)).count();
     let trailing = (TRAILING_BYTES_MAX / seats.max(1) as u64).max(TRAILING_BYTES_MIN);
     let raft_config = move |group: GroupId, voters: Vec<NodeId>| {
         let mut config = Config { epoch, ..Config::new(id, group, voters) };
@@ -255,20 +264,20 @@ fn start_replicas(
     let node = Node::open(setup, recovered, Box::new(raft_config), clock.now())?;
 
     let (inbox_tx, inbox) = mpsc::channel::<Inbound>(INBOX_MAX);
+    let known = Rc::new(Known::default());
+    known.set((!node.is_spare()).then(|| node.nodes().into_keys().collect()));
     let shared = Shared::new(node, clock);
-    let known = Rc::new(addresses.keys().copied().collect());
-    let peers = addresses.into_iter().map(|(node, addresses)| (node, addresses.peer)).collect();
-    let transport = Transport::start(local.clone(), peers, shared.clone(), inbox_tx.clone());
+    let transport = Transport::start(local.clone(), shared.clone(), inbox_tx.clone());
     let listening = stop.replicas.child_token();
     tokio::task::spawn_local(listener::listen(
         into_tokio(peer)?,
         local,
-        known,
+        known.clone(),
         inbox_tx,
         listening,
     ));
     let (hand_over, local) = (stop.hand_over, local_router);
-    Ok(Parts { shared, disk, disk_events, inbox, transport, local, hand_over })
+    Ok(Parts { shared, disk, disk_events, inbox, transport, kept, known, local, hand_over })
 }
 
 /// What each group's replica starts from.
@@ -281,6 +290,7 @@ fn open_disk(
     options: &DiskOptions,
     space: &Arc<DiskSpace>,
     watch: Watch,
+    (kept, kept_events): (&Kept, mpsc::Receiver<u64>),
 ) -> Result<(Disk, DiskEvents, Recovereds), NodeError> {
     let must_exist = data_dir.log_exists();
     let storage = |kind| space.patient(&options.storage, kind);
@@ -305,7 +315,11 @@ fn open_disk(
     // Both files are read at once: a start with much in them takes as long as the larger one does.
     let (opened, machines) = std::thread::scope(|scope| {
         let log = scope.spawn(|| LogStore::open(&path, &storage, config, &installing, report));
-        let checkpoints = stored.iter().filter(|(_, stored)| stored.checkpoint.is_some());
+        // What is to be deleted is not loaded before.
+        let wanted = |(group, stored): &(&GroupId, &StoredGroup)| {
+            stored.checkpoint.is_some() && kept.wants(**group)
+        };
+        let checkpoints = stored.iter().filter(wanted);
         let machines: Result<BTreeMap<_, _>, StateError> =
             checkpoints.map(|(group, _)| Ok((*group, disk::load(&state, *group)?))).collect();
         (log.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machines)
@@ -323,7 +337,12 @@ fn open_disk(
         replica.machine = machines.remove(&group);
     }
     let (loaded, loaded_events) = mpsc::channel(LOADED_MAX);
-    let events = DiskEvents { log: log_events, state: state_events, loaded: loaded_events };
+    let events = DiskEvents {
+        log: log_events,
+        state: state_events,
+        loaded: loaded_events,
+        kept: kept_events,
+    };
     space.be_patient();
     Ok((Disk::new(log, state, loaded, (space.clone(), watch)), events, recovered))
 }
@@ -336,6 +355,30 @@ fn finish(
         // Release builds abort on a panic; in tests it is passed on.
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
+}
+
+/// What the directory keeps of the cluster, the thread that writes it, and what that reports.
+fn open_map(
+    data_dir: &mut DataDir,
+    cluster: &Cluster,
+) -> Result<(Kept, KeptWriter, mpsc::Receiver<u64>), NodeError> {
+    let told = new_addresses(data_dir, cluster);
+    keep_cluster(data_dir, cluster)?;
+    let kept = kept_file::open(data_dir, &cluster.config, &told)?;
+    let (events, reports) = mpsc::channel(1);
+    let writer = KeptWriter::start(data_dir.path().to_owned(), events)
+        .map_err(system("cannot start a thread to write the map"))?;
+    Ok((kept, writer, reports))
+}
+
+/// Where a cluster file says that nodes are, and the one before it said otherwise.
+fn new_addresses(data_dir: &DataDir, cluster: &Cluster) -> BTreeMap<NodeId, NodeConfig> {
+    let before: Option<ClusterFile> =
+        data_dir.cluster_text().and_then(|text| toml::from_str(text).ok());
+    let Some(before) = before else { return BTreeMap::new() };
+    let new = cluster.file.nodes.iter().filter(|entry| !before.nodes.contains(entry));
+    let at = |entry: &NodeEntry| NodeConfig { peer: entry.peer.clone(), resp: entry.resp.clone() };
+    new.map(|entry| (NodeId(entry.id), at(entry))).collect()
 }
 
 /// Keeps what the next start needs, so that the cluster file is needed once.

@@ -143,8 +143,8 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
         resp: told(settings.announce_resp, listed.as_ref().map(|n| n.resp.clone()), &resp),
         peer: told(settings.announce_peer, listed.map(|n| n.peer), &peer),
     };
-    let mut addresses = cluster.config.nodes.clone();
-    addresses.insert(id, own.clone());
+    // Where the others are says the map.
+    let addresses = BTreeMap::from([(id, own.clone())]);
     cluster.config.nodes.insert(id, own);
     Ok(NodeOptions {
         id,

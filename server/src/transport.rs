@@ -146,10 +146,9 @@ struct Link {
 }
 
 impl Transport {
-    /// Begins to dial every peer (`host:port`). Must be called inside a `LocalSet`.
+    /// With no links yet: [`Transport::set_peers`] begins them.
     pub fn start(
         local: LocalIdentity,
-        peers: BTreeMap<NodeId, String>,
         source: Rc<dyn AppendSource>,
         inbox: mpsc::Sender<Inbound>,
     ) -> Rc<Transport> {
@@ -163,9 +162,7 @@ impl Transport {
             sent_bytes: Cell::new(0),
             dropped: Cell::new(0),
         };
-        let transport = Transport { shared: Rc::new(shared), peers: RefCell::default() };
-        transport.set_peers(peers);
-        Rc::new(transport)
+        Rc::new(Transport { shared: Rc::new(shared), peers: RefCell::default() })
     }
 
     /// The link to a peer, while it stands.
@@ -238,7 +235,8 @@ impl Transport {
         }
     }
 
-    /// Dials new peers and new addresses, and ends the links to those that are gone.
+    /// Dials new peers and new addresses (`host:port`), and ends the links to those that are gone. Must be called
+    /// inside a `LocalSet`.
     pub fn set_peers(&self, peers: BTreeMap<NodeId, String>) {
         let mut before = std::mem::take(&mut *self.peers.borrow_mut());
         let mut after = BTreeMap::new();

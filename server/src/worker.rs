@@ -5,7 +5,8 @@
 
 use crate::clock::Clock;
 use crate::disk::{Disk, Happened, Loaded};
-use crate::listener::{ConnId, Inbound};
+use crate::kept_file::KeptWriter;
+use crate::listener::{ConnId, Inbound, Known};
 use crate::log_store::LogEvent;
 use crate::state_store::StateStoreEvent;
 use crate::transport::{AppendSource, Transport};
@@ -86,6 +87,8 @@ pub struct DiskEvents {
     pub state: mpsc::Receiver<StateStoreEvent>,
     /// State machines that were loaded from snapshots.
     pub loaded: mpsc::Receiver<Loaded>,
+    /// The map's file.
+    pub kept: mpsc::Receiver<u64>,
 }
 
 /// Everything a worker is made of.
@@ -100,6 +103,10 @@ pub struct Parts {
     pub inbox: mpsc::Receiver<Inbound>,
     /// The links to peers.
     pub transport: Rc<Transport>,
+    /// Writes what the node keeps of the cluster.
+    pub kept: KeptWriter,
+    /// Who may connect.
+    pub known: Rc<Known>,
     /// The router in this process.
     pub local: LocalRouter,
     /// Whether a stop hands leaderships to other nodes first.
@@ -123,6 +130,8 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Worker
         shared: parts.shared,
         transport: parts.transport,
         disk: parts.disk,
+        kept: parts.kept,
+        known: parts.known,
         happened: Vec::new(),
         local: parts.local.to,
         status: parts.local.status,
@@ -153,6 +162,8 @@ struct Worker {
     shared: Rc<Shared>,
     transport: Rc<Transport>,
     disk: Disk,
+    kept: KeptWriter,
+    known: Rc<Known>,
     /// Reused.
     happened: Vec<Happened>,
     local: mpsc::Sender<ToRouter>,
@@ -178,6 +189,7 @@ enum Wake {
     Log(LogEvent),
     State(StateStoreEvent),
     Loaded(Loaded),
+    Kept(u64),
     Timer,
 }
 
@@ -201,6 +213,7 @@ impl Inlets {
             Some(event) = self.disk.log.recv() => Wake::Log(event),
             Some(event) = self.disk.state.recv() => Wake::State(event),
             Some(loaded) = self.disk.loaded.recv() => Wake::Loaded(loaded),
+            Some(number) = self.disk.kept.recv() => Wake::Kept(number),
             Some(inbound) = self.inbox.recv() => Wake::Inbound(inbound),
             Some(message) = self.local.recv() => Wake::Local(message),
             () = sleep_until(planned) => Wake::Timer,
@@ -225,7 +238,7 @@ impl Worker {
     ) -> Result<(), WorkerError> {
         let local_link = RouterLink { to: self.local.clone(), backlog: VecDeque::new() };
         self.routers.insert(LOCAL, local_link);
-        self.output.view_changed = true;
+        (self.output.view_changed, self.output.peers_changed) = (true, true);
         let mut stopping: Option<Instant> = None;
         let mut leaving = Instant::now();
         loop {
@@ -303,6 +316,7 @@ impl Worker {
             Wake::Log(event) => self.on_disk(|disk, out| disk.on_log(event, out))?,
             Wake::State(event) => self.on_disk(|disk, out| disk.on_state(event, out))?,
             Wake::Loaded(loaded) => self.on_disk(|disk, out| disk.on_loaded(loaded, out))?,
+            Wake::Kept(number) => self.handle(Input::Kept(number)),
             Wake::Inbound(inbound) => self.inbound(inbound),
         }
         Ok(())
@@ -386,6 +400,7 @@ impl Worker {
         for (group, base) in out.compact.drain(..) {
             self.disk.compact(group, base);
         }
+        self.settle(&mut out);
         for (to, heartbeat) in out.heartbeats.drain(..) {
             self.transport.heartbeat(to, heartbeat);
         }
@@ -436,6 +451,32 @@ impl Worker {
             self.output.again = true;
         }
         Ok(())
+    }
+
+    /// Groups and nodes that come and go.
+    fn settle(&mut self, out: &mut Output) {
+        for (group, voted) in out.forget.drain(..) {
+            match voted {
+                false => info!(%group, "the group is gone, deleting what the disk has of it"),
+                true => info!(%group, "this node has left the group, deleting all but its vote"),
+            }
+            self.disk.forget(group, voted);
+        }
+        if let Some((number, kept)) = out.keep.take() {
+            self.kept.write(number, kept);
+        }
+        if std::mem::take(&mut out.peers_changed) {
+            self.follow_map();
+        }
+    }
+
+    /// Has links to the nodes of the map, and to no others.
+    fn follow_map(&self) {
+        let node = self.shared.node.borrow();
+        let nodes = node.nodes();
+        self.known.set((!node.is_spare()).then(|| nodes.keys().copied().collect()));
+        let peers = nodes.into_iter().map(|(node, addresses)| (node, addresses.peer));
+        self.transport.set_peers(peers.collect());
     }
 
     /// Tells the replicas when there is more or less room than they know of.

@@ -35,7 +35,7 @@ const SHARD: GroupId = GroupId(1);
 const CLUSTER: &str = "cluster_id = \"c\"\nsecret_file = \"secret\"\n\
     [[nodes]]\nid = 1\npeer = \"h:1\"\nresp = \"h:2\"\n\
     [shardmaster]\nvoters = [1]\n[[groups]]\nid = 1\nvoters = [1]\n";
-const SMALL: [&str; 3] = ["identity", "cluster.toml", "secret"];
+const SMALL: [&str; 4] = ["identity", "cluster.toml", "secret", "map"];
 const DATABASES: [&str; 2] = ["log.redb", "state.redb"];
 
 /// A directory of node 1 with logs, checkpoints, and a snapshot that comes in.
@@ -257,6 +257,7 @@ DIR
   identity      node 1 of cluster \"c\", format 1
   cluster.toml  1 nodes, 1 groups and the shardmaster
   secret        16 bytes
+  map           version 0, configuration 1: 1 node, 1 group
   log.redb      format 1
                 rows 0 to 6, 47 frames, 69.1 KiB
   state.redb    format 1

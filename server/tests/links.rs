@@ -5,7 +5,7 @@ use raft_core::frame::encode_entry;
 use raft_core::message::{AppendEntries, Message, PreVoteReply};
 use raft_core::types::{EntryId, EntryKind, Index, Term};
 use router::dial::{DialError, dial};
-use server::listener::{ConnId, Inbound, LocalIdentity, listen};
+use server::listener::{ConnId, Inbound, Known, LocalIdentity, listen};
 use server::transport::{AppendSource, Transport};
 use shard_core::codec::{WireFrame, decode_frame, encode_frame};
 use shard_core::handshake::{
@@ -76,6 +76,7 @@ fn small(round: u64) -> RaftEnvelope {
 struct Port {
     address: String,
     inbox: mpsc::Receiver<Inbound>,
+    known: Rc<Known>,
     shutdown: CancellationToken,
 }
 
@@ -84,9 +85,10 @@ async fn port_at(address: &str, local: LocalIdentity, inbox_max: usize) -> Port 
     let address = listener.local_addr().unwrap().to_string();
     let (sender, inbox) = mpsc::channel(inbox_max);
     let shutdown = CancellationToken::new();
-    let known = Rc::new([N1, N2].into());
-    spawn_local(listen(listener, local, known, sender, shutdown.clone()));
-    Port { address, inbox, shutdown }
+    let known = Rc::new(Known::default());
+    known.set(Some([N1, N2].into()));
+    spawn_local(listen(listener, local, known.clone(), sender, shutdown.clone()));
+    Port { address, inbox, known, shutdown }
 }
 
 async fn port(local: LocalIdentity) -> Port {
@@ -126,7 +128,8 @@ fn dialing(peers: &[(NodeId, &str)]) -> Dialing {
     let appends = Rc::new(Appends::default());
     let (sender, inbox) = mpsc::channel(64);
     let peers = peers.iter().map(|(node, address)| (*node, (*address).to_owned())).collect();
-    let transport = Transport::start(identity(N1, 11), peers, appends.clone(), sender);
+    let transport = Transport::start(identity(N1, 11), appends.clone(), sender);
+    transport.set_peers(peers);
     Dialing { transport, appends, inbox }
 }
 
@@ -143,6 +146,34 @@ fn run_without_waiting(test: impl Future<Output = ()>) {
         .build()
         .unwrap();
     LocalSet::new().block_on(&runtime, test);
+}
+
+#[test]
+fn a_node_that_is_forgotten_loses_its_links_and_one_that_comes_gets_them() {
+    run(async {
+        let mut port = port(identity(N2, 22)).await;
+        let mut one = dialing(&[]);
+        port.known.set(Some([N2].into()));
+        one.transport.set_peers([(N2, port.address.clone())].into());
+        match next(&mut one.inbox).await {
+            Inbound::LinkDown { node: N2, refused: false } => {}
+            other => panic!("{other:?}, though nobody knows node 1"),
+        }
+        port.known.set(Some([N1, N2].into()));
+        link_up(&mut one.inbox, N2).await;
+        one.transport.send(N2, small(1));
+        assert_eq!(raft_from(&mut port.inbox, N1).await, small(1));
+        port.known.set(Some([N2].into()));
+        match next(&mut one.inbox).await {
+            Inbound::LinkDown { node: N2, .. } => {}
+            other => panic!("{other:?}, though node 1 was forgotten"),
+        }
+        // A spare has heard of no cluster: it takes whoever proves the secret.
+        port.known.set(None);
+        link_up(&mut one.inbox, N2).await;
+        one.transport.send(N2, small(2));
+        assert_eq!(raft_from(&mut port.inbox, N1).await, small(2));
+    });
 }
 
 #[test]

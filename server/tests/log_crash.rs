@@ -83,14 +83,14 @@ fn play(log: Log, workload: &Workload, from: usize, to: usize) -> Played {
     let mut random = Random(to as u64);
     // Whether that was done is not known: it is asked for again.
     let before = from.checked_sub(1).map(|at| &workload.submissions[at]);
-    before.into_iter().flat_map(|last| &last.forgets).for_each(|group| log.store.forget(*group));
+    before.into_iter().for_each(|last| last.forget(&log.store));
     for at in from..to {
         let submission = &workload.submissions[at];
         log.store.submit(submission.writes.clone());
         for (group, base) in &submission.compacts {
             log.store.compact(*group, *base);
         }
-        submission.forgets.iter().for_each(|group| log.store.forget(*group));
+        submission.forget(&log.store);
         let (group, _) = submission.writes[0];
         let first = Index(random.below(40) + 1);
         let fetch = Fetch { id: FetchId(0), from: first, to: Index(100), bytes_max: 1000 };
@@ -221,7 +221,7 @@ fn what_arrives_during_a_sync_is_the_next_commit() {
     log.store.submit(workload.submissions[0].writes.clone());
     disk.await_held_sync();
     for (before, submission) in workload.submissions.iter().zip(&workload.submissions[1..]) {
-        before.forgets.iter().for_each(|group| log.store.forget(*group));
+        before.forget(&log.store);
         log.store.submit(submission.writes.clone());
     }
     assert!(log.events.try_recv().is_err(), "reported before it was durable");
@@ -242,7 +242,7 @@ fn what_arrives_during_a_sync_is_the_next_commit() {
 
 #[test]
 fn fetches_agree_with_what_was_submitted_before_them() {
-    let workload = Workload::new(10, 300);
+    let workload = Workload::new(10, 400);
     let disk = Disk::default();
     let log = open(&disk, config(0)).unwrap();
     let mut random = Random(5);
@@ -252,8 +252,8 @@ fn fetches_agree_with_what_was_submitted_before_them() {
         for (group, base) in &submission.compacts {
             log.store.compact(*group, *base);
         }
-        submission.forgets.iter().for_each(|group| log.store.forget(*group));
-        for (group, model) in state.iter().filter(|(_, model)| !model.forgotten) {
+        submission.forget(&log.store);
+        for (group, model) in state.iter().filter(|(_, model)| !model.forgotten && !model.left) {
             let (begin, last) = (model.compacted.max(model.base.index).0, model.last().index.0);
             let from = begin.saturating_sub(3) + random.below(last - begin + 5) + 1;
             let to = from + random.below(40);

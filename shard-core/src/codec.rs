@@ -345,7 +345,7 @@ pub(crate) fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> 
 }
 
 /// Appends a value. Nothing in our types can fail to be encoded, and memory grows as needed.
-fn append<T: Serialize>(value: &T, out: &mut BytesMut) {
+pub(crate) fn append<T: Serialize>(value: &T, out: &mut BytesMut) {
     postcard::serialize_with_flavor(value, Appending(out)).expect("our types can be encoded");
 }
 

@@ -74,6 +74,13 @@ impl Health {
         self.pairs.set_led(group, led);
     }
 
+    /// A replica is here no more; all its writes are durable, or nobody waits for them.
+    pub(crate) fn closed(&mut self, group: GroupId) {
+        self.pairs.set_led(group, None);
+        self.unsynced.retain(|(_, of, _)| *of != group);
+        self.durable.remove(&group);
+    }
+
     /// Heartbeats to send, and edges for the replicas.
     pub(crate) fn take_effects(&mut self) -> PairEffects {
         let mut effects = PairEffects::default();

@@ -4,6 +4,9 @@
 //! from then on. Who leads the group tells those with a seat as well: they would hear of what is committed
 //! with the next entry only. What is lost is noticed at the next question. Nothing on the way of a request waits for
 //! any of it: a node serves by the map that it has.
+//!
+//! A node that has just been made known has no map, and no link to anybody whom it could ask. So who leads the group
+//! gives the whole map to each node that it has a link to and that does not ask.
 
 use crate::cluster_config::SHARDMASTER;
 use crate::cluster_map::{ClusterMap, MapChange};
@@ -17,6 +20,8 @@ const MS: Now = 1_000_000;
 const ASK_NS: Now = 1_000 * MS;
 /// Who has not asked for so long is told nothing any more.
 const FORGET_NS: Now = 5_000 * MS;
+/// A node that has a new link, and has not asked for so long, is told without asking; and again.
+const SILENT_NS: Now = 1_500 * MS;
 /// Nodes that are told changes, at most; more have to ask each time.
 const SUBSCRIBERS_MAX: usize = 1024;
 
@@ -53,11 +58,14 @@ pub(crate) struct MapFeed {
     /// Who was asked last.
     asked: NodeId,
     refused: u64,
+    /// Nodes with a link that has stood since without a word of theirs, and when they are told.
+    silent: BTreeMap<NodeId, Now>,
+    /// At the last poll.
+    leads: bool,
 }
 
 impl MapFeed {
-    pub(crate) fn new(own: NodeId, map: ClusterMap) -> MapFeed {
-        let map = Arc::new(map);
+    pub(crate) fn new(own: NodeId, map: Arc<ClusterMap>) -> MapFeed {
         MapFeed {
             own,
             told: Arc::clone(&map),
@@ -67,6 +75,8 @@ impl MapFeed {
             ask_at: 0,
             asked: NodeId(0),
             refused: 0,
+            silent: BTreeMap::new(),
+            leads: false,
         }
     }
 
@@ -89,6 +99,11 @@ impl MapFeed {
         news
     }
 
+    /// The replica here is no more.
+    pub(crate) fn lost_seat(&mut self) {
+        self.has_seat = false;
+    }
+
     /// Takes what another node says. Says whether the map is news.
     pub(crate) fn heard(
         &mut self,
@@ -99,15 +114,20 @@ impl MapFeed {
     ) -> bool {
         match message {
             MapMessage::Have(version) => {
+                self.silent.remove(&from);
                 self.subscribe(now, from, version, out);
                 false
             }
-            MapMessage::Whole(map) if map.version <= self.map.version => false,
+            MapMessage::Whole(map) if map.version <= self.map.version => {
+                out.push((from, MapMessage::Have(self.map.version)));
+                false
+            }
             MapMessage::Whole(map) => {
                 let sound =
                     map.check().is_ok() && map.config.cluster_id == self.map.config.cluster_id;
                 self.refused += u64::from(!sound);
                 if sound {
+                    out.push((from, MapMessage::Have(map.version)));
                     self.map = Arc::from(map);
                 }
                 sound
@@ -164,11 +184,35 @@ impl MapFeed {
             }
             self.told = Arc::clone(&self.map);
         }
+        self.leads = leads && self.has_seat;
+        if self.leads {
+            self.tell_silent(now, out);
+        }
         if !self.has_seat && now >= self.ask_at {
             self.ask_at = now.saturating_add(ASK_NS);
             if let Some(node) = self.next_source() {
                 self.asked = node;
                 out.push((node, MapMessage::Have(self.map.version)));
+            }
+        }
+    }
+
+    /// There is a new link to a node.
+    pub(crate) fn link_up(&mut self, now: Now, node: NodeId) {
+        self.silent.insert(node, now.saturating_add(SILENT_NS));
+    }
+
+    /// The link is gone.
+    pub(crate) fn link_down(&mut self, node: NodeId) {
+        self.silent.remove(&node);
+    }
+
+    fn tell_silent(&mut self, now: Now, out: &mut Vec<(NodeId, MapMessage)>) {
+        for (node, at) in self.silent.iter_mut().filter(|(_, at)| **at <= now) {
+            *at = now.saturating_add(SILENT_NS);
+            if self.map.config.nodes.contains_key(node) {
+                let whole = ClusterMap::clone(&self.told);
+                out.push((*node, MapMessage::Whole(Box::new(whole))));
             }
         }
     }
@@ -181,7 +225,10 @@ impl MapFeed {
     }
 
     pub(crate) fn deadline(&self) -> Option<Now> {
-        (!self.has_seat).then_some(self.ask_at)
+        match self.has_seat {
+            false => Some(self.ask_at),
+            true => self.silent.values().min().copied().filter(|_| self.leads),
+        }
     }
 }
 
@@ -213,10 +260,10 @@ mod tests {
 
     #[test]
     fn a_node_without_a_seat_asks_each_in_turn_and_is_told_what_changes() {
-        let mut seat = MapFeed::new(NodeId(1), map(1));
+        let mut seat = MapFeed::new(NodeId(1), Arc::new(map(1)));
         assert!(!seat.applied(&map(1)) && seat.applied(&map(2)));
         assert_eq!(said(&mut seat, 0), []);
-        let mut other = MapFeed::new(NodeId(3), map(1));
+        let mut other = MapFeed::new(NodeId(3), Arc::new(map(1)));
         assert_eq!(said(&mut other, 0), [(NodeId(1), MapMessage::Have(1))]);
         assert_eq!(said(&mut other, ASK_NS - 1), []);
         assert_eq!(other.deadline(), Some(ASK_NS));
@@ -249,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_map_that_makes_no_sense_or_is_of_another_cluster_is_refused() {
-        let mut feed = MapFeed::new(NodeId(3), map(1));
+        let mut feed = MapFeed::new(NodeId(3), Arc::new(map(1)));
         let mut wrong = map(2);
         wrong.config.cluster_id = "d".into();
         let mut out = Vec::new();
@@ -261,8 +308,44 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_cannot_ask_is_told_until_it_answers() {
+        let mut seat = MapFeed::new(NodeId(1), Arc::new(map(1)));
+        seat.applied(&map(2));
+        let mut out = Vec::new();
+        seat.poll(0, true, &mut out);
+        out.clear();
+        [3, 9].into_iter().for_each(|node| seat.link_up(0, NodeId(node)));
+        seat.poll(SILENT_NS - 1, true, &mut out);
+        assert_eq!((out.len(), seat.deadline()), (0, Some(SILENT_NS)));
+        for round in 1..=2 {
+            seat.poll(round * SILENT_NS, true, &mut out);
+        }
+        let whole = (NodeId(3), MapMessage::Whole(Box::new(map(2))));
+        assert_eq!(out, [whole.clone(), whole.clone()], "9 is no node of the cluster");
+
+        let mut spare = MapFeed::new(NodeId(3), Arc::new(ClusterMap::default()));
+        spare.map = Arc::new(ClusterMap {
+            config: ClusterConfig { cluster_id: "c".into(), ..ClusterConfig::default() },
+            ..ClusterMap::default()
+        });
+        let mut answer = Vec::new();
+        assert_eq!(said(&mut spare, 0), [], "it knows nobody");
+        assert!(spare.heard(0, NodeId(1), whole.1, &mut answer));
+        let (to, have) = answer.pop().expect("an answer");
+        assert_eq!((to, &have), (NodeId(1), &MapMessage::Have(2)));
+        out.clear();
+        seat.heard(2 * SILENT_NS, NodeId(3), have, &mut out);
+        seat.poll(9 * SILENT_NS, true, &mut out);
+        assert_eq!(out, []);
+        // Who does not lead tells nobody, and is not woken for it.
+        seat.link_up(0, NodeId(3));
+        seat.poll(9 * SILENT_NS, false, &mut out);
+        assert_eq!((out.len(), seat.deadline()), (0, None));
+    }
+
+    #[test]
     fn who_has_not_asked_for_long_is_told_nothing() {
-        let mut seat = MapFeed::new(NodeId(1), map(1));
+        let mut seat = MapFeed::new(NodeId(1), Arc::new(map(1)));
         seat.applied(&map(2));
         said(&mut seat, 0);
         let mut out = Vec::new();

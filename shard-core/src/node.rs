@@ -3,11 +3,15 @@
 //! The shell around it waits for nothing but its inbox and [`Node::deadline`]: writes, messages,
 //! replies and fetches leave as data.
 
+mod groups;
+
+use self::groups::Comings;
 use crate::checkpoint::{SnapshotChunk, StateCommand, StateEvent};
 use crate::cluster_config::{ClusterConfig, NodeConfig, SHARDMASTER};
 use crate::cluster_map::ClusterMap;
 use crate::disk_room::DiskRoom;
 use crate::health::{Health, told};
+use crate::kept::{Keeper, Kept};
 use crate::machine::Machine;
 use crate::map_feed::{MapFeed, MapMessage};
 use crate::memory::MemoryUse;
@@ -118,6 +122,10 @@ pub enum Input {
     },
     /// The log is in want of space, and would get rid of some of this group's.
     CheckpointWanted(GroupId),
+    /// What was to be kept under that number is on disk.
+    Kept(u64),
+    /// What [`Output::forget`] named is gone from the disk.
+    Forgotten(GroupId),
     /// The process is about to stop: every leadership is handed over, and none is won any more.
     Leave,
 }
@@ -147,6 +155,14 @@ pub struct Output {
     pub edges: Vec<(NodeId, PairEdge)>,
     /// Peers whose link should pull with [`Node::next_append`].
     pub wake: BTreeSet<NodeId>,
+    /// To disk: what the node keeps of the cluster, and the number that [`Input::Kept`] is to name. It takes the
+    /// place of what is there, and there is never more than one that has not been answered.
+    pub keep: Option<(u64, Arc<Kept>)>,
+    /// To disk, behind all else of the group: nothing of it is to be kept, or, if so it says, its term and vote
+    /// alone. Answered by [`Input::Forgotten`].
+    pub forget: Vec<(GroupId, bool)>,
+    /// There are other nodes, or they are elsewhere: see [`Node::nodes`].
+    pub peers_changed: bool,
     /// To routers.
     pub replies: BTreeMap<Origin, Vec<Reply>>,
     /// To the log's reader.
@@ -166,9 +182,10 @@ pub struct NodeSetup {
     pub id: NodeId,
     /// The configuration the cluster starts with.
     pub bootstrap: ClusterConfig,
-    /// Where nodes are now: what this process was told of addresses at its start goes before what a
-    /// configuration written earlier says.
+    /// Where nodes are, whatever any map says: this one, and all whose addresses are drawn at each start.
     pub addresses: BTreeMap<NodeId, NodeConfig>,
+    /// What the disk has of the cluster.
+    pub kept: Kept,
     /// Names this process towards peers; drawn once per start, as in handshakes.
     pub epoch: u64,
     /// Drawn once per start; election timeouts come from it.
@@ -190,6 +207,8 @@ pub struct Node {
     checkpointed: GroupId,
     addresses: BTreeMap<NodeId, NodeConfig>,
     feed: MapFeed,
+    keeper: Keeper,
+    comings: Comings,
     /// What groups here say to groups here.
     loopback: VecDeque<MoveEnvelope>,
     replicas: BTreeMap<GroupId, Replica>,
@@ -223,21 +242,22 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the node's replicas: one per group of the bootstrap configuration that has a seat here.
+    /// Opens the node's replicas: those of groups that the map on disk names.
     pub fn open(
         setup: NodeSetup,
         recovered: BTreeMap<GroupId, Recovered>,
         raft_config: RaftConfig,
         now: Now,
     ) -> Result<Node, OpenError> {
-        let NodeSetup { id, bootstrap, addresses, epoch, seed, checkpoints, memory_max } = setup;
-        let map = ClusterMap::of_config(&bootstrap);
+        let NodeSetup { id, bootstrap, addresses, kept, .. } = setup;
+        let NodeSetup { epoch, seed, checkpoints, memory_max, .. } = setup;
         let witness = Witness::new(epoch, &recovered);
         let setup = ReplicaSetup { bootstrap: Arc::new(bootstrap), checkpoints };
         let mut opener = Opener { own: id, raft_config, recovered, setup, seed };
+        let unwanted = opener.take_unwanted(&kept);
         let mut replicas = BTreeMap::new();
-        for group in opener.missing(&map, &replicas) {
-            replicas.insert(group, opener.open(group, &map, now)?);
+        for group in opener.missing(&kept, &replicas) {
+            replicas.insert(group, opener.open(group, &kept, now)?);
         }
         let touched = replicas.keys().copied().collect();
         Ok(Node {
@@ -245,7 +265,9 @@ impl Node {
             frozen: BTreeSet::new(),
             checkpointing: None,
             checkpointed: GroupId(0),
-            feed: MapFeed::new(id, map),
+            feed: MapFeed::new(id, Arc::clone(&kept.map)),
+            keeper: Keeper::new(kept),
+            comings: Comings::new(unwanted),
             opener,
             witness,
             failed: None,
@@ -310,11 +332,13 @@ impl Node {
                 self.pairs(now, out);
             }
             Input::LinkUp { node, epoch, link } => {
+                self.feed.link_up(now, node);
                 self.health.pairs.link_up(now, node, epoch, link);
                 out.witness.extend(self.witness.link_up(node).map(|message| (node, message)));
                 self.pairs(now, out);
             }
             Input::LinkDown { node, refused } => {
+                self.feed.link_down(node);
                 self.health.pairs.link_down(now, node, refused);
                 self.pairs(now, out);
             }
@@ -332,6 +356,8 @@ impl Node {
                     self.touched.insert(group);
                 }
             }
+            Input::Kept(number) => self.on_kept(number),
+            Input::Forgotten(group) => self.on_forgotten(group),
             Input::Leave => self.leaving = true,
         }
     }
@@ -386,42 +412,6 @@ impl Node {
         replica.on_move(now, from, envelope, &mut self.scratch);
         self.touched.insert(group);
         self.collect(now, group, out);
-    }
-
-    /// The groups whose slots move by either map have to look at it.
-    fn map_changed(&mut self, now: Now, before: &ClusterMap, out: &mut Output) {
-        out.view_changed = true;
-        self.open_groups(now);
-        let map = self.feed.map();
-        for record in before.moves.values().chain(map.moves.values()) {
-            let sides = record.order.from.into_iter().chain([record.order.to]);
-            self.touched.extend(sides.filter(|group| self.replicas.contains_key(group)));
-        }
-    }
-
-    /// Opens the replicas that the map wants here, or that the disk has and the map now names.
-    fn open_groups(&mut self, now: Now) {
-        let map = Arc::clone(self.feed.map());
-        for group in self.opener.missing(&map, &self.replicas) {
-            match self.opener.open(group, &map, now) {
-                Ok(mut replica) => {
-                    self.tell_liveness(now, &mut replica);
-                    self.replicas.insert(group, replica);
-                    self.touched.insert(group);
-                }
-                Err(source) => self.failed = Some(ReplicaError::Open { group, source }),
-            }
-        }
-    }
-
-    /// What the others heard of nodes before this replica was there.
-    fn tell_liveness(&self, now: Now, replica: &mut Replica) {
-        for (peer, state) in self.health.up() {
-            replica.liveness(now, peer, state);
-        }
-        if self.told_hand_over {
-            replica.liveness(now, self.id, NodeLiveness::DiskStalled);
-        }
     }
 
     /// Collects what the pairs owe. Replicas are told before they see the next message: what a new
@@ -518,6 +508,7 @@ impl Node {
             self.map_changed(now, &map, out);
             out.again = true;
         }
+        self.settle_groups(now, wall, out)?;
         let leads = self.replicas.get(&SHARDMASTER).is_some_and(Replica::leads);
         self.feed.poll(now, leads, &mut out.maps);
         self.run_next_checkpoint(now, out);
@@ -658,7 +649,8 @@ impl Node {
     /// When `poll` must be called next, if nothing else happens.
     pub fn deadline(&self) -> Option<Now> {
         let replicas = self.replicas.values().filter_map(Replica::deadline);
-        replicas.chain(self.health.pairs.deadline()).chain(self.feed.deadline()).min()
+        let others = self.feed.deadline().into_iter().chain(self.keeper.deadline());
+        replicas.chain(self.health.pairs.deadline()).chain(others).min()
     }
 
     /// Tells the replicas whether this node may lead, when that changes: they do not campaign while it
@@ -692,9 +684,7 @@ impl Node {
     /// What this node knows of the cluster.
     pub fn view(&self) -> ClusterView {
         let mut map = ClusterMap::clone(self.feed.map());
-        for (node, addresses) in &self.addresses {
-            map.config.nodes.insert(*node, addresses.clone());
-        }
+        map.config.nodes = self.nodes();
         let leaders = self.replicas.iter().map(|(group, r)| (*group, r.leader())).collect();
         ClusterView { map, leaders }
     }
@@ -712,6 +702,7 @@ impl Node {
                 ("raft_messages_rejected", self.rejected),
                 ("map_messages_refused", self.feed.refused()),
                 ("map_version", self.feed.map().version),
+                ("map_version_kept", self.keeper.durable().map.version),
                 ("snapshot_chunks_dropped", self.chunks_dropped),
             ],
             ..NodeStatus::default()

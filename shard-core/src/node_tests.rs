@@ -2,6 +2,7 @@
 //! faults is the raft tests' matter; here is what a node makes of it.
 
 use crate::cluster_config::{ClusterConfig, ConfigNum, GroupConfig, NodeConfig, SHARDMASTER};
+use crate::kept::Kept;
 use crate::node::{Input, Node, NodeSetup, Output};
 use crate::op::{Op, Outcome};
 use crate::replica::{CheckpointConfig, Origin, Recovered};
@@ -17,6 +18,7 @@ use raft_core::effects::{Fetch, FetchResult, Write};
 use raft_core::types::{Entry, EntryId, HardState};
 use raft_core::{Config, Restored};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 mod collect;
 mod disk;
@@ -74,6 +76,10 @@ struct World {
     now: u64,
     nodes: BTreeMap<NodeId, Node>,
     disks: BTreeMap<NodeId, BTreeMap<GroupId, Disk>>,
+    /// Of this node's disk what is kept and forgotten gets no further than so many steps.
+    lost_steps: Option<(NodeId, u32)>,
+    /// What each node keeps of the cluster.
+    kept: BTreeMap<NodeId, Kept>,
     down: BTreeSet<NodeId>,
     replies: BTreeMap<u64, Answer>,
     epoch: u64,
@@ -152,6 +158,8 @@ impl World {
             now: 0,
             nodes: BTreeMap::new(),
             disks: BTreeMap::new(),
+            lost_steps: None,
+            kept: BTreeMap::new(),
             down: BTreeSet::new(),
             replies: BTreeMap::new(),
             epoch: 0,
@@ -175,11 +183,13 @@ impl World {
         let disks = self.disks.entry(id).or_default();
         let recovered =
             disks.iter().map(|(group, disk)| (*group, disk.recovered(*group))).collect();
-        let (bootstrap, addresses) = (self.config.clone(), self.config.nodes.clone());
+        let (bootstrap, addresses) = (self.config.clone(), BTreeMap::new());
+        let kept = self.kept.entry(id).or_insert_with(|| Kept::first(&bootstrap)).clone();
         let setup = NodeSetup {
             id,
             bootstrap,
             addresses,
+            kept,
             epoch: self.epoch,
             seed: 7,
             checkpoints: self.checkpoints,
@@ -219,6 +229,18 @@ impl World {
         self.carry_out(id, out);
     }
 
+    /// Whether a step of what is kept or forgotten is done before the crash that comes.
+    fn has_a_step(&mut self, id: NodeId) -> bool {
+        match &mut self.lost_steps {
+            Some((node, 0)) if *node == id => false,
+            Some((node, left)) if *node == id => {
+                *left -= 1;
+                true
+            }
+            _ => true,
+        }
+    }
+
     fn poll(&mut self, id: NodeId) {
         let mut out = Output::default();
         let wall = LogTime(self.now / MS);
@@ -245,6 +267,7 @@ impl World {
         for (group, command) in out.state {
             self.carry_out_state(id, group, command, &mut next);
         }
+        self.keep_and_forget(id, out.keep, out.forget, &mut next);
         self.sent += (out.heartbeats.len() + out.messages.len()) as u64;
         for (to, heartbeat) in out.heartbeats {
             next.push_back((to, Input::Heartbeat { from: id, heartbeat }));
@@ -279,6 +302,31 @@ impl World {
                 self.input(to, input);
             }
             self.draining = false;
+        }
+    }
+
+    fn keep_and_forget(
+        &mut self,
+        id: NodeId,
+        keep: Option<(u64, Arc<Kept>)>,
+        forget: Vec<(GroupId, bool)>,
+        next: &mut VecDeque<(NodeId, Input)>,
+    ) {
+        if let Some((number, kept)) = keep.filter(|_| self.has_a_step(id)) {
+            let before = self.kept.insert(id, Kept::clone(&kept)).expect("one from the start");
+            assert!(before.map.version <= kept.map.version, "node {id} keeps an older map");
+            next.push_back((id, Input::Kept(number)));
+        }
+        for (group, voted) in forget {
+            if !self.has_a_step(id) {
+                continue;
+            }
+            let disk = self.disks.get_mut(&id).unwrap().remove(&group).unwrap_or_default();
+            if voted {
+                let disk = Disk { hard: disk.hard, ..Disk::default() };
+                self.disks.get_mut(&id).unwrap().insert(group, disk);
+            }
+            next.push_back((id, Input::Forgotten(group)));
         }
     }
 

@@ -9,17 +9,17 @@
 //!   as a learner first (R21).
 //!
 //! That a founder whose disk has nothing has never voted rests on two things. A node that has lost its
-//! directory does not come back under its id. And a replica, once opened, is not deleted while its node
-//! goes on: a founder that was removed from its group keeps what it has.
+//! directory does not come back under its id. And a founder whose replica was deleted is no founder any more:
+//! that is noted before ([`crate::kept`]), and its term and vote stay.
 //!
-//! What a disk has of a group that the map does not name yet stays closed until it does: only then is it
-//! known what comes before its log.
+//! The map is the one that is on disk. So what the disk has of a group that it does not name is of a group
+//! that was removed.
 
-use crate::cluster_map::ClusterMap;
+use crate::kept::{Kept, Left};
 use crate::replica::{Recovered, Replica, ReplicaSetup};
-use raft_core::types::{GroupId, NodeId, Now};
+use raft_core::types::{EntryId, GroupId, NodeId, Now};
 use raft_core::{Config, OpenError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// The settings of a replica, by its group and the voters it begins with.
@@ -43,31 +43,49 @@ impl fmt::Debug for Opener {
 }
 
 impl Opener {
-    /// The groups of the map that should have a replica here and have none.
+    /// The groups that should have a replica here and have none.
     pub(crate) fn missing(
         &self,
-        map: &ClusterMap,
+        kept: &Kept,
         replicas: &BTreeMap<GroupId, Replica>,
     ) -> Vec<GroupId> {
         let wanted = |group: &GroupId| {
-            let seats = map.config.groups.get(group);
-            seats.is_some_and(|seats| seats.voters.contains(&self.own))
-                || map.founders.get(group).is_some_and(|first| first.contains(&self.own))
-                || self.recovered.contains_key(group)
+            kept.wants(*group)
+                && (kept.seats(*group, self.own)
+                    || !kept.first_voters(*group, self.own).is_empty()
+                    || self.has_more_than_a_vote(*group, kept))
         };
-        let groups = map.config.groups.keys().copied();
+        let groups = kept.map.config.groups.keys().copied();
         groups.filter(|group| !replicas.contains_key(group) && wanted(group)).collect()
+    }
+
+    /// Whether the disk has anything of a group besides what stays of a replica that was deleted.
+    fn has_more_than_a_vote(&self, group: GroupId, kept: &Kept) -> bool {
+        self.recovered.get(&group).is_some_and(|recovered| {
+            let raft = &recovered.raft;
+            let blank = raft.last == EntryId::default()
+                && raft.checkpoint.is_none()
+                && raft.staged.is_none();
+            !blank || kept.left.get(&group) != Some(&Left::Cleared)
+        })
+    }
+
+    /// Takes out what the disk has of groups that are not to stay; whether of each term and vote are.
+    pub(crate) fn take_unwanted(&mut self, kept: &Kept) -> Vec<(GroupId, bool)> {
+        let groups = self.recovered.keys().chain(kept.left.keys()).copied();
+        let unwanted: BTreeSet<GroupId> = groups.filter(|group| !kept.wants(*group)).collect();
+        self.recovered.retain(|group, _| !unwanted.contains(group));
+        unwanted.into_iter().map(|group| (group, kept.left.contains_key(&group))).collect()
     }
 
     /// Opens one of them.
     pub(crate) fn open(
         &mut self,
         group: GroupId,
-        map: &ClusterMap,
+        kept: &Kept,
         now: Now,
     ) -> Result<Replica, OpenError> {
-        let founders = map.founders.get(&group).filter(|first| first.contains(&self.own));
-        let config = (self.raft_config)(group, founders.cloned().unwrap_or_default());
+        let config = (self.raft_config)(group, kept.first_voters(group, self.own));
         let recovered = self.recovered.remove(&group).unwrap_or_default();
         // Replicas of one node must not time out together, nor one group's on several nodes.
         let node = self.own.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -6,6 +6,7 @@
 //! no entry: [`reads`].
 
 mod checkpoints;
+mod closing;
 mod collect;
 mod error;
 mod mover;

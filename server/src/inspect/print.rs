@@ -9,6 +9,7 @@ use crate::state_store::inspect::{GroupView as StateGroup, MACHINE_BYTES_MAX, St
 use raft_core::Restored;
 use raft_core::conf::Conf;
 use raft_core::types::{HardState, Index};
+use shard_core::kept::{Kept, Left};
 use shard_core::{GroupId, NodeId};
 use std::io::{self, Write};
 
@@ -38,6 +39,31 @@ pub(super) fn small_files(
             writeln!(out, "  secret        {} bytes", cluster.secret.len())
         }
     }
+}
+
+pub(super) fn kept(out: &mut dyn Write, kept: Option<&Kept>) -> io::Result<()> {
+    let Some(kept) = kept else { return writeln!(out, "  map           none that can be read") };
+    let (version, config) = (kept.map.version, &kept.map.config);
+    let groups = config.groups.len().saturating_sub(1);
+    writeln!(
+        out,
+        "  map           version {version}, configuration {}: {}, {}",
+        config.num,
+        count(config.nodes.len() as u64, "node", "nodes"),
+        count(groups as u64, "group", "groups")
+    )?;
+    for (group, left) in &kept.left {
+        let rest = match left {
+            Left::Clearing => "the next start deletes the rest",
+            Left::Cleared => "its term and vote stay",
+        };
+        writeln!(out, "                has left group {group}, {rest}")?;
+    }
+    for (node, moved) in &kept.moved {
+        let (from, to) = (one_line(&moved.from.peer), one_line(&moved.to.peer));
+        writeln!(out, "                node {node} is at {to}, not at {from}")?;
+    }
+    Ok(())
 }
 
 pub(super) fn log(out: &mut dyn Write, log: Option<&LogView>) -> io::Result<()> {

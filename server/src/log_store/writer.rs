@@ -10,7 +10,7 @@ use crate::last_words::At;
 use bytes::Bytes;
 use raft_core::effects::{Fetch, FetchResult, Write};
 use raft_core::frame::{LogFrame, encode_cut, encode_forget, encode_hard_state};
-use raft_core::types::{GroupId, WriteToken};
+use raft_core::types::{GroupId, HardState, WriteToken};
 use redb::{Database, Durability};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -168,7 +168,7 @@ impl Writer {
                 }
             }
             Command::Compact(group, base) => self.compact(group, base)?,
-            Command::Forget(group) => self.forget(group, batch),
+            Command::Forget(group, voted) => self.forget(group, voted, batch)?,
             Command::Fetch(group, fetch) => batch.fetches.push((group, fetch)),
         }
         Ok(())
@@ -176,12 +176,23 @@ impl Writer {
 
     /// Its rows go with the others, oldest first: the frame stands behind all of them, so as long as one is
     /// there it is too.
-    fn forget(&mut self, group: GroupId, batch: &mut Batch) {
+    fn forget(
+        &mut self,
+        group: GroupId,
+        voted: bool,
+        batch: &mut Batch,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let hard = self.index.get(group).map(|log| log.hard);
         if self.index.forget(group) {
             batch.push(encode_forget(group));
             self.collector.forget(group);
         }
+        if let Some(hard) = hard.filter(|hard| voted && *hard != HardState::default()) {
+            self.index.hard_state(group, hard, Place::in_blob(self.next_seq, batch.bytes))?;
+            batch.push(encode_hard_state(group, hard));
+        }
         batch.forgotten.push(group);
+        Ok(())
     }
 
     /// Term and vote first, then the cut, then the entries: what recovery must meet in this order. A

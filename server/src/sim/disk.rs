@@ -146,6 +146,8 @@ enum Step {
     Write(GroupId, Write),
     Compact(GroupId, EntryId),
     State(GroupId, StateCommand),
+    /// All of a group, or all but term and vote.
+    Forget(GroupId, bool),
 }
 
 /// A node's disk.
@@ -162,6 +164,7 @@ impl Disk {
         writes: Vec<(GroupId, Write)>,
         states: Vec<(GroupId, StateCommand)>,
         compact: Vec<(GroupId, EntryId)>,
+        forget: Vec<(GroupId, bool)>,
     ) {
         // What a group writes behind an install waits for it.
         let installs: BTreeMap<GroupId, _> = states
@@ -189,6 +192,9 @@ impl Disk {
         for (group, upto) in compact {
             self.parts.entry(group).or_default().newest.compact(upto);
             self.unsynced.push_back(Step::Compact(group, upto));
+        }
+        for (group, voted) in forget {
+            self.unsynced.push_back(Step::Forget(group, voted));
         }
     }
 
@@ -231,6 +237,15 @@ impl Disk {
             }
             Step::Compact(group, upto) => self.parts.entry(group).or_default().log.compact(upto),
             Step::State(group, command) => self.state(group, command, told, send),
+            Step::Forget(group, voted) => {
+                let part = self.parts.remove(&group).unwrap_or_default();
+                if voted {
+                    let log = Log { hard: part.log.hard, ..Log::default() };
+                    let part = Part { newest: log.clone(), log, state: State::default() };
+                    self.parts.insert(group, part);
+                }
+                told.push(Input::Forgotten(group));
+            }
         }
     }
 

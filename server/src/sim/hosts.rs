@@ -6,6 +6,7 @@ use super::world::{Event, MS, World};
 use raft_core::Config;
 use raft_core::types::Now;
 use shard_core::NodeId;
+use shard_core::kept::Kept;
 use shard_core::map_feed::MapMessage;
 use shard_core::migration::MoveEnvelope;
 use shard_core::node::{Input, Node, NodeSetup, Output};
@@ -13,7 +14,7 @@ use shard_core::replica::{CheckpointConfig, Origin};
 use shard_core::session::LogTime;
 use shard_core::shard_store::RowBudget;
 use shard_core::wire::{ToNode, ToRouter};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The room that a link has for appends.
 const LINK_BYTES: u64 = 1 << 18;
@@ -33,6 +34,8 @@ const CHECKPOINTS: CheckpointConfig = CheckpointConfig {
 pub(super) struct Host {
     pub(super) node: Option<Node>,
     pub(super) disk: Disk,
+    /// What it keeps of the cluster.
+    kept: Option<Kept>,
     /// Names its process; that of one that is down is nobody's.
     pub(super) epoch: u64,
     starts: u64,
@@ -49,6 +52,7 @@ impl Host {
         Host {
             node: None,
             disk: Disk::default(),
+            kept: None,
             epoch: 0,
             starts: 0,
             syncing: false,
@@ -77,7 +81,8 @@ impl World {
         host.wake.clear();
         let setup = NodeSetup {
             id,
-            addresses: config.nodes.clone(),
+            addresses: BTreeMap::new(),
+            kept: host.kept.get_or_insert_with(|| Kept::first(&config)).clone(),
             bootstrap: config,
             epoch: host.epoch,
             seed: self.random.draw(),
@@ -251,11 +256,16 @@ impl World {
             std::mem::take(&mut out.writes),
             std::mem::take(&mut out.state),
             std::mem::take(&mut out.compact),
+            std::mem::take(&mut out.forget),
         );
         host.wake.append(&mut out.wake);
         if host.disk.is_dirty() && !std::mem::replace(&mut host.syncing, true) {
             let sync = self.random.between(100_000, self.rates.sync_ms.max(1) * MS);
             self.at(sync, Event::Sync(id, epoch));
+        }
+        if let Some((number, kept)) = out.keep {
+            let written = self.random.between(100_000, self.rates.sync_ms.max(1) * MS);
+            self.at(written, Event::Keep(id, epoch, number, kept));
         }
         for (group, fetch) in out.fetches {
             let result = self.hosts[&id].disk.fetch(group, &fetch);
@@ -319,6 +329,18 @@ impl World {
                 self.send_linked(id, peer, Input::Raft { from: id, envelope });
             }
         }
+    }
+
+    /// What a node keeps of the cluster is on disk.
+    pub(super) fn keeps(&mut self, id: NodeId, epoch: u64, number: u64, kept: &Kept) {
+        let host = self.hosts.get_mut(&id).expect("a node");
+        if host.epoch != epoch {
+            return;
+        }
+        let before = host.kept.replace(kept.clone());
+        let older = before.is_some_and(|before| before.map.version > kept.map.version);
+        assert!(!older, "node {id} keeps an older map");
+        self.input(id, Input::Kept(number));
     }
 
     pub(super) fn synced(&mut self, id: NodeId, epoch: u64) {

@@ -15,6 +15,7 @@ use router::dispatch::LinkEvent;
 use shard_core::cluster_config::{
     ClusterConfig, ConfigNum, GroupConfig, NodeConfig, SHARDMASTER, SlotRange,
 };
+use shard_core::kept::Kept;
 use shard_core::machine::Machine;
 use shard_core::node::Input;
 use shard_core::shardmaster::{MasterOp, MasterRequest};
@@ -22,6 +23,7 @@ use shard_core::slot::Slot;
 use shard_core::wire::{ToNode, ToRouter};
 use shard_core::{GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A millisecond.
 pub const MS: Now = 1_000_000;
@@ -51,6 +53,8 @@ pub(super) enum Event {
     Dial(NodeId, NodeId),
     /// A node's disk, of this epoch, has synced.
     Sync(NodeId, u64),
+    /// A node's process, of this epoch, has its file written.
+    Keep(NodeId, u64, u64, Arc<Kept>),
     /// A node starts.
     Start(NodeId),
     /// A way is whole again.
@@ -249,6 +253,7 @@ impl World {
             }
             Event::Dial(from, to) => self.dial(from, to),
             Event::Sync(id, epoch) => self.synced(id, epoch),
+            Event::Keep(id, epoch, number, kept) => self.keeps(id, epoch, number, &kept),
             Event::Start(id) => self.start(id),
             Event::Mend(from, to) => self.mend(from, to),
             Event::RouterPoll(router, turn) => self.router_due(router, turn),

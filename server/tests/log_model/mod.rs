@@ -29,6 +29,8 @@ pub struct GroupModel {
     pub compacted: Index,
     /// It is to be forgotten, and is with the next submission.
     pub forgotten: bool,
+    /// The same of all but term and vote.
+    pub left: bool,
 }
 
 /// One group, as a log holds it.
@@ -62,6 +64,10 @@ impl GroupModel {
 
     /// Whether a log may hold this.
     pub fn allows(&self, found: &Found) -> bool {
+        let vote = Found { hard: self.hard, base: EntryId::default(), entries: Vec::new() };
+        if self.left && *found == vote {
+            return true;
+        }
         found.hard == self.hard
             && (self.base.index..=self.compacted.max(self.base.index)).contains(&found.base.index)
             && self.id_at(found.base.index) == found.base
@@ -85,6 +91,16 @@ pub struct Submission {
     pub compacts: Vec<(GroupId, EntryId)>,
     /// What is forgotten behind that.
     pub forgets: Vec<GroupId>,
+    /// Of what all is but term and vote.
+    pub leaves: Vec<GroupId>,
+}
+
+impl Submission {
+    /// Has it forgotten.
+    pub fn forget(&self, store: &LogStore) {
+        self.forgets.iter().for_each(|group| store.forget(*group));
+        self.leaves.iter().for_each(|group| store.forget_all_but_vote(*group));
+    }
 }
 
 /// `states[k]` is what `k` submissions leave.
@@ -106,6 +122,9 @@ impl Workload {
             }
             let mut submission = Submission::default();
             model.retain(|_, log| !log.forgotten);
+            for log in model.values_mut().filter(|log| log.left) {
+                *log = GroupModel { hard: log.hard, ..GroupModel::default() };
+            }
             for group in (1..=GROUPS).filter(|group| active[*group as usize - 1]) {
                 // Something is written each time, so that each submission is reported.
                 if submission.writes.is_empty() || random.below(2) == 0 {
@@ -127,6 +146,8 @@ impl Workload {
             for (group, log) in &mut model {
                 log.forgotten = random.below(150) == 0;
                 submission.forgets.extend(log.forgotten.then_some(*group));
+                log.left = !log.forgotten && random.below(100) == 0;
+                submission.leaves.extend(log.left.then_some(*group));
             }
             made.submissions.push(submission);
             made.states.push(model.clone());
@@ -150,7 +171,7 @@ fn write(random: &mut Random, group: GroupId, token: u64, log: &mut GroupModel) 
             base: at,
             entries: Vec::new(),
             compacted,
-            forgotten: false,
+            ..GroupModel::default()
         };
         let conf = (Index(0), Conf::of_voters(vec![NodeId(1)]));
         Box::new(Snapshot { id: SnapshotId { at, hash: token }, bytes: 1, conf })

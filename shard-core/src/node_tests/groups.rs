@@ -4,6 +4,8 @@ use super::*;
 use crate::shardmaster::{MasterOp, MasterRequest};
 use crate::slot::SLOTS;
 use crate::wire::ReadRequest;
+use raft_core::conf::ConfChange;
+use raft_core::types::Term;
 
 const G2: GroupId = GroupId(2);
 
@@ -39,6 +41,15 @@ impl World {
         self.master(id, MasterOp::CreateGroup { group: Some(G2), voters, weight, rebalance });
     }
 
+    /// Changes the members of a group at its leader.
+    fn change_members(&mut self, group: GroupId, voters: &[NodeId]) {
+        let leader = self.leader(group);
+        let change = ConfChange { voters: voters.to_vec(), learners: Vec::new() };
+        let (now, node) = (self.now, self.nodes.get_mut(&leader).unwrap());
+        node.change_members(now, group, change);
+        self.poll(leader);
+    }
+
     /// Who has a replica of the group.
     fn hosts(&self, group: GroupId) -> Vec<NodeId> {
         let hosts = |node: &Node| node.status(self.now).replicas.contains_key(&group);
@@ -67,11 +78,10 @@ fn a_group_is_made_on_nodes_that_had_none_and_serves_slots_and_survives_a_restar
     world.run(5);
     assert_eq!(outcome(&world.replies[&4]), &Outcome::Integer(3));
 
-    // What its disk has stays closed until a node hears of the group again.
+    // Who had a replica opens it by the map on its disk, before it has heard anything.
     (1..=5).for_each(|id| world.start(NodeId(id)));
-    assert_eq!(world.hosts(G2), []);
-    world.run(4000);
     assert_eq!(world.hosts(G2), ids(&[3, 4, 5]));
+    world.run(4000);
     let leader = world.leader(G2);
     world.ask(leader, G2, 5, append(2, b"c"));
     let op = Op::Get { key: b"k"[..].into() };
@@ -108,5 +118,154 @@ fn a_founder_that_is_late_opens_with_the_first_voters_and_one_that_comes_later_w
     assert!(ids(&[3, 4]).contains(&leader), "{leader} leads, without a vote");
     for node in world.nodes.iter().filter(|(id, _)| **id != NodeId(5)).map(|(_, node)| node) {
         assert_eq!(node.view().map.founders[&G2], ids(&[3, 4, 5]));
+    }
+}
+
+/// Three nodes with G2, of whose slots it has none.
+fn with_a_spare_group() -> World {
+    let mut config = config();
+    let seats = config.groups[&G1].clone();
+    config.groups.insert(G2, seats);
+    let mut world = World::with(config);
+    world.run(2500);
+    let leader = world.leader(G2);
+    world.ask(leader, G2, 1, RequestBody::Group(GroupQuery::KeyCount));
+    world.run(5);
+    world
+}
+
+/// Whether any disk has anything of a group.
+fn stored(world: &World, group: GroupId) -> Vec<NodeId> {
+    let disks = world.disks.iter().filter(|(_, groups)| groups.contains_key(&group));
+    disks.map(|(id, _)| *id).collect()
+}
+
+#[test]
+fn k13_a_node_opens_its_groups_by_the_map_on_its_disk_without_the_shardmaster() {
+    let mut config = config();
+    for id in 4..=5 {
+        let node = NodeConfig { peer: format!("h:{id}"), resp: format!("h:9{id}") };
+        config.nodes.insert(NodeId(id), node);
+    }
+    config.groups.get_mut(&SHARDMASTER).unwrap().voters = ids(&[1]);
+    let mut world = World::stopped(config, None, 0);
+    (1..=5).for_each(|id| world.start(NodeId(id)));
+    world.run(2500);
+    world.create(1, &[3, 4, 5]);
+    let slot = hash_slot(b"k");
+    world.master(2, MasterOp::MoveSlots { ranges: vec![(slot, slot)], to: G2 });
+    world.run(3000);
+    // All lose power, and the one with the shardmaster stays down.
+    world.down.insert(NodeId(1));
+    (2..=5).for_each(|id| world.start(NodeId(id)));
+    world.run(3000);
+    let leader = world.leader(G2);
+    assert_eq!(world.nodes[&leader].view().map.owners.of(slot).expect("an owner").0, G2);
+    world.ask(leader, G2, 3, append(1, b"ab"));
+    world.run(5);
+    assert_eq!(outcome(&world.replies[&3]), &Outcome::Integer(2));
+}
+
+#[test]
+fn a_group_that_was_removed_goes_from_every_disk_also_of_a_node_that_was_down() {
+    let mut world = with_a_spare_group();
+    let leader = world.leader(SHARDMASTER);
+    let away = NodeId(leader.0 % 3 + 1);
+    world.down.insert(away);
+    world.run(3000);
+    world.master(2, MasterOp::DrainGroup { group: G2 });
+    world.run(3000);
+    let others: Vec<NodeId> = (1..=3).map(NodeId).filter(|id| *id != away).collect();
+    world.master(3, MasterOp::RemoveGroup { group: G2 });
+    world.run(1500);
+    let up = |world: &World| {
+        let hosts = world.hosts(G2);
+        hosts.into_iter().filter(|id| !world.down.contains(id)).collect::<Vec<_>>()
+    };
+    assert_eq!((up(&world), stored(&world, G2)), (vec![], vec![away]));
+    // It starts with the map that it has, in which the group is, and hears.
+    world.start(away);
+    assert_eq!(up(&world), [away]);
+    world.run(3000);
+    assert_eq!((up(&world), stored(&world, G2)), (vec![], vec![]));
+    // All are started with a cluster file that still names it.
+    assert!(world.config.groups.contains_key(&G2));
+    (1..=3).for_each(|id| world.start(NodeId(id)));
+    world.run(3000);
+    assert_eq!((up(&world), stored(&world, G2)), (vec![], vec![]));
+    // A crash between the note and the deletion: what is left goes at the next start.
+    let left =
+        Disk { hard: HardState { term: Term(7), ..HardState::default() }, ..Disk::default() };
+    world.disks.get_mut(&others[0]).unwrap().insert(G2, left);
+    world.start(others[0]);
+    world.run(10);
+    assert_eq!((up(&world), stored(&world, G2)), (vec![], vec![]));
+}
+
+/// R21, M19: a replica that was deleted keeps term and vote, and has no say when it is made anew, though
+/// its node was one of the first voters.
+#[test]
+fn m19_a_founder_that_left_keeps_its_vote_and_does_not_begin_again() {
+    let mut world = five_nodes();
+    world.create(1, &[3, 4, 5]);
+    world.run(3000);
+    let leader = world.leader(G2);
+    let gone = *ids(&[3, 4, 5]).iter().find(|id| **id != leader).unwrap();
+    let stay: Vec<NodeId> = ids(&[3, 4, 5]).into_iter().filter(|id| *id != gone).collect();
+    world.master(2, MasterOp::SetMembers { group: G2, voters: stay.clone() });
+    world.run(2500);
+    assert!(world.hosts(G2).contains(&gone), "the map alone removes nobody");
+    world.change_members(G2, &stay);
+    world.run(2500);
+    assert_eq!(world.hosts(G2), stay);
+    let disk = &world.disks[&gone][&G2];
+    assert!(disk.entries.is_empty() && disk.hard.term > Term(0), "{:?}", disk.hard);
+    let kept = disk.hard;
+    assert_eq!(world.kept[&gone].left[&G2], crate::kept::Left::Cleared);
+    world.start(gone);
+    world.run(2500);
+    assert_eq!(world.hosts(G2), stay, "it opens as a founder again");
+    // The others are away, and the map wants it back: alone it is nobody, and it remembers its vote.
+    world.master(3, MasterOp::SetMembers { group: G2, voters: ids(&[3, 4, 5]) });
+    world.run(2500);
+    assert_eq!(world.hosts(G2), ids(&[3, 4, 5]));
+    let status = world.nodes[&gone].status(world.now).replicas[&G2].clone();
+    assert_eq!((status.role, status.term >= kept.term), ("follower", true));
+    assert_eq!(status.last, raft_core::types::Index(0));
+    world.change_members(G2, &ids(&[3, 4, 5]));
+    world.run(2500);
+    let status = &world.nodes[&gone].status(world.now).replicas[&G2];
+    assert!(status.applied > raft_core::types::Index(0));
+    world.start(gone);
+    world.run(2500);
+    assert_eq!(world.hosts(G2), ids(&[3, 4, 5]));
+}
+
+/// Deletion is cut short after each step, and the next start goes on with it.
+#[test]
+fn r21_a_crash_at_each_step_of_leaving_a_group_loses_neither_the_vote_nor_the_note() {
+    for step in 0..4 {
+        let mut world = five_nodes();
+        world.create(1, &[3, 4, 5]);
+        world.run(3000);
+        let leader = world.leader(G2);
+        let gone = *ids(&[3, 4, 5]).iter().find(|id| **id != leader).unwrap();
+        let stay: Vec<NodeId> = ids(&[3, 4, 5]).into_iter().filter(|id| *id != gone).collect();
+        world.master(2, MasterOp::SetMembers { group: G2, voters: stay.clone() });
+        world.run(1000);
+        world.lost_steps = Some((gone, step));
+        world.change_members(G2, &stay);
+        world.run(2500);
+        let hard = world.disks[&gone][&G2].hard;
+        assert!(hard.term > Term(0));
+        world.lost_steps = None;
+        world.start(gone);
+        let early = world.hosts(G2).contains(&gone);
+        assert_eq!(early, step == 0, "after step {step}");
+        world.run(4000);
+        assert_eq!(world.hosts(G2), stay, "after step {step}");
+        let disk = &world.disks[&gone][&G2];
+        assert!(disk.entries.is_empty() && disk.hard.term >= hard.term, "after step {step}");
+        assert_eq!(world.kept[&gone].left[&G2], crate::kept::Left::Cleared);
     }
 }

@@ -1,0 +1,34 @@
+//! The end of a replica.
+
+use super::{Replica, ReplicaOutput, answer_all};
+use crate::wire::Answer;
+use raft_core::types::HardState;
+
+impl Replica {
+    /// Whether the group goes on without this node, by what is committed.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.raft.is_removed()
+    }
+
+    /// Term and vote, with those that are on their way to the disk.
+    pub(crate) fn hard(&self) -> HardState {
+        self.raft.status().hard
+    }
+
+    #[cfg(test)]
+    pub(crate) fn change_members(&mut self, now: u64, change: &raft_core::conf::ConfChange) {
+        self.raft.change_conf(now, change).expect("a change that can be");
+    }
+
+    /// Answers all who wait: they have to ask elsewhere. What was polled before is still owed.
+    pub(crate) fn close(&mut self, out: &mut ReplicaOutput) {
+        for waiting in std::mem::take(&mut self.waiting).into_values() {
+            answer_all(&waiting.clients, &Answer::Lost, out);
+        }
+        self.waiting_count = 0;
+        let elsewhere = Answer::NotLeader { hint: None };
+        answer_all(&std::mem::take(&mut self.batch).clients, &elsewhere, out);
+        self.fail_reads(&elsewhere, out);
+        self.forget_moves(&elsewhere, out);
+    }
+}
