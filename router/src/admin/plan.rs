@@ -8,7 +8,10 @@ use crate::commands::admin::{
 use crate::commands::{ErrorText, quote};
 use crate::node_name::node_name;
 use shard_core::cluster_config::{ClusterConfig, ConfigNum, NodeConfig, SHARDMASTER, SlotRange};
-use shard_core::shardmaster::{Cancel, MasterOp, MasterQuery, MasterRequest, RequestId};
+use shard_core::cluster_map::ClusterMap;
+use shard_core::shardmaster::{
+    Cancel, MasterError, MasterOp, MasterQuery, MasterRequest, RequestId,
+};
 use shard_core::slot::Slot;
 use shard_core::wire::{ClusterView, GroupQuery};
 use shard_core::{GroupId, NodeId};
@@ -53,7 +56,9 @@ pub(super) fn steps(
             return Ok((vec![ask(old), ask(new)], Finish::Diff(old, new)));
         }
         Admin::AddSlots(ranges) => {
-            let to = led_group(here(node, "CLUSTER ADDSLOTS")?, view)?;
+            let me = here(node, "CLUSTER ADDSLOTS")?;
+            // What Redis says of a busy slot does not depend on who leads at the moment.
+            let to = led_group(me, view).map_err(|none| busy(&ranges, view).unwrap_or(none))?;
             (vec![MasterOp::AssignSlots { ranges, to }], Finish::Ok)
         }
         Admin::DelSlots(ranges) => (vec![MasterOp::UnassignSlots { ranges }], Finish::Ok),
@@ -332,6 +337,19 @@ fn led_group(node: NodeId, view: &ClusterView) -> Result<GroupId, ErrorText> {
         let name = node_name(&config.cluster_id, node);
         format!("ERR node {name} leads no group, name one with GROUP g").into()
     })
+}
+
+/// What to say of the first of these slots that has a group or is to have one.
+fn busy(ranges: &[(Slot, Slot)], view: &ClusterView) -> Option<ErrorText> {
+    let ClusterMap { config, owners, .. } = &view.map;
+    let table = config.slot_table();
+    let mut slots = ranges.iter().flat_map(|(first, last)| first.0..=last.0).map(Slot);
+    let is_busy = |slot: &Slot| {
+        let wanted = table.get(usize::from(slot.0)).copied().flatten();
+        wanted.is_some() || owners.of(*slot).is_some()
+    };
+    let slot = slots.find(is_busy)?;
+    Some(format!("ERR {}", MasterError::SlotBusy(slot)).into())
 }
 
 fn here(node: Option<NodeId>, command: &str) -> Result<NodeId, ErrorText> {

@@ -410,6 +410,18 @@ const CANNOT_BE: &[(&str, &str)] = &[
 ];
 
 #[test]
+fn a_busy_slot_is_busy_whoever_leads() {
+    let mut world = World::new();
+    world.view.leaders.clear();
+    assert_eq!(world.text("CLUSTER ADDSLOTS 5"), "ERR Slot 5 is already busy");
+    world.view.map.config.slots.clear();
+    assert_eq!(world.text("CLUSTER ADDSLOTS 5"), "ERR Slot 5 is already busy", "by its owner");
+    world.view.map.owners = Default::default();
+    let none = format!("ERR node {} leads no group, name one with GROUP g", name(1));
+    assert_eq!(world.text("CLUSTER ADDSLOTS 5"), none);
+}
+
+#[test]
 fn k9_k11_groups_come_and_go_with_one_sentence_for_what_cannot_be() {
     let mut world = World::new();
     let Reply::Map(made) = world.call("CLUSTER GROUP CREATE NODES 1 2 3 WEIGHT 2") else {
