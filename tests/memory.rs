@@ -10,6 +10,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MAXMEMORY: u64 = 64 << 20;
 /// The caches of log and state, code and stacks, and what the allocator keeps: beside the limit.
 const BESIDE: u64 = 192 << 20;
+/// The most that each of the two caches takes.
+const CACHE_BYTES: u64 = 32 << 20;
 const VALUE_BYTES: usize = 16 << 10;
 
 const OOM: &str = "OOM command not allowed when used memory > 'maxmemory'.";
@@ -108,6 +110,8 @@ fn b84_a_full_node_refuses_writes_and_serves_the_rest() {
         let parts = ["keys", "values", "lanes", "replies", "checkpoint", "log", "buffers"];
         let parts = parts.map(|part| number(&memory, &format!("used_memory_{part}")));
         assert_eq!(parts.iter().sum::<u64>(), used);
+        let caches = number(&memory, "disk_caches");
+        assert!((1 << 20..=2 * CACHE_BYTES).contains(&caches), "node {id} caches {caches}");
         assert!(used < MAXMEMORY + (8 << 20), "node {id} uses {used}");
         assert!(rss < MAXMEMORY + BESIDE, "node {id} is resident with {rss}");
     }

@@ -172,6 +172,11 @@ fn memory(section: &mut Section) {
     section.put("used_memory_checkpoint", parts.checkpoint);
     section.put("used_memory_log", parts.log);
     section.put("used_memory_buffers", parts.buffers);
+    // Not part of `used_memory`, like the code and what the allocator keeps: a write cannot make it grow
+    // beyond its bound.
+    if let Some(status) = section.status {
+        section.put("disk_caches", status.disk_cache_bytes);
+    }
     let machine = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     if let Some(bytes) = kib_line(&machine, "MemTotal:") {
         section.put("total_system_memory", bytes);

@@ -189,6 +189,8 @@ pub struct LogStats {
     pub removed_blobs: u64,
     /// Groups that were written anew to make room.
     pub rewrites: u64,
+    /// What redb keeps of the file in memory, as of the last commit.
+    pub cache_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -201,6 +203,7 @@ struct Counters {
     live_bytes: AtomicU64,
     removed_blobs: AtomicU64,
     rewrites: AtomicU64,
+    cache_bytes: AtomicU64,
 }
 
 /// What the writer is told.
@@ -361,6 +364,7 @@ impl LogStore {
             live_bytes: read(&counters.live_bytes),
             removed_blobs: read(&counters.removed_blobs),
             rewrites: read(&counters.rewrites),
+            cache_bytes: read(&counters.cache_bytes),
         }
     }
 

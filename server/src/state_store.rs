@@ -251,6 +251,8 @@ pub struct StateStats {
     pub to_clean: u64,
     /// Size of the file; 0 if the storage is not a file.
     pub file_bytes: u64,
+    /// What redb keeps of the file in memory.
+    pub cache_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -542,6 +544,7 @@ impl StateStore {
             live_bytes: counted(&self.counters.live_bytes),
             to_clean: counted(&self.counters.to_clean),
             file_bytes: self.storage.bytes(),
+            cache_bytes: self.database.cache_stats().used_bytes() as u64,
         }
     }
 

@@ -568,6 +568,7 @@ impl Worker {
         let mut status = self.shared.node.borrow().status(self.shared.clock.now());
         let (log, state) = self.disk.stats();
         status.disk = self.disk.space().status();
+        status.disk_cache_bytes = log.cache_bytes + state.cache_bytes;
         status.log_file_bytes = log.file_bytes;
         status.log_commits = log.commits;
         status.log_entries = log.entries;

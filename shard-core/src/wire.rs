@@ -369,6 +369,9 @@ pub struct NodeStatus {
     pub memory_max: u64,
     /// What its disk has left.
     pub disk: DiskStatus,
+    /// What is kept in memory of the files of log and state. Bytes, bounded by settings of the files and no
+    /// part of [`NodeStatus::memory`].
+    pub disk_cache_bytes: u64,
     /// Its replicas.
     pub replicas: BTreeMap<GroupId, ReplicaStatus>,
     /// Bytes of the log file.

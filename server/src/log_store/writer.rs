@@ -11,7 +11,7 @@ use bytes::Bytes;
 use raft_core::effects::{Fetch, FetchResult, Write};
 use raft_core::frame::{LogFrame, encode_cut, encode_forget, encode_hard_state};
 use raft_core::types::{GroupId, HardState, WriteToken};
-use redb::{Database, Durability};
+use redb::{Database, Durability, ReadableDatabase};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -261,6 +261,8 @@ impl Writer {
         counters.queued_bytes.fetch_sub(batch.entry_bytes, Ordering::Relaxed);
         counters.log_bytes.store(self.collector.log_bytes, Ordering::Relaxed);
         counters.removed_blobs.fetch_add(removed.blobs, Ordering::Relaxed);
+        let cached = self.database.cache_stats().used_bytes() as u64;
+        counters.cache_bytes.store(cached, Ordering::Relaxed);
         Ok(())
     }
 
