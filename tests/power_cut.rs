@@ -3,10 +3,11 @@
 //! [`harness::hostile_disk`] under its two files; nothing of that is in the program.
 
 use clap::Parser;
-use harness::hostile_disk::{CHANGED_AFTER_FAILURE, Control, DISK_VARIABLE, HostileDisk, Random};
+use harness::hostile_disk::{CHANGED_AFTER_FAILURE, Control, DISK_VARIABLE, HostileDisk};
 use harness::process::{ARGUMENTS_VARIABLE, Launch, ThreeNodes};
 use harness::resp::{Client, Value};
 use harness::tokens::{Attempt, Patience, Writers, acknowledged, check_tokens};
+use raft_core::random::Random;
 use server::config::{Cli, Command};
 use server::log_store::LogStoreConfig;
 use server::process::DiskOptions;
@@ -250,7 +251,7 @@ fn p20_power_cuts_lose_no_acknowledged_write() {
     let planned = environment_or("FLOTILLA_POWER_CUTS", 20);
     let seed = environment_or("FLOTILLA_POWER_SEED", 1);
     println!("FLOTILLA_POWER_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let (mut cluster, writers) = start();
     let (mut cuts, mut snapshots) = (0, 0);
     while cuts < planned {
@@ -286,7 +287,7 @@ fn p20_power_cuts_lose_no_acknowledged_write() {
 #[test]
 fn f01_f02_a_failed_sync_or_write_ends_the_node_and_a_restart_heals_it() {
     let (mut cluster, writers) = start();
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     writers.wait_for_acks(200);
     // Of a leader, in the middle of its work.
     for name in ["log", "state"] {
@@ -451,7 +452,7 @@ fn goes_on(cluster: &mut ThreeNodes, writers: &Writers, waited: &[(u16, &str)]) 
 fn f04_a_node_ends_on_a_full_disk_with_a_sentence_and_a_restart_heals_it() {
     const FULL: &str = "No space left on device";
     let (mut cluster, writers) = start();
-    let mut random = Random(9);
+    let mut random = Random::new(9);
     writers.wait_for_acks(200);
     for name in ["state", "log"] {
         let path = file(&cluster, 1, name);
@@ -484,7 +485,7 @@ fn rot(bytes: &mut [u8], wherever: &[u8]) -> usize {
 #[test]
 fn f07_f08_rot_is_refused_at_the_start_and_the_others_go_on() {
     let (mut cluster, writers) = start();
-    let mut random = Random(11);
+    let mut random = Random::new(11);
     writers.wait_for_acks(300);
     for (name, signal) in [("log", "TERM"), ("state", "TERM"), ("log", "KILL"), ("state", "KILL")] {
         wait_until("a checkpoint", || checkpoints(&cluster, 3) > 0);
@@ -510,7 +511,7 @@ fn f07_f08_rot_is_refused_at_the_start_and_the_others_go_on() {
 /// sound, or says that it is not.
 fn flip_bits_of_a_leader(name: &str, seed: u64) {
     let (mut cluster, writers) = start();
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     make_leader(&cluster, 1);
     cluster.node(3).kill();
     writers.skip_acks();
@@ -555,7 +556,7 @@ fn f07_bits_that_flip_in_the_log_of_a_leader_are_served_to_nobody() {
 #[test]
 fn f13_what_cannot_be_read_is_no_answer() {
     let (mut cluster, writers) = start();
-    let mut random = Random(13);
+    let mut random = Random::new(13);
     writers.wait_for_acks(200);
     for (name, nth) in [("log", 1), ("log", 4), ("state", 1), ("state", 4)] {
         cluster.node(1).kill();

@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use harness::shard_script::ShardScript;
+use raft_core::random::Random;
 use shard_core::GroupId;
 use shard_core::cluster_config::ConfigNum;
 use shard_core::codec::{EntryBatch, EntryItem, decode_batch, encode_batch};
@@ -53,7 +54,7 @@ fn key(number: u64) -> Bytes {
 }
 
 struct World {
-    random: u64,
+    random: Random,
     stores: [ShardStore; 2],
     /// The slots of two keys in three.
     owned: BTreeSet<Slot>,
@@ -78,7 +79,7 @@ struct ModelLane {
 impl World {
     fn new(seed: u64) -> World {
         let mut world = World {
-            random: seed,
+            random: Random::new(seed),
             stores: [(); 2].map(|()| ShardStore::new(GroupId(1))),
             owned: (0..KEYS).filter(|n| n % 3 > 0).map(|n| hash_slot(&key(n))).collect(),
             now: 1_000_000,
@@ -95,13 +96,8 @@ impl World {
         world
     }
 
-    /// SplitMix64 (Steele, Lea, Flood 2014).
     fn below(&mut self, end: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % end
+        self.random.below(end)
     }
 
     /// One entry with a few items, whose answers have to be the model's.

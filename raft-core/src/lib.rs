@@ -94,7 +94,7 @@ pub mod node_pair;
 
 mod digest;
 
-mod random;
+pub mod random;
 
 pub mod invariants;
 

@@ -1,18 +1,20 @@
-//! A seeded generator for election timeouts: the same seed gives the same elections, so a run can
-//! be replayed. It is no source of secrets.
+//! A seeded generator for election timeouts, and for whoever tests with chance: the same seed gives the
+//! same elections, so a run can be replayed. It is no source of secrets.
 
 use crate::types::Now;
 
 /// SplitMix64 (Steele, Lea, Flood 2014): one word of state, every seed a good one.
 #[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Random {
+    /// The generator of a seed.
+    pub fn new(seed: u64) -> Random {
         Random(seed)
     }
 
-    fn next(&mut self) -> u64 {
+    /// Any number.
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,9 +22,14 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A duration in `min..=max`. The modulo's bias is below 2^-32 for any sane timeout.
-    pub(crate) fn between(&mut self, min: Now, max: Now) -> Now {
-        min + self.next() % (max - min).saturating_add(1).max(1)
+    /// A number below `end`; 0 below 0. The modulo's bias is below 2^-32 for ends below 2^32.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.draw() % end.max(1)
+    }
+
+    /// A duration in `min..=max`, or `min` if that is the greater.
+    pub fn between(&mut self, min: Now, max: Now) -> Now {
+        min + self.below(max.saturating_sub(min).saturating_add(1))
     }
 }
 

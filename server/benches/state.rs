@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use raft_core::conf::Conf;
+use raft_core::random::Random;
 use raft_core::types::{EntryId, GroupId, Index, NodeId, Term};
 use server::state_store::{StateStore, StateStoreConfig, StateStoreEvent};
 use server::storage::OpenStorage;
@@ -25,22 +26,9 @@ const STEP: usize = 512;
 const ROUNDS: usize = 3;
 const OVERWRITES: usize = 10;
 
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn shuffle(&mut self, keys: &mut [u32]) {
-        for at in (1..keys.len()).rev() {
-            keys.swap(at, (self.next() % (at as u64 + 1)) as usize);
-        }
+fn shuffle(random: &mut Random, keys: &mut [u32]) {
+    for at in (1..keys.len()).rev() {
+        keys.swap(at, random.below(at as u64 + 1) as usize);
     }
 }
 
@@ -127,9 +115,9 @@ fn main() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("state.redb");
     let (store, events) = open(&path);
-    let mut bench = Bench { store, events, index: 0, random: Random(7), path: path.clone() };
+    let mut bench = Bench { store, events, index: 0, random: Random::new(7), path: path.clone() };
     let mut all: Vec<u32> = (0..keys_max).collect();
-    bench.random.shuffle(&mut all);
+    shuffle(&mut bench.random, &mut all);
 
     let shares = CheckpointConfig::default().dirty_share as usize;
     let part = (keys_max as usize).div_ceil(shares).max(1);
@@ -144,7 +132,7 @@ fn main() {
     let mut times = vec![Vec::new(); percents.len()];
     for _ in 0..ROUNDS {
         for (case, share) in percents.iter().enumerate() {
-            bench.random.shuffle(&mut all);
+            shuffle(&mut bench.random, &mut all);
             let count = keys_max as usize * share / 100;
             times[case].push(bench.checkpoint(&mut all.clone()[..count]));
         }
@@ -158,7 +146,7 @@ fn main() {
     }
 
     for _ in 0..OVERWRITES {
-        bench.random.shuffle(&mut all);
+        shuffle(&mut bench.random, &mut all);
         for some in all.clone().chunks_mut(part) {
             bench.checkpoint(some);
         }

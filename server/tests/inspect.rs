@@ -3,6 +3,7 @@
 
 use raft_core::effects::Write;
 use raft_core::frame::encode_entry;
+use raft_core::random::Random;
 use raft_core::snapshot::{Snapshot, SnapshotId};
 use raft_core::types::{
     Entry, EntryId, EntryKind, GroupId, HardState, Index, NodeId, Term, WriteToken,
@@ -315,16 +316,6 @@ fn p7_p8_files_of_two_moments_are_told_with_both_numbers() {
     assert!(text.contains("the checkpoint ends at index 30, the log already at 0"), "{text}");
 }
 
-/// A number from a seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
-        (self.0 >> 33) % end
-    }
-}
-
 /// Flips one bit, and looks. Whether it was noticed.
 fn flipped(dir: &Path, name: &str, at: u64, bit: u64, sound: &str) -> bool {
     let path = dir.join(name);
@@ -344,7 +335,7 @@ fn f15_a_flipped_bit_is_noticed_or_changes_nothing() {
     let fixture = Fixture::new();
     let killed = fixture.killed();
     let (_folder, stopped) = fixture.stopped();
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     for dir in [stopped, killed] {
         let (_, _, sound) = look(&dir);
         for name in DATABASES {

@@ -6,9 +6,10 @@ mod simulated_disk;
 
 use log_model::{Contents, Log, Model, Workload, allows};
 use raft_core::effects::{Fetch, FetchResult};
+use raft_core::random::Random;
 use raft_core::types::{Entry, EntryId, FetchId, GroupId, Index, Term};
 use server::log_store::{LogEvent, LogStats, LogStore, LogStoreConfig, LogStoreError};
-use simulated_disk::{Disk, Power, Random, Step, crash};
+use simulated_disk::{Disk, Power, Step, crash, within};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::channel;
@@ -80,7 +81,7 @@ impl Played {
 /// reported durable, and closes the log. Now and then something is read.
 fn play(log: Log, workload: &Workload, from: usize, to: usize) -> Played {
     let mut played = Played { durable: from, ..Played::default() };
-    let mut random = Random(to as u64);
+    let mut random = Random::new(to as u64);
     // Whether that was done is not known: it is asked for again.
     let before = from.checked_sub(1).map(|at| &workload.submissions[at]);
     before.into_iter().for_each(|last| last.forget(&log.store));
@@ -95,7 +96,7 @@ fn play(log: Log, workload: &Workload, from: usize, to: usize) -> Played {
         let first = Index(random.below(40) + 1);
         let fetch = Fetch { id: FetchId(0), from: first, to: Index(100), bytes_max: 1000 };
         log.store.fetch(group, fetch);
-        let ahead = random.within(0..3);
+        let ahead = within(&mut random, 0..3);
         while played.durable + ahead < at + 1 && played.failure.is_none() {
             played.take(log.events.recv().unwrap());
         }
@@ -201,7 +202,7 @@ fn check_install(
     };
     let (disk, opened) = reopen(image.to_vec(), &installing);
     let steps = disk.steps();
-    let loss = random.within(0..steps.len() + 1);
+    let loss = within(random, 0..steps.len() + 1);
     let image = crash(image, &steps[..loss], random);
     // Once the log is open, the state's file may forget the install.
     if loss >= opened {
@@ -245,7 +246,7 @@ fn fetches_agree_with_what_was_submitted_before_them() {
     let workload = Workload::new(10, 400);
     let disk = Disk::default();
     let log = open(&disk, config(0)).unwrap();
-    let mut random = Random(5);
+    let mut random = Random::new(5);
     let (mut held, mut overtaken) = (0, 0);
     for (submission, state) in workload.submissions.iter().zip(&workload.states[1..]) {
         log.store.submit(submission.writes.clone());
@@ -294,7 +295,7 @@ fn fetches_agree_with_what_was_submitted_before_them() {
 fn whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
     let asked = std::env::var("FLOTILLA_CRASH_IMAGES");
     let wanted = asked.map_or(IMAGES, |number| number.parse().expect("a number of images"));
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let (mut images, mut lost_some, mut seed) = (0, 0, 0);
     let (mut removed, mut rewrites, mut asked, mut installs) = (0, 0, 0, 0);
     let mut forgotten = 0;
@@ -309,7 +310,8 @@ fn whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
         let steps = disk.steps();
         // Before its first reported write there may be no log at all.
         let first = steps.iter().position(|step| matches!(step, Step::Mark(_))).unwrap();
-        let mut points: Vec<usize> = (0..60).map(|_| random.within(first..steps.len())).collect();
+        let mut points: Vec<usize> =
+            (0..60).map(|_| within(&mut random, first..steps.len())).collect();
         points.sort_unstable();
         let mut power = Power::new(&steps);
         for at in points {
@@ -321,7 +323,7 @@ fn whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
 
             // And once more, while it recovers.
             let recovery = opened.disk.steps();
-            let again = random.within(0..recovery.len() + 1);
+            let again = within(&mut random, 0..recovery.len() + 1);
             let torn = crash(&image, &recovery[..again], &mut random);
             check_image(&workload, config, torn, durable, &format!("{what}, then {again}"));
             images += 2;
@@ -360,7 +362,7 @@ fn check_further(
     let played = play(open(&disk, config).unwrap(), workload, opened.state, to);
     assert_eq!(played.failure, None, "{what}");
     let steps = disk.steps();
-    let at = random.within(0..steps.len() + 1);
+    let at = within(random, 0..steps.len() + 1);
     let durable = reported(&steps[..at]).max(opened.state);
     let image = crash(&image, &steps[..at], random);
     let what = format!("{what}, on from {} to step {at}", opened.state);
@@ -372,7 +374,7 @@ fn a_power_loss_at_the_very_beginning_leaves_a_log_that_opens_or_says_why_not() 
     let workload = Workload::new(9, 3);
     let (disk, _) = run(&workload, config(0));
     let steps = disk.steps();
-    let mut random = Random(2);
+    let mut random = Random::new(2);
     for at in 0..steps.len().min(60) {
         let image = crash(&[], &steps[..at], &mut random);
         let disk = Disk::with(image);
@@ -418,11 +420,11 @@ fn rot_is_found_or_does_not_matter() {
     let workload = Workload::new(7, 30);
     let image = run(&workload, config(0)).0.image();
     let expected = workload.states.last().unwrap();
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     let mut found = 0;
     for _ in 0..1500 {
         let mut rotten = image.clone();
-        let at = random.within(0..rotten.len());
+        let at = within(&mut random, 0..rotten.len());
         rotten[at] ^= 1 << random.below(8);
         let opened = catch_unwind(AssertUnwindSafe(|| open(&Disk::with(rotten), config(0))));
         match opened.unwrap_or_else(|_| panic!("byte {at}: a panic")) {
@@ -438,11 +440,11 @@ fn a_file_that_was_cut_or_overwritten_is_found_or_does_not_matter() {
     let workload = Workload::new(8, 30);
     let image = run(&workload, config(0)).0.image();
     let expected = workload.states.last().unwrap();
-    let mut random = Random(4);
+    let mut random = Random::new(4);
     let mut found = 0;
     for round in 0..100 {
         let mut rotten = image.clone();
-        let at = random.within(1..rotten.len());
+        let at = within(&mut random, 1..rotten.len());
         let what = match round % 3 {
             0 => {
                 rotten.truncate(at);
@@ -455,7 +457,7 @@ fn a_file_that_was_cut_or_overwritten_is_found_or_does_not_matter() {
             }
             _ => {
                 let page = 4096.min(rotten.len() - at);
-                let from = random.within(0..rotten.len() - page);
+                let from = within(&mut random, 0..rotten.len() - page);
                 rotten.copy_within(from..from + page, at);
                 "overwritten"
             }

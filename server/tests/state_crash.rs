@@ -6,6 +6,7 @@ mod simulated_disk;
 
 use bytes::Bytes;
 use raft_core::conf::Conf;
+use raft_core::random::Random;
 use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
 use raft_core::types::{EntryId, GroupId, Index, NodeId, Term};
 use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableDefinition};
@@ -13,7 +14,7 @@ use server::state_store::{
     StateStore, StateStoreConfig, StateStoreError, StateStoreEvent, StoredGroup,
 };
 use shard_core::checkpoint::{CheckpointMark, RowChange};
-use simulated_disk::{Disk, Random, Step, crash};
+use simulated_disk::{Disk, Step, crash, within};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -132,7 +133,7 @@ fn foreign(random: &mut Random, index: u64) -> Foreign {
 
 impl Workload {
     fn new(seed: u64, acts: usize) -> Workload {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut made = Workload {
             acts: Vec::new(),
             states: vec![Model::new()],
@@ -383,11 +384,11 @@ impl Play<'_> {
 /// Runs a workload, up to three acts ahead of what is reported durable, and closes the store. Returns
 /// how many were reported, and the sentence if it failed.
 fn play(state: State, workload: &Workload) -> (usize, Option<String>) {
-    let random = Random(workload.acts.len() as u64);
+    let random = Random::new(workload.acts.len() as u64);
     let mut play = Play { workload, state, progress: Progress::default(), random, told: 0 };
     while play.told < workload.acts.len() && play.progress.failure.is_none() {
         play.tell();
-        let due = play.told.saturating_sub(play.random.within(0..4));
+        let due = play.told.saturating_sub(within(&mut play.random, 0..4));
         let due = workload.acts[..due].iter().rposition(|act| workload.answer(act).is_some());
         let due = due.map_or(0, |at| at + 1);
         while play.progress.durable < due && play.progress.failure.is_none() {
@@ -479,7 +480,7 @@ fn check_resumed(workload: &Workload, disk: &Disk, model: &Model, what: &str) {
 fn crash_everywhere(workload: &Workload, seed: u64, images: u64) -> (usize, u64) {
     let disk = played(workload);
     let steps = disk.steps();
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     // Before its first reported write there may be no state at all.
     let first = steps.iter().position(|step| matches!(step, Step::Mark(_))).unwrap();
     let (mut lost, mut made) = (0, 0);
@@ -501,7 +502,7 @@ fn crash_everywhere(workload: &Workload, seed: u64, images: u64) -> (usize, u64)
 
             // And once more, while it recovers and deletes.
             let recovery = recovered.steps();
-            let again = random.within(0..recovery.len());
+            let again = within(&mut random, 0..recovery.len());
             let image = crash(&image, &recovery[..again], &mut random);
             let again = format!("{what}, then {again}");
             let (_, found_again) = check_image(workload, image, durable, &again);
@@ -544,7 +545,7 @@ fn whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
 fn a_power_loss_at_the_very_beginning_leaves_a_state_that_opens_or_says_why_not() {
     let workload = Workload::new(9, 3);
     let steps = played(&workload).steps();
-    let mut random = Random(2);
+    let mut random = Random::new(2);
     for at in 0..steps.len().min(80) {
         let image = crash(&[], &steps[..at], &mut random);
         match open(&workload, &Disk::with(image)) {
@@ -605,11 +606,11 @@ fn rot_is_found_or_does_not_matter() {
     let workload = Workload::new(7, 40);
     let image = played(&workload).image();
     let expected = normal(workload.states.last().unwrap());
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     let mut found = 0;
     for _ in 0..800 {
         let mut rotten = image.clone();
-        let at = random.within(0..rotten.len());
+        let at = within(&mut random, 0..rotten.len());
         rotten[at] ^= 1 << random.below(8);
         found += usize::from(is_found(&workload, rotten, &expected, &format!("byte {at}")));
     }
@@ -621,11 +622,11 @@ fn a_file_that_was_cut_or_overwritten_is_found_or_does_not_matter() {
     let workload = Workload::new(8, 40);
     let image = played(&workload).image();
     let expected = normal(workload.states.last().unwrap());
-    let mut random = Random(4);
+    let mut random = Random::new(4);
     let mut found = 0;
     for round in 0..100 {
         let mut rotten = image.clone();
-        let at = random.within(1..rotten.len());
+        let at = within(&mut random, 1..rotten.len());
         match round % 3 {
             0 => rotten.truncate(at),
             1 => {
@@ -634,7 +635,7 @@ fn a_file_that_was_cut_or_overwritten_is_found_or_does_not_matter() {
             }
             _ => {
                 let page = 4096.min(rotten.len() - at);
-                let from = random.within(0..rotten.len() - page);
+                let from = within(&mut random, 0..rotten.len() - page);
                 rotten.copy_within(from..from + page, at);
             }
         }

@@ -1,10 +1,10 @@
 //! What a log should hold: writes, compactions and installs as a core and its host would give them,
 //! and what each leaves.
 
-use crate::simulated_disk::Random;
 use raft_core::conf::Conf;
 use raft_core::effects::{Fetch, FetchResult, Write};
 use raft_core::frame::encode_entry;
+use raft_core::random::Random;
 use raft_core::snapshot::{Snapshot, SnapshotId};
 use raft_core::types::{
     Entry, EntryId, EntryKind, FetchId, GroupId, HardState, Index, NodeId, Term, WriteToken,
@@ -111,7 +111,7 @@ pub struct Workload {
 
 impl Workload {
     pub fn new(seed: u64, submissions: u64) -> Workload {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut model = Model::new();
         let mut made = Workload { submissions: Vec::new(), states: vec![Model::new()] };
         let mut active = [true; GROUPS as usize];

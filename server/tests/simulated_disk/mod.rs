@@ -4,6 +4,7 @@
 // Each test needs a part of it.
 #![allow(dead_code)]
 
+use raft_core::random::Random;
 use redb::StorageBackend;
 use std::io;
 use std::ops::Range;
@@ -22,25 +23,9 @@ pub enum Step {
     Mark(u64),
 }
 
-/// A generator for test decisions (splitmix64).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    pub fn within(&mut self, range: Range<usize>) -> usize {
-        range.start + self.below((range.end - range.start) as u64) as usize
-    }
+/// Somewhere in a range that is not empty.
+pub fn within(random: &mut Random, range: Range<usize>) -> usize {
+    range.start + random.below((range.end - range.start) as u64) as usize
 }
 
 #[derive(Debug, Default)]

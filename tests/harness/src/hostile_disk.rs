@@ -10,6 +10,7 @@
 //! `seed=7 log.cut=12 state.fail=sync:3`. A [`Control`] is a file that a test makes and removes while the
 //! process runs.
 
+use raft_core::random::Random;
 use redb::StorageBackend;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -35,29 +36,9 @@ const FLIP_ONE_IN: u64 = 4;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-/// A generator for test decisions (splitmix64).
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// Any number.
-    pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`, which is not 0.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.number() % bound
-    }
-
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, self.below(last as u64 + 1) as usize);
-        }
+fn shuffle<T>(random: &mut Random, items: &mut [T]) {
+    for last in (1..items.len()).rev() {
+        items.swap(last, random.below(last as u64 + 1) as usize);
     }
 }
 
@@ -204,7 +185,7 @@ impl HostileDisk {
             low: len,
             calls: BTreeMap::new(),
             failed: false,
-            random: Random(plan.seed),
+            random: Random::new(plan.seed),
         };
         Ok(HostileDisk { path: path.to_owned(), file, plan, state: Mutex::new(state) })
     }
@@ -253,7 +234,7 @@ impl HostileDisk {
     /// Writes so many in a hundred of the sectors that wait, in any order.
     fn put(&self, state: &mut State, percent: u64) -> io::Result<()> {
         let mut sectors: Vec<u64> = state.sectors.keys().copied().collect();
-        state.random.shuffle(&mut sectors);
+        shuffle(&mut state.random, &mut sectors);
         for sector in sectors {
             if state.random.below(100) < percent {
                 self.file.write_all_at(&state.sectors[&sector], sector * SECTOR_BYTES as u64)?;
@@ -422,7 +403,7 @@ mod tests {
             fs::write(&path, vec![7; 4096]).expect("a file");
             let plan = Plan { seed, ..Plan::default() };
             let disk = HostileDisk::with(&path, plan).expect("a disk");
-            let mut random = Random(seed + 1000);
+            let mut random = Random::new(seed + 1000);
             let mut image = vec![7; 4096];
             let mut since: Vec<Vec<u8>> = vec![image.clone()];
             for _ in 0..200 {

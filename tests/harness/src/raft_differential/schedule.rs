@@ -1,5 +1,7 @@
 //! A schedule drawn from a seed.
 
+use raft_core::random::Random;
+
 /// The largest group.
 const VOTERS_MAX: u64 = 5;
 /// Steps of one schedule.
@@ -46,19 +48,6 @@ pub struct Schedule {
     pub steps: Vec<Step>,
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % end
-    }
-}
-
 /// Draws steps, knowing what is up and what is cut.
 struct Draw {
     random: Random,
@@ -71,7 +60,7 @@ struct Draw {
 impl Schedule {
     /// The schedule of a seed.
     pub fn from_seed(seed: u64) -> Schedule {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let voters = [3, 3, VOTERS_MAX][random.below(3) as usize];
         let mut draw = Draw { random, voters, down: Vec::new(), cut: Vec::new(), commands: 0 };
         let mut steps = vec![Step::Campaign { at: draw.replica(), still: None }];
