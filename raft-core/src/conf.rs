@@ -29,6 +29,9 @@ pub struct Conf {
     pub goal: Vec<NodeId>,
     /// Of today's or the outgoing voters, who shall stay as learners.
     pub demoted: Vec<NodeId>,
+    /// The number of the wish that it follows, as the host counts them; 0 for none. It never falls along a log,
+    /// so that whoever leads can tell a wish that others have gone beyond.
+    pub follows: u64,
 }
 
 /// What a group shall be; see [`crate::Raft::change_conf`].
@@ -38,6 +41,8 @@ pub struct ConfChange {
     pub voters: Vec<NodeId>,
     /// All learners.
     pub learners: Vec<NodeId>,
+    /// The number of the wish. One below that of today's configuration is refused.
+    pub follows: u64,
 }
 
 impl Conf {
@@ -113,12 +118,16 @@ impl Conf {
         self.halves().map(reached).min().flatten()
     }
 
-    /// As an entry's payload: five lists, each its length in one byte and eight bytes per node.
+    /// As an entry's payload: five lists, each its length in one byte and eight bytes per node; and eight bytes
+    /// of the number that it follows, if there is one.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for list in [&self.voters, &self.outgoing, &self.learners, &self.goal, &self.demoted] {
             bytes.put_u8(list.len() as u8);
             list.iter().for_each(|id| bytes.put_u64_le(id.0));
+        }
+        if self.follows != 0 {
+            bytes.put_u64_le(self.follows);
         }
         bytes
     }
@@ -133,7 +142,11 @@ impl Conf {
         };
         let (voters, outgoing, learners) = (list()?, list()?, list()?);
         let (goal, demoted) = (list()?, list()?);
-        let conf = Conf { voters, outgoing, learners, goal, demoted };
+        let follows = match bytes.is_empty() {
+            true => 0,
+            false => bytes.try_get_u64_le().ok().filter(|follows| *follows != 0)?,
+        };
+        let conf = Conf { voters, outgoing, learners, goal, demoted, follows };
         (bytes.is_empty() && conf.is_possible()).then_some(conf)
     }
 
@@ -164,6 +177,9 @@ impl Conf {
     pub(crate) fn towards(&self, change: &ConfChange) -> Result<Conf, &'static str> {
         let voters = merged([&change.voters, &Vec::new(), &Vec::new()]);
         let learners = merged([&change.learners, &Vec::new(), &Vec::new()]);
+        if change.follows < self.follows {
+            return Err("a newer wish is followed already");
+        }
         if voters.is_empty() {
             return Err("a group needs a voter");
         }
@@ -183,6 +199,7 @@ impl Conf {
             voters: self.voters.clone(),
             learners: to_catch_up.chain(stay).collect(),
             demoted: learners.iter().copied().filter(is_voter).collect(),
+            follows: change.follows,
             ..Conf::default()
         };
         next.learners.sort_unstable();
@@ -207,6 +224,7 @@ impl Conf {
             learners: learners.collect(),
             goal: Vec::new(),
             demoted: self.demoted.clone(),
+            follows: self.follows,
         }
     }
 
@@ -216,6 +234,7 @@ impl Conf {
         Conf {
             voters: self.voters.clone(),
             learners: merged([&self.learners, &demoted, &Vec::new()]),
+            follows: self.follows,
             ..Conf::default()
         }
     }
@@ -343,7 +362,7 @@ mod tests {
     #[test]
     fn a_change_goes_by_learners_goal_joint_and_left() {
         let start = Conf::of_voters(ids(&[1, 2, 3]));
-        let change = ConfChange { voters: ids(&[4, 2, 1]), learners: ids(&[3, 9]) };
+        let change = ConfChange { voters: ids(&[4, 2, 1]), learners: ids(&[3, 9]), follows: 7 };
         let planned = start.towards(&change).expect("a change");
         assert_eq!(planned.learners, ids(&[4, 9]));
         assert_eq!((&planned.goal, &planned.demoted), (&ids(&[1, 2, 4]), &ids(&[3])));
@@ -353,6 +372,7 @@ mod tests {
         let left = joint.left();
         assert_eq!((&left.voters, &left.learners), (&ids(&[1, 2, 4]), &ids(&[3, 9])));
         assert!(!left.is_joint() && left.goal.is_empty());
+        assert_eq!([&planned, &joint, &left].map(|conf| conf.follows), [7; 3]);
         for conf in [start, planned, joint, left] {
             assert_eq!(Conf::decode(&conf.encode()), Some(conf));
         }
@@ -370,9 +390,31 @@ mod tests {
             (vec![1, 2, 3, 4, 5, 6, 7, 8], vec![], "too many members"),
         ];
         for (voters, learners, why) in table {
-            let change = ConfChange { voters: ids(&voters), learners: ids(&learners) };
+            let change = ConfChange { voters: ids(&voters), learners: ids(&learners), follows: 0 };
             assert_eq!(conf.towards(&change), Err(why), "{change:?}");
         }
+    }
+
+    /// A wish that only says who the members are, who they are already, counts nevertheless: from then on
+    /// nobody acts on an older one.
+    #[test]
+    fn an_older_wish_is_refused_and_a_newer_one_counts_though_it_changes_nobody() {
+        let conf = Conf { follows: 4, ..Conf::of_voters(ids(&[1, 2, 3])) };
+        let wish = |voters: &[u64], follows| ConfChange {
+            voters: ids(voters),
+            learners: Vec::new(),
+            follows,
+        };
+        let older = "a newer wish is followed already";
+        assert_eq!(conf.towards(&wish(&[1, 2, 4], 3)), Err(older));
+        assert_eq!(conf.towards(&wish(&[1, 2, 3], 4)), Err("nothing would change"));
+        let next = conf.towards(&wish(&[1, 2, 3], 5)).expect("a newer one");
+        assert_eq!(next, Conf { follows: 5, ..conf.clone() });
+        // A plan is taken back by it.
+        let planned = conf.towards(&wish(&[1, 2, 4], 5)).expect("a plan");
+        assert_eq!(planned.towards(&wish(&[1, 2, 4], 4)), Err(older));
+        let back = planned.towards(&wish(&[1, 2, 3], 6)).expect("a newer one");
+        assert_eq!(back, Conf { follows: 6, ..conf });
     }
 
     #[test]
@@ -388,6 +430,10 @@ mod tests {
         for conf in [twice, nobody, both, many] {
             assert_eq!(Conf::decode(&conf.encode()), None, "{conf:?}");
         }
-        assert_eq!(Conf::decode(&[good, vec![0]].concat()), None, "trailing bytes");
+        assert_eq!(Conf::decode(&[&good[..], &[0]].concat()), None, "trailing bytes");
+        assert_eq!(Conf::decode(&[&good[..], &[0; 8]].concat()), None, "no number is no bytes");
+        let numbered = Conf { follows: 9, ..Conf::of_voters(ids(&[1])) }.encode();
+        assert_eq!(Conf::decode(&numbered[..numbered.len() - 1]), None);
+        assert_eq!(Conf::decode(&[numbered, vec![0]].concat()), None, "trailing bytes");
     }
 }

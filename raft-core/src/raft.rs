@@ -521,6 +521,16 @@ impl Raft {
         }
     }
 
+    /// The newest configuration, which counts though it may not be committed yet.
+    pub fn conf(&self) -> &Conf {
+        self.confs.newest()
+    }
+
+    /// The newest configuration that is surely committed.
+    pub fn committed_conf(&self) -> &Conf {
+        self.confs.committed().1
+    }
+
     /// What is kept in memory.
     pub fn memory(&self) -> MemUse {
         let bytes = |entry: &Entry| entry.frame.len() as u64;

@@ -5,9 +5,12 @@
 //! pieces has about a hundred kilobytes. Whoever missed one asks for the whole map.
 
 mod change;
+mod members;
 mod owners;
 
 pub use self::change::MapChange;
+pub(crate) use self::members::want;
+pub use self::members::{GroupMembers, MemberStep, Membership};
 pub use self::owners::{OwnerRange, Owners};
 
 use crate::cluster_config::{
@@ -51,6 +54,9 @@ pub struct ClusterMap {
     /// The voters that each group began with, whatever its members are now: its replicas agree on their
     /// first configuration by them. They follow from the configurations and never change.
     pub founders: BTreeMap<GroupId, Vec<NodeId>>,
+    /// Of groups whose voters were changed since they were made: which configuration wants them, and how far
+    /// the group is.
+    pub members: BTreeMap<GroupId, Membership>,
 }
 
 /// A move and how far it is known to be.
@@ -167,6 +173,9 @@ pub enum MapError {
     /// Founders of a group that there is not, or that no group can have.
     #[error("group {0} cannot have begun with these voters")]
     Founders(GroupId),
+    /// Members of a group that there is not, or that no group can have.
+    #[error("group {0} cannot have these members")]
+    Members(GroupId),
     /// A node that there is not.
     #[error("node {0} is evacuated and not known")]
     Evacuated(NodeId),
@@ -228,6 +237,7 @@ impl ClusterMap {
         if let Some((group, _)) = self.founders.iter().find(impossible) {
             return Err(MapError::Founders(*group));
         }
+        self.check_members()?;
         match self.evacuated.iter().find(|node| !self.config.nodes.contains_key(node)) {
             Some(node) => Err(MapError::Evacuated(*node)),
             None => Ok(()),

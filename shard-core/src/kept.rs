@@ -25,9 +25,11 @@ use std::sync::Arc;
 /// Bytes of it on disk, at most: a map with all moves that there can be is a quarter of it.
 pub const KEPT_BYTES_MAX: u64 = 64 << 20;
 /// The form written here, and the newest that is read.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The form whose map knew nothing of members.
+const VERSION_WITHOUT_MEMBERS: u8 = 1;
 /// The last byte is the version.
-const MAGIC: [u8; 8] = *b"flotmap\x01";
+const MAGIC: [u8; 8] = *b"flotmap\x02";
 /// Between two writes of what is not urgent.
 const PAUSE_NS: Now = 200_000_000;
 
@@ -111,7 +113,10 @@ impl Kept {
             return Err(KeptError::Checksum);
         }
         let content = content.get(MAGIC.len()..).ok_or(KeptError::Checksum)?;
-        let (map, left, moved): (ClusterMap, _, _) = codec::whole(content)?;
+        let (map, left, moved) = match version {
+            VERSION_WITHOUT_MEMBERS => without_members(content)?,
+            _ => codec::whole(content)?,
+        };
         // The one of a node that has heard of no cluster yet names no group.
         if map.version > 0 {
             map.check()?;
@@ -172,6 +177,27 @@ impl Kept {
         self.left.retain(|group, _| config.groups.contains_key(group));
         self.moved.retain(|node, moved| config.nodes.get(node) == Some(&moved.from));
     }
+}
+
+type Content = (ClusterMap, BTreeMap<GroupId, Left>, BTreeMap<NodeId, Moved>);
+
+/// Reads the first form: field after field as in the newest, but for the map's last one.
+fn without_members(content: &[u8]) -> Result<Content, CodecError> {
+    let ((version, config, owners, moves, waiting), (paused, evacuated, founders), left, moved) =
+        codec::whole(content)?;
+    let members = BTreeMap::new();
+    let map = ClusterMap {
+        version,
+        config,
+        owners,
+        moves,
+        waiting,
+        paused,
+        evacuated,
+        founders,
+        members,
+    };
+    Ok((map, left, moved))
 }
 
 /// What there is to be kept, and what is.
@@ -295,7 +321,22 @@ mod tests {
     fn its_bytes_stay_as_they_are() {
         let bytes = kept().encode();
         assert_eq!(Kept::decode(&bytes).unwrap(), kept());
-        assert_eq!((bytes.len(), crc32fast::hash(&bytes[..bytes.len() - 4])), (82, 1_968_612_356));
+        assert_eq!((bytes.len(), crc32fast::hash(&bytes[..bytes.len() - 4])), (83, 4_218_557_824));
+    }
+
+    /// The first form is read as long as there may be files of it.
+    #[test]
+    fn what_was_kept_before_maps_knew_members_is_read() {
+        let Kept { map, left, moved } = kept();
+        let map = &*map;
+        let head = (map.version, &map.config, &map.owners, &map.moves, &map.waiting);
+        let tail = (map.paused, &map.evacuated, &map.founders);
+        let mut bytes = BytesMut::from(&b"flotmap\x01"[..]);
+        codec::append(&(head, tail, &left, &moved), &mut bytes);
+        let sum = crc32fast::hash(&bytes);
+        bytes.put_u32_le(sum);
+        assert_eq!((bytes.len(), sum), (82, 1_968_612_356));
+        assert_eq!(Kept::decode(&bytes).unwrap(), kept());
     }
 
     #[test]
@@ -310,8 +351,8 @@ mod tests {
             assert!(Kept::decode(&bytes[..length]).is_err(), "cut at {length}");
         }
         let mut newer = bytes.to_vec();
-        newer[7] = 2;
-        assert!(matches!(Kept::decode(&newer), Err(KeptError::Version(2))));
+        newer[7] = 3;
+        assert!(matches!(Kept::decode(&newer), Err(KeptError::Version(3))));
         assert!(matches!(Kept::decode(b"redis"), Err(KeptError::Magic)));
     }
 

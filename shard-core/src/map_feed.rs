@@ -9,8 +9,8 @@
 //! gives the whole map to each node that it has a link to and that does not ask.
 
 use crate::cluster_config::SHARDMASTER;
-use crate::cluster_map::{ClusterMap, MapChange};
-use raft_core::types::{NodeId, Now};
+use crate::cluster_map::{ClusterMap, GroupMembers, MapChange};
+use raft_core::types::{GroupId, NodeId, Now};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub enum MapMessage {
     Whole(Box<ClusterMap>),
     /// What is new.
     Change(Box<MapChange>),
+    /// Who leads a group says who is in it, for the shardmaster.
+    Members(GroupId, Box<GroupMembers>),
 }
 
 /// A node that wants news.
@@ -132,6 +134,8 @@ impl MapFeed {
                 }
                 sound
             }
+            // That is not for the map here, but for whoever leads group 0.
+            MapMessage::Members(..) => false,
             MapMessage::Change(change) if change.to <= self.map.version => false,
             MapMessage::Change(change) => {
                 let mut next = ClusterMap::clone(&self.map);

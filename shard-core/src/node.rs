@@ -4,6 +4,7 @@
 //! replies and fetches leave as data.
 
 mod groups;
+mod members;
 
 use self::groups::Comings;
 use crate::checkpoint::{SnapshotChunk, StateCommand, StateEvent};
@@ -383,6 +384,9 @@ impl Node {
 
     fn on_map(&mut self, now: Now, from: NodeId, message: MapMessage, out: &mut Output) {
         self.health.pairs.contact(now, from);
+        if let MapMessage::Members(group, members) = message {
+            return self.hear_members(group, *members);
+        }
         let before = Arc::clone(self.feed.map());
         if self.feed.heard(now, from, message, &mut out.maps) {
             self.map_changed(now, &before, out);
@@ -611,6 +615,7 @@ impl Node {
         for (origin, reply) in from.replies.drain(..) {
             out.replies.entry(origin).or_default().push(reply);
         }
+        let members = from.members.take();
         let members_changed = std::mem::take(&mut from.members_changed);
         if (from.role.is_some() || members_changed)
             && let Some(replica) = self.replicas.get(&group)
@@ -621,6 +626,10 @@ impl Node {
         if let Some(role) = from.role.take() {
             out.roles.push((group, role));
             out.view_changed = true;
+        }
+        if let Some(members) = members {
+            self.tell_members(group, members, out);
+            out.again = true;
         }
     }
 

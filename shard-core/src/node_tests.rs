@@ -23,6 +23,7 @@ use std::sync::Arc;
 mod collect;
 mod disk;
 mod groups;
+mod members;
 mod memory;
 mod moves;
 mod reads;
@@ -81,6 +82,8 @@ struct World {
     /// What each node keeps of the cluster.
     kept: BTreeMap<NodeId, Kept>,
     down: BTreeSet<NodeId>,
+    /// Nodes that hear nothing of other maps.
+    deaf: BTreeSet<NodeId>,
     replies: BTreeMap<u64, Answer>,
     epoch: u64,
     /// The epoch of each node's process.
@@ -161,6 +164,7 @@ impl World {
             lost_steps: None,
             kept: BTreeMap::new(),
             down: BTreeSet::new(),
+            deaf: BTreeSet::new(),
             replies: BTreeMap::new(),
             epoch: 0,
             epochs: BTreeMap::new(),
@@ -282,6 +286,9 @@ impl World {
             next.push_back((to, Input::Move { from: id, envelope }));
         }
         for (to, message) in out.maps {
+            if self.deaf.contains(&to) {
+                continue;
+            }
             next.push_back((to, Input::Map { from: id, message }));
         }
         for peer in out.wake {

@@ -9,6 +9,7 @@ mod checkpoints;
 mod closing;
 mod collect;
 mod error;
+mod members;
 mod mover;
 mod reads;
 
@@ -18,11 +19,12 @@ pub use self::mover::{PARKED_BYTES_MAX, PARKED_MAX};
 
 use self::checkpoints::Checkpoints;
 use self::collect::Collection;
+use self::members::Members;
 use self::mover::Mover;
 use self::reads::Reads;
 use crate::checkpoint::StateCommand;
 use crate::cluster_config::{ClusterConfig, ConfigNum};
-use crate::cluster_map::ClusterMap;
+use crate::cluster_map::{ClusterMap, GroupMembers};
 use crate::codec::{self, EntryBatch, EntryItem};
 use crate::disk_room::DiskRoom;
 use crate::machine::Machine;
@@ -106,6 +108,8 @@ pub struct ReplicaOutput {
     pub compact: Option<EntryId>,
     /// The group has other members.
     pub members_changed: bool,
+    /// For the shardmaster: who is in the group.
+    pub members: Option<GroupMembers>,
     /// A checkpoint waits for its turn, has had it, or is over.
     pub checkpoint_moved: bool,
 }
@@ -166,6 +170,7 @@ pub struct Replica {
     reads: Reads,
     collection: Collection,
     mover: Mover,
+    members: Members,
     held: VecDeque<(WriteToken, Envelope)>,
     effects: Effects,
     /// The last entry that is in the state.
@@ -227,6 +232,7 @@ impl Replica {
             reads: Reads::default(),
             collection: Collection::default(),
             mover: Mover::default(),
+            members: Members::default(),
             held: VecDeque::new(),
             effects: Effects::default(),
             applied,
@@ -372,7 +378,8 @@ impl Replica {
         let room = self.disk.has_room_for(self.machine.dirty());
         let checkpoint = self.checkpoints.deadline().filter(|_| room);
         let (reads, moves) = (self.reads.deadline(), self.mover.deadline());
-        let own = [reads, self.collection.deadline(), checkpoint, moves];
+        let members = self.members.deadline();
+        let own = [reads, self.collection.deadline(), checkpoint, moves, members];
         self.raft.deadline().into_iter().chain(own.into_iter().flatten()).min()
     }
 
@@ -421,10 +428,12 @@ impl Replica {
         self.propose_batch(now, wall, out);
         self.propose_collection(now, wall);
         self.ask_for_reads(now, out);
+        self.drive_members(now, map);
         let again = self.rounds(now, wall, out)?;
         self.schedule_collection(now, wall);
         self.drive_checkpoint(now, out);
         self.drive_moves(now, wall, map, out);
+        self.report_members(now, map, out);
         Ok(again || !self.batch.items.is_empty())
     }
 

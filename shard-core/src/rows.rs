@@ -35,8 +35,8 @@ use crate::checkpoint::{RowChange, RowHead};
 const ROW_VERSION: u8 = 1;
 /// Version of the row of a slot that has moved, or does.
 const ROW_VERSION_MOVED: u8 = 2;
-/// Version of a configuration that is told by what the one before it has not.
-const ROW_VERSION_CHANGE: u8 = 2;
+/// Version of a configuration that is told by what the one before it has not, and of seats with a report.
+const ROW_VERSION_SECOND: u8 = 2;
 const GROUP: [u8; 2] = [0, 0];
 const GROUP_META: u8 = 0;
 const MASTER_CONFIG: u8 = 1;
@@ -340,15 +340,16 @@ pub(crate) fn versioned() -> RowHead {
     RowHead::from_slice(&[ROW_VERSION])
 }
 
-/// The first byte of a configuration's value that tells what the one before it has not.
-pub(crate) fn versioned_change() -> RowHead {
-    RowHead::from_slice(&[ROW_VERSION_CHANGE])
+/// The first byte of a value in its second form: of a configuration what the one before it has not, of seats
+/// with what is reported of them.
+pub(crate) fn versioned_second() -> RowHead {
+    RowHead::from_slice(&[ROW_VERSION_SECOND])
 }
 
-/// Takes the version off a configuration's value: whether it is such a difference.
-pub(crate) fn config_version(value: &mut Bytes) -> Result<bool, RowFault> {
+/// Takes the version off the value of a configuration or of seats: whether it is in its second form.
+pub(crate) fn is_second(value: &mut Bytes) -> Result<bool, RowFault> {
     match value.first() {
-        Some(&ROW_VERSION_CHANGE) => {
+        Some(&ROW_VERSION_SECOND) => {
             value.advance(1);
             Ok(true)
         }

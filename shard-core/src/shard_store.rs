@@ -18,6 +18,8 @@ pub use self::changes::{Collected, Dirty, RowBudget};
 use self::changes::{SlotMemo, SlotNow};
 pub use self::load::StoreLoader;
 pub use self::moves::{SlotPhase, SlotStand};
+#[cfg(test)]
+pub(crate) use self::mutant::set as set_mutant;
 pub(crate) use self::mutant::{Mutant, is_broken};
 
 use crate::cluster_config::ConfigNum;

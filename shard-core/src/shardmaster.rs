@@ -16,6 +16,7 @@
 mod checkpoint;
 mod dry;
 mod history;
+mod members;
 mod moves;
 mod op;
 mod query;
@@ -29,8 +30,8 @@ pub(crate) use self::checkpoint::MasterLoader;
 pub use self::dry::{PlanReason, PlannedMove};
 pub use self::moves::{BACK_OFF_MS_MAX, BACK_OFF_MS_MIN, ENDED_MOVES_MAX, EndedMove};
 pub use self::op::{
-    Cancel, MasterDone, MasterError, MasterOp, MasterRequest, MoveReport, RequestId, SEATS_MAX,
-    Side, WEIGHT_MAX,
+    Cancel, MasterDone, MasterError, MasterOp, MasterRequest, MoveReport, RequestId, Side,
+    WEIGHT_MAX,
 };
 pub use self::query::{MasterQuery, MasterReport};
 pub use self::requests::REQUESTS_KEPT_MAX;
@@ -148,7 +149,7 @@ impl Shardmaster {
         &self.map
     }
 
-    /// The seats of each group.
+    /// Which nodes may have a seat in each group.
     pub fn seats(&self) -> &BTreeMap<GroupId, Seats> {
         &self.seats
     }
@@ -230,9 +231,7 @@ impl Shardmaster {
             MasterOp::Cancel(cancel) => count = self.cancel(cancel)?,
             MasterOp::SetEvacuated { node, evacuated } => self.set_evacuated(*node, *evacuated)?,
             MasterOp::Report(report) => self.report(report)?,
-            MasterOp::GroupConf { group, config, members } => {
-                self.group_conf(*group, *config, members)?;
-            }
+            MasterOp::GroupConf { group, members } => self.group_conf(*group, members)?,
             MasterOp::AddNode { .. }
             | MasterOp::ForgetNode { .. }
             | MasterOp::CreateGroup { .. }
@@ -242,6 +241,8 @@ impl Shardmaster {
             | MasterOp::AssignSlots { .. }
             | MasterOp::UnassignSlots { .. }
             | MasterOp::SetMembers { .. }
+            | MasterOp::ChangeMembers { .. }
+            | MasterOp::ReplaceNode { .. }
             | MasterOp::SetWeight { .. }
             | MasterOp::Rebalance { .. } => unreachable!("they have drafts"),
         }
@@ -303,6 +304,7 @@ impl Shardmaster {
             self.seats.entry(*group).or_default().name(config.num, &seats.voters);
         }
         found(&mut self.map.founders, &config);
+        self.map.want_members(&config);
         self.map.evacuated.retain(|node| config.nodes.contains_key(node));
         self.map.config = config;
     }
@@ -325,27 +327,6 @@ impl Shardmaster {
                 false => self.map.evacuated.remove(&node),
             };
         }
-        Ok(())
-    }
-
-    fn group_conf(
-        &mut self,
-        group: GroupId,
-        config: ConfigNum,
-        members: &[NodeId],
-    ) -> Result<(), MasterError> {
-        if !self.seats.contains_key(&group) {
-            return Err(MasterError::UnknownGroup(group));
-        }
-        if !(1..=SEATS_MAX).contains(&members.len()) {
-            return Err(MasterError::Seats { group, count: members.len() as u32 });
-        }
-        if config > self.map.config.num {
-            return Err(MasterError::FutureConfig { group, config });
-        }
-        self.note(MasterRow::Seats(group));
-        let seats = self.seats.entry(group).or_default();
-        seats.report(config, members.iter().copied().collect());
         Ok(())
     }
 

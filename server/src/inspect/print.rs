@@ -192,6 +192,9 @@ pub(super) fn members(index: Index, conf: &Conf) -> String {
             text += &format!("{name} {}, ", list(nodes));
         }
     }
+    if conf.follows > 0 {
+        text += &format!("following configuration {}, ", conf.follows);
+    }
     match index {
         Index(0) => text + "as the cluster began",
         index => text + &format!("since entry {index}"),

@@ -1,7 +1,7 @@
 //! What makes one map of another: what subscribers are sent.
 
 use super::owners::{OwnerRange, check_range};
-use super::{ClusterMap, MapError, MoveRecord, Waiting};
+use super::{ClusterMap, MapError, Membership, MoveRecord, Waiting};
 use crate::cluster_config::ConfigChange;
 use crate::moves::MoveId;
 use crate::slot::Slot;
@@ -32,6 +32,8 @@ pub struct MapChange {
     pub evacuated: Option<BTreeSet<NodeId>>,
     /// The founders of groups that are new. Those of groups that are gone go with them.
     pub founders: Vec<(GroupId, Vec<NodeId>)>,
+    /// Groups whose members are wanted or reported otherwise. Those of groups that are gone go with them.
+    pub members: Vec<(GroupId, Membership)>,
 }
 
 impl ClusterMap {
@@ -55,6 +57,10 @@ impl ClusterMap {
             founders: {
                 let new = changed(&old.founders, &self.founders);
                 new.map(|(group, voters)| (*group, voters.clone())).collect()
+            },
+            members: {
+                let new = changed(&old.members, &self.members);
+                new.map(|(group, members)| (*group, members.clone())).collect()
             },
             evacuated: (self.evacuated != old.evacuated).then(|| self.evacuated.clone()),
         }
@@ -92,6 +98,8 @@ impl ClusterMap {
         new.evacuated = change.evacuated.clone().unwrap_or(new.evacuated);
         new.founders.extend(change.founders.iter().cloned());
         new.founders.retain(|group, _| new.config.groups.contains_key(group));
+        new.members.extend(change.members.iter().cloned());
+        new.members.retain(|group, _| new.config.groups.contains_key(group));
         new.check()?;
         *self = new;
         Ok(())

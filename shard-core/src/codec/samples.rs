@@ -3,6 +3,7 @@
 use super::*;
 use crate::cluster_config::{GroupConfig, NodeConfig, SlotRange};
 use crate::cluster_map::ClusterMap;
+use crate::cluster_map::{GroupMembers, MemberStep};
 use crate::map_feed::MapMessage;
 use crate::migration::*;
 use crate::moves::*;
@@ -256,8 +257,9 @@ impl Samples {
 
     fn map_message(&mut self) -> MapMessage {
         let map = ClusterMap { config: self.config(), ..ClusterMap::default() };
-        match self.below(3) {
+        match self.below(4) {
             0 => MapMessage::Have(self.number()),
+            3 => MapMessage::Members(self.group(), Box::new(self.group_members())),
             1 => MapMessage::Change(Box::new(map.diff(&ClusterMap::default()))),
             _ => MapMessage::Whole(Box::new(map)),
         }
@@ -305,7 +307,7 @@ impl Samples {
 
     fn master_op(&mut self) -> MasterOp {
         let (node, group, ranges) = (self.node(), self.group(), self.many(Samples::slots));
-        match self.below(17) {
+        match self.below(19) {
             0 => {
                 let addresses = NodeConfig { peer: self.text(), resp: self.text() };
                 MasterOp::AddNode { node, addresses }
@@ -345,11 +347,29 @@ impl Samples {
                     _ => MoveOutcome::Refused(RefuseReason::OutOfMemory),
                 },
             }),
-            _ => MasterOp::GroupConf {
+            16 => MasterOp::ChangeMembers {
                 group,
-                config: ConfigNum(self.number()),
-                members: self.many(Samples::node),
+                add: self.many(Samples::node),
+                remove: self.many(Samples::node),
             },
+            17 => {
+                let (new, group) = (self.node(), self.some(Samples::group));
+                MasterOp::ReplaceNode { old: node, new, group }
+            }
+            _ => MasterOp::GroupConf { group, members: self.group_members() },
+        }
+    }
+
+    fn group_members(&mut self) -> GroupMembers {
+        GroupMembers {
+            follows: ConfigNum(self.number()),
+            step: match self.below(3) {
+                0 => MemberStep::CatchingUp,
+                1 => MemberStep::Joint,
+                _ => MemberStep::Settled,
+            },
+            voters: self.many(Samples::node),
+            learners: self.many(Samples::node),
         }
     }
 
@@ -553,7 +573,9 @@ impl Samples {
     fn snapshot(&mut self, at: EntryId) -> Snapshot {
         let mut nodes = || (0..self.below(4)).map(|_| NodeId(self.number())).collect();
         let (voters, outgoing, learners) = (nodes(), nodes(), nodes());
-        let conf = Conf { voters, outgoing, learners, goal: nodes(), demoted: nodes() };
+        let (goal, demoted) = (nodes(), nodes());
+        let follows = self.number();
+        let conf = Conf { voters, outgoing, learners, goal, demoted, follows };
         let (hash, conf) = (self.number(), (Index(self.number()), conf));
         Snapshot { id: SnapshotId { at, hash }, bytes: self.number(), conf }
     }

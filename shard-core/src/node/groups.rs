@@ -49,6 +49,8 @@ impl Node {
             let sides = record.order.from.into_iter().chain([record.order.to]);
             self.touched.extend(sides.filter(|group| self.replicas.contains_key(group)));
         }
+        let map = Arc::clone(map);
+        self.members_wanted(before, &map);
         self.keep(now, out);
     }
 
@@ -175,19 +177,6 @@ impl Node {
         self.comings.untold.push((group, voted));
         out.view_changed = true;
         Ok(())
-    }
-
-    /// Has a leader change its group's members.
-    #[cfg(test)]
-    pub(crate) fn change_members(
-        &mut self,
-        now: Now,
-        group: GroupId,
-        change: raft_core::conf::ConfChange,
-    ) {
-        let replica = self.replicas.get_mut(&group).expect("a leader");
-        replica.change_members(now, &change);
-        self.touched.insert(group);
     }
 
     /// Where every known node is, this one included.

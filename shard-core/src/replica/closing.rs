@@ -15,11 +15,6 @@ impl Replica {
         self.raft.status().hard
     }
 
-    #[cfg(test)]
-    pub(crate) fn change_members(&mut self, now: u64, change: &raft_core::conf::ConfChange) {
-        self.raft.change_conf(now, change).expect("a change that can be");
-    }
-
     /// Answers all who wait: they have to ask elsewhere. What was polled before is still owed.
     pub(crate) fn close(&mut self, out: &mut ReplicaOutput) {
         for waiting in std::mem::take(&mut self.waiting).into_values() {

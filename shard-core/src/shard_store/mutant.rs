@@ -1,4 +1,4 @@
-//! Rules of moves that tests break on purpose: a test that notices nothing then tests nothing.
+//! Rules of moves and of members that tests break on purpose: a test that notices nothing then tests nothing.
 
 /// A rule, broken.
 #[cfg_attr(not(test), allow(dead_code))]
@@ -38,6 +38,16 @@ pub(crate) enum Mutant {
     ExportNotSaved,
     /// The end of a move is not kept for the shardmaster.
     EndNotKept,
+    /// A node is forgotten by a report that follows a configuration which still names it.
+    ForgetByOlder,
+    /// What a group said earlier of its members counts though it comes late.
+    AnyReport,
+    /// A leader carries out what its map wants, whatever newer one the group follows already.
+    OlderWish,
+    /// A wish that changes nobody is not written down.
+    FollowsNotNoted,
+    /// A leader reports members that are not committed.
+    ReportUncommitted,
 }
 
 #[cfg(test)]

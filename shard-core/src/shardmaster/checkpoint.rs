@@ -11,7 +11,9 @@ use super::requests::{REQUESTS_KEPT_MAX, Remembered, Requests};
 use super::seats::{self, Seats};
 use crate::checkpoint::RowChange;
 use crate::cluster_config::{ClusterConfig, ConfigChange, ConfigNum, SHARDMASTER};
-use crate::cluster_map::{ClusterMap, MoveRecord, OwnerRange, Waiting, found};
+use crate::cluster_map::{
+    ClusterMap, GroupMembers, MemberStep, Membership, MoveRecord, OwnerRange, Waiting, found, want,
+};
 use crate::codec::{self, bytes_of};
 use crate::moves::{MoveId, SlotEpoch};
 use crate::rows::{self, GroupRow, MasterRow, Row, RowError, RowFault, RowOrder};
@@ -55,6 +57,31 @@ struct MapRow {
     next_move: u64,
     paused: bool,
     evacuated: BTreeSet<NodeId>,
+}
+
+/// A group's row of seats.
+#[derive(Serialize, Deserialize)]
+struct SeatsRow {
+    seats: Seats,
+    reported: Option<GroupMembers>,
+}
+
+/// As it was before groups told learners from voters.
+#[derive(Deserialize)]
+struct FirstSeatsRow {
+    named: BTreeMap<NodeId, Option<ConfigNum>>,
+    follows: ConfigNum,
+    members: BTreeSet<NodeId>,
+}
+
+impl From<FirstSeatsRow> for SeatsRow {
+    fn from(row: FirstSeatsRow) -> SeatsRow {
+        let FirstSeatsRow { named, follows, members } = row;
+        let (voters, learners) = (members.into_iter().collect(), Vec::new());
+        let reported = GroupMembers { follows, step: MemberStep::Settled, voters, learners };
+        let reported = Some(reported).filter(|members| members.follows > ConfigNum(0));
+        SeatsRow { seats: Seats { named }, reported }
+    }
 }
 
 impl Shardmaster {
@@ -150,7 +177,7 @@ impl Shardmaster {
             MasterRow::Waiting(slot) => self.map.waiting.get(&slot).map(bytes_of),
             MasterRow::Ended(order) => self.ended.get(&order).map(bytes_of),
             MasterRow::Request(order) => self.requests.get(order).map(bytes_of),
-            MasterRow::Seats(group) => self.seats.get(&group).map(bytes_of),
+            MasterRow::Seats(group) => return self.seats_row(group),
             MasterRow::Retired => Some(bytes_of(&self.retired)),
         };
         match body {
@@ -162,10 +189,17 @@ impl Shardmaster {
     fn config_row(&self, num: u64) -> RowChange {
         let (head, body) = match self.history.kept(num) {
             Some(Kept::Whole(bytes)) => (rows::versioned(), bytes.clone()),
-            Some(Kept::Change(bytes)) => (rows::versioned_change(), bytes.clone()),
+            Some(Kept::Change(bytes)) => (rows::versioned_second(), bytes.clone()),
             None => return Row::Master(MasterRow::Config(num)).delete(),
         };
         Row::Master(MasterRow::Config(num)).put((head, body))
+    }
+
+    fn seats_row(&self, group: GroupId) -> RowChange {
+        let row = Row::Master(MasterRow::Seats(group));
+        let Some(seats) = self.seats.get(&group).cloned() else { return row.delete() };
+        let reported = self.map.reported_members(group).cloned();
+        row.put((rows::versioned_second(), bytes_of(&SeatsRow { seats, reported }).freeze()))
     }
 
     /// The owners of a chunk of slots; none if it has none.
@@ -193,6 +227,8 @@ pub(crate) struct MasterLoader {
     history: Option<(History, ClusterConfig)>,
     /// The founders of the groups of the newest configuration so far.
     founders: BTreeMap<GroupId, Vec<NodeId>>,
+    /// Which configuration wants the members of each, and what is reported of them.
+    members: BTreeMap<GroupId, Membership>,
     /// Once the map's row was there.
     map: Option<ClusterMap>,
     next_move: u64,
@@ -223,7 +259,7 @@ impl MasterLoader {
 
     /// Takes the next configuration, which may be whole, as it once always was, wherever it stands.
     fn config(&mut self, num: u64, mut value: Bytes) -> Result<(), RowFault> {
-        let is_change = rows::config_version(&mut value)?;
+        let is_change = rows::is_second(&mut value)?;
         let Some((history, newest)) = &mut self.history else {
             if num != 0 || is_change {
                 return Err(RowFault::Contradiction);
@@ -252,11 +288,15 @@ impl MasterLoader {
         }
         history.push(newest, &config);
         found(&mut self.founders, &config);
+        want(&mut self.members, newest, &config);
         *newest = config;
         Ok(())
     }
 
     fn part(&mut self, row: MasterRow, mut value: Bytes) -> Result<(), RowFault> {
+        if let MasterRow::Seats(group) = row {
+            return self.seats_row(group, value);
+        }
         rows::unversioned(&mut value)?;
         if let MasterRow::Map = row {
             let MapRow { version, next_move, paused, evacuated } = codec::whole(&value)?;
@@ -269,7 +309,7 @@ impl MasterLoader {
         }
         let map = self.map.as_mut().ok_or(RowFault::Orphan)?;
         match row {
-            MasterRow::Config(_) | MasterRow::Map => {}
+            MasterRow::Config(_) | MasterRow::Map | MasterRow::Seats(_) => {}
             MasterRow::Owners(chunk) => {
                 let (first, last) = MasterRow::chunk(chunk);
                 let ranges: Vec<OwnerRange> = codec::whole(&value)?;
@@ -303,11 +343,20 @@ impl MasterLoader {
                 }
                 self.requests.remember(order, request);
             }
-            MasterRow::Seats(group) => {
-                self.seats.insert(group, codec::whole(&value)?);
-            }
             MasterRow::Retired => self.retired = codec::whole(&value)?,
         }
+        Ok(())
+    }
+
+    fn seats_row(&mut self, group: GroupId, mut value: Bytes) -> Result<(), RowFault> {
+        let SeatsRow { seats, reported } = match rows::is_second(&mut value)? {
+            true => codec::whole(&value)?,
+            false => SeatsRow::from(codec::whole::<FirstSeatsRow>(&value)?),
+        };
+        if reported.is_some() {
+            self.members.entry(group).or_default().reported = reported;
+        }
+        self.seats.insert(group, seats);
         Ok(())
     }
 
@@ -330,7 +379,8 @@ impl MasterLoader {
             let row = Row::Master(MasterRow::Map).key().to_vec();
             RowError { row, fault: RowFault::Contradiction }
         };
-        master.map = ClusterMap { config: newest, founders: self.founders, ..map };
+        master.map =
+            ClusterMap { config: newest, founders: self.founders, members: self.members, ..map };
         let is_bounded =
             self.requests.len() <= REQUESTS_KEPT_MAX && self.ended.len() <= ENDED_MOVES_MAX;
         let is_whole = master.map.config.groups.keys().eq(self.seats.keys());

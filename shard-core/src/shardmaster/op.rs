@@ -3,6 +3,7 @@
 //! Enums here are append-only: variants and fields keep their order for ever (postcard).
 
 use crate::cluster_config::{ConfigNum, GROUPS_MAX, NODES_MAX, NodeConfig, VOTERS_MAX};
+use crate::cluster_map::GroupMembers;
 use crate::moves::{MoveId, MoveOutcome};
 use crate::slot::Slot;
 use raft_core::id_type;
@@ -18,8 +19,6 @@ id_type! {
 pub const WEIGHT_MAX: u32 = 1000;
 /// Bytes of an address that are looked at; a longer one is none.
 pub(super) const ADDRESS_BYTES_MAX: usize = 300;
-/// Nodes that one group can have seats on at an instant: two sets of voters and learners.
-pub const SEATS_MAX: usize = 3 * VOTERS_MAX;
 
 /// An op of group 0's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,10 +122,26 @@ pub enum MasterOp {
     GroupConf {
         /// The group.
         group: GroupId,
-        /// The configuration of the cluster that it follows: the group will never act on a lower one.
-        config: ConfigNum,
-        /// Every node with a seat in it: voters of both sets, and learners.
-        members: Vec<NodeId>,
+        /// Who is in it, and which configuration of the cluster it follows by that.
+        members: GroupMembers,
+    },
+    /// Wants a group to have some voters more, and some less, than it is to have now.
+    ChangeMembers {
+        /// The group; the shardmaster has members, too.
+        group: GroupId,
+        /// Who is to be a voter. Who is already stays.
+        add: Vec<NodeId>,
+        /// Who is to be none. Who is none already stays so.
+        remove: Vec<NodeId>,
+    },
+    /// Wants one node in the place of another.
+    ReplaceNode {
+        /// Who loses its seats.
+        old: NodeId,
+        /// Who gets them.
+        new: NodeId,
+        /// In which group alone; None: in all where `old` is a voter.
+        group: Option<GroupId>,
     },
 }
 
@@ -220,7 +235,7 @@ pub enum MasterError {
     },
     /// A node may have a seat still.
     #[error(
-        "group {group} has not confirmed yet that node {node} has no seat in it any more, try again"
+        "group {group} has not confirmed yet that node {node} has no seat in it any more, CLUSTER GROUPS shows how far it is, try again"
     )]
     NodeMaySeat {
         /// The node.
@@ -365,4 +380,28 @@ pub enum MasterError {
         /// What was reported.
         config: ConfigNum,
     },
+    /// It cannot be both.
+    #[error("node {node} is both added to group {group} and removed from it, name it once")]
+    AddedAndRemoved {
+        /// The group.
+        group: GroupId,
+        /// The node.
+        node: NodeId,
+    },
+    /// The group would have a voter less.
+    #[error(
+        "node {new} is a voter of group {group} already and cannot take the seat of node {old} too, \
+         name another node, or CLUSTER DELVOTER {old} GROUP {group}"
+    )]
+    BothSeated {
+        /// The group.
+        group: GroupId,
+        /// Who was to lose its seat.
+        old: NodeId,
+        /// Who was to get it.
+        new: NodeId,
+    },
+    /// Nothing would be done.
+    #[error("node {0} is a voter of no group that was meant, CLUSTER GROUPS lists who is")]
+    NoSeat(NodeId),
 }

@@ -1,4 +1,4 @@
-//! Where each group has seats, has had them, and may have them still: when a node can be forgotten.
+//! Which nodes may have a seat in each group: when a node can be forgotten.
 //!
 //! A group's members are desired state, which its leader carries out later. So a node that a configuration
 //! took out of a group may be in it still, or may even be put into it by a leader that knows only an older
@@ -6,9 +6,11 @@
 //! lacks it and follows one that does not name it: the group will never act on a lower one.
 
 use crate::cluster_config::{ClusterConfig, ConfigNum};
+use crate::cluster_map::GroupMembers;
+use crate::shard_store::{Mutant, is_broken};
 use raft_core::types::{GroupId, NodeId};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// The seats of one group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,10 +18,6 @@ pub struct Seats {
     /// Nodes that a configuration has named and that may have a seat: since which configuration none
     /// names them, None for those that are named now.
     pub named: BTreeMap<NodeId, Option<ConfigNum>>,
-    /// The newest configuration that the group has reported to follow.
-    pub follows: ConfigNum,
-    /// Who had seats in it.
-    pub members: BTreeSet<NodeId>,
 }
 
 impl Seats {
@@ -33,21 +31,12 @@ impl Seats {
         self.named.extend(voters.iter().map(|node| (*node, None)));
     }
 
-    /// Takes in what the group reports. Older reports that come late change nothing.
-    pub(super) fn report(&mut self, follows: ConfigNum, members: BTreeSet<NodeId>) {
-        if follows < self.follows {
-            return;
-        }
+    /// Takes in what the group reports, which is newer than what it has reported before.
+    pub(super) fn report(&mut self, members: &GroupMembers) {
+        let any = is_broken(Mutant::ForgetByOlder);
         self.named.retain(|node, since| {
-            members.contains(node) || since.is_none_or(|since| follows < since)
+            members.has(*node) || since.is_none_or(|since| members.follows < since && !any)
         });
-        self.follows = follows;
-        self.members = members;
-    }
-
-    /// Whether a node may have a seat.
-    pub(super) fn may_have(&self, node: NodeId) -> bool {
-        self.named.contains_key(&node) || self.members.contains(&node)
     }
 }
 

@@ -5,7 +5,7 @@ use super::Shardmaster;
 use super::op::{ADDRESS_BYTES_MAX, MasterError, MasterOp, WEIGHT_MAX};
 use crate::cluster_config::{
     ClusterConfig, GROUPS_MAX, GroupConfig, NODES_MAX, NodeConfig, SHARDMASTER, SlotRange,
-    VOTERS_MAX, ranges_of,
+    ranges_of,
 };
 use crate::rebalance::rebalance;
 use crate::slot::{SLOTS, Slot};
@@ -48,6 +48,10 @@ impl Shardmaster {
             MasterOp::AssignSlots { ranges, to } => self.assign_slots(ranges, *to),
             MasterOp::UnassignSlots { ranges } => self.unassign_slots(ranges),
             MasterOp::SetMembers { group, voters } => self.set_members(*group, voters),
+            MasterOp::ChangeMembers { group, add, remove } => {
+                self.change_members(*group, add, remove)
+            }
+            MasterOp::ReplaceNode { old, new, group } => self.replace_node(*old, *new, *group),
             MasterOp::SetWeight { group, weight } => self.set_weight(*group, *weight),
             MasterOp::Rebalance { moves_max } => self.rebalanced(*moves_max),
             MasterOp::Pause
@@ -71,21 +75,6 @@ impl Shardmaster {
         }
         config.check().map_err(|error| MasterError::Config(error.to_string()))?;
         Ok(Draft::of(config))
-    }
-
-    fn forget_node(&self, node: NodeId) -> Drafted {
-        let mut config = self.map.config.clone();
-        if config.nodes.remove(&node).is_none() {
-            return Err(MasterError::UnknownNode(node));
-        }
-        let seated = config.groups.iter().find(|(_, seats)| seats.voters.contains(&node));
-        if let Some((group, _)) = seated {
-            return Err(MasterError::NodeSeated { node, group: *group });
-        }
-        match self.seats.iter().find(|(_, seats)| seats.may_have(node)) {
-            Some((group, _)) => Err(MasterError::NodeMaySeat { node, group: *group }),
-            None => Ok(Draft::of(config)),
-        }
     }
 
     fn create_group(
@@ -206,13 +195,6 @@ impl Shardmaster {
         Ok(Draft::of(config))
     }
 
-    fn set_members(&self, group: GroupId, voters: &[NodeId]) -> Drafted {
-        let mut config = self.map.config.clone();
-        let seats = config.groups.get_mut(&group).ok_or(MasterError::UnknownGroup(group))?;
-        seats.voters = self.voters(group, voters)?;
-        Ok(Draft::of(config))
-    }
-
     fn set_weight(&self, group: GroupId, weight: u32) -> Drafted {
         let mut config = self.map.config.clone();
         check_weight(weight)?;
@@ -233,26 +215,10 @@ impl Shardmaster {
         balance(&mut config, moves_max.map_or(usize::MAX, |max| max as usize));
         Ok(Draft { config, group: None, wanted: Wanted::All })
     }
-
-    /// Voters in order, if a group can have them.
-    fn voters(&self, group: GroupId, voters: &[NodeId]) -> Result<Vec<NodeId>, MasterError> {
-        if !(1..=VOTERS_MAX).contains(&voters.len()) {
-            return Err(MasterError::VoterCount { group, count: voters.len() as u32 });
-        }
-        let mut voters = voters.to_vec();
-        voters.sort();
-        if let Some(twice) = voters.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(MasterError::VoterTwice(twice[0]));
-        }
-        match voters.iter().find(|node| !self.map.config.nodes.contains_key(node)) {
-            Some(node) => Err(MasterError::UnknownNode(*node)),
-            None => Ok(voters),
-        }
-    }
 }
 
 impl Draft {
-    fn of(config: ClusterConfig) -> Draft {
+    pub(super) fn of(config: ClusterConfig) -> Draft {
         Draft { config, group: None, wanted: Wanted::Nothing }
     }
 }

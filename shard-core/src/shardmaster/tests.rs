@@ -3,7 +3,9 @@
 use super::*;
 use crate::checkpoint::RowChange;
 use crate::cluster_config::{GroupConfig, NodeConfig, SHARDMASTER, SlotRange};
-use crate::cluster_map::{MOVES_MAX, MOVES_PER_GROUP_MAX, MOVES_PER_PAIR_MAX, MoveRecord};
+use crate::cluster_map::{
+    GroupMembers, MOVES_MAX, MOVES_PER_GROUP_MAX, MOVES_PER_PAIR_MAX, MemberStep, MoveRecord,
+};
 use crate::codec::{decode_batch, encode_batch};
 use crate::moves::{MoveId, MoveOutcome, RefuseReason, SlotEpoch};
 use crate::rebalance::shares;
@@ -48,6 +50,12 @@ fn execute(master: &mut Shardmaster, op: MasterOp) -> Result<MasterDone, MasterE
         Answer::Master(answer) => answer,
         other => panic!("{other:?}"),
     }
+}
+
+/// What a group with these voters and nothing to do reports.
+fn settled(follows: u64, voters: Vec<NodeId>) -> GroupMembers {
+    let (follows, step) = (ConfigNum(follows), MemberStep::Settled);
+    GroupMembers { follows, step, voters, learners: Vec::new() }
 }
 
 fn reports(record: &MoveRecord, outcome: MoveOutcome) -> Vec<MoveReport> {
@@ -205,6 +213,12 @@ impl World {
         if !map.paused {
             for (pair, slots) in &master.plan.pending_slots() {
                 let full = pairs.get(pair).is_some_and(|count| *count == MOVES_PER_PAIR_MAX);
+                let owes = |group| {
+                    map.moves.values().filter(move |record| record.owing().any(|g| g == group))
+                };
+                let mut sides = pair.0.into_iter().chain([pair.1]);
+                let full =
+                    full || sides.any(|group| owes(group).count() >= MOVES_PER_GROUP_MAX as usize);
                 assert!(full, "{slots} slots of {pair:?} could be moved");
             }
         }
@@ -236,7 +250,7 @@ impl World {
 
     fn wish(&mut self) -> MasterOp {
         let (group, node) = (self.group(), NodeId(1 + self.below(7)));
-        match self.below(24) {
+        match self.below(25) {
             0..=2 => MasterOp::CreateGroup {
                 group: None,
                 voters: self.voters(),
@@ -249,7 +263,11 @@ impl World {
             11 => MasterOp::Rebalance { moves_max: None },
             12 => MasterOp::Rebalance { moves_max: Some(self.below(50) as u32) },
             13 => MasterOp::SetWeight { group, weight: 1 + self.below(3) as u32 },
-            14 => MasterOp::SetMembers { group, voters: self.voters() },
+            14 if self.below(2) == 0 => MasterOp::SetMembers { group, voters: self.voters() },
+            14 => {
+                let (add, remove) = (self.voters(), self.voters());
+                MasterOp::ChangeMembers { group, add, remove }
+            }
             15 => {
                 let (port, resp) = (1 + self.below(3), format!("n{node}:6379"));
                 let peer = format!("n{node}:{port}");
@@ -262,10 +280,15 @@ impl World {
             20 if self.below(3) == 0 => MasterOp::Cancel(Cancel::All),
             21 => MasterOp::SetEvacuated { node, evacuated: self.below(2) == 0 },
             22 => MasterOp::UnassignSlots { ranges: self.ranges() },
+            23 => {
+                let new = NodeId(1 + self.below(6));
+                MasterOp::ReplaceNode { old: node, new, group: Some(group) }
+            }
             _ => {
-                let seats = &self.masters[0].newest().groups;
-                let members = seats.get(&group).map_or(vec![node], |seats| seats.voters.clone());
-                MasterOp::GroupConf { group, config: self.masters[0].newest().num, members }
+                let newest = self.masters[0].newest();
+                let seats = newest.groups.get(&group);
+                let voters = seats.map_or(vec![node], |seats| seats.voters.clone());
+                MasterOp::GroupConf { group, members: settled(newest.num.0, voters) }
             }
         }
     }
@@ -606,8 +629,8 @@ fn bounds_are_refused_by_name() {
     let moves = vec![MoveId(1); 4097];
     let error = execute(&mut master, MasterOp::Cancel(Cancel::Moves(moves))).unwrap_err();
     assert_eq!(error.to_string(), "4097 moves are named, 4096 at most");
-    let members = (1..=22).map(NodeId).collect();
-    let op = MasterOp::GroupConf { group: GroupId(1), config: ConfigNum(1), members };
+    let members = settled(1, (1..=22).map(NodeId).collect());
+    let op = MasterOp::GroupConf { group: GroupId(1), members };
     let error = execute(&mut master, op).unwrap_err();
     assert_eq!(error.to_string(), "group 1 cannot have seats on 22 nodes");
     assert_eq!(master.map().check(), Ok(()));
@@ -724,7 +747,9 @@ fn variants_keep_their_numbers() {
         MasterOp::Cancel(Cancel::All),
         MasterOp::SetEvacuated { node, evacuated: true },
         MasterOp::Report(report),
-        MasterOp::GroupConf { group, config: ConfigNum(1), members: Vec::new() },
+        MasterOp::GroupConf { group, members: settled(1, Vec::new()) },
+        MasterOp::ChangeMembers { group, add: Vec::new(), remove: Vec::new() },
+        MasterOp::ReplaceNode { old: node, new: node, group: None },
     ];
     for (number, op) in ops.iter().enumerate() {
         assert_eq!(usize::from(bytes_of(op)[0]), number, "{op:?}");
@@ -739,6 +764,7 @@ fn variants_keep_their_numbers() {
         (MasterError::Shardmaster, 9),
         (MasterError::SlotRange, 22),
         (MasterError::FutureConfig { group, config: ConfigNum(1) }, 37),
+        (MasterError::NoSeat(node), 40),
     ] {
         assert_eq!(bytes_of(&error)[0], number, "{error:?}");
     }

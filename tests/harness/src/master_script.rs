@@ -14,7 +14,7 @@ use shard_core::checkpoint::RowChange;
 use shard_core::cluster_config::{
     ClusterConfig, ConfigChange, ConfigNum, GroupConfig, NodeConfig, SHARDMASTER, SlotRange,
 };
-use shard_core::cluster_map::{ClusterMap, MoveRecord};
+use shard_core::cluster_map::{ClusterMap, GroupMembers, MemberStep, MoveRecord};
 use shard_core::codec::{EntryBatch, EntryItem, decode_batch, encode_batch};
 use shard_core::machine::{Machine, MachineLoader};
 use shard_core::moves::{MoveId, MoveOutcome, RefuseReason};
@@ -263,6 +263,16 @@ fn parse_op(name: &str, args: &mut ArgumentConsumer) -> Result<MasterOp> {
             voters: nodes(key(args, "nodes")?)?,
             group: GroupId(positional(args)?),
         },
+        "change" => MasterOp::ChangeMembers {
+            add: nodes(key(args, "add")?)?,
+            remove: nodes(key(args, "remove")?)?,
+            group: GroupId(positional(args)?),
+        },
+        "replace" => MasterOp::ReplaceNode {
+            group: key(args, "group")?.map(GroupId),
+            old: NodeId(positional(args)?),
+            new: NodeId(positional(args)?),
+        },
         "weight" => {
             MasterOp::SetWeight { group: GroupId(positional(args)?), weight: positional(args)? }
         }
@@ -278,12 +288,25 @@ fn parse_op(name: &str, args: &mut ArgumentConsumer) -> Result<MasterOp> {
         }),
         "evacuate" => MasterOp::SetEvacuated { node: NodeId(positional(args)?), evacuated: true },
         "admit" => MasterOp::SetEvacuated { node: NodeId(positional(args)?), evacuated: false },
-        "conf" => MasterOp::GroupConf {
-            config: ConfigNum(key(args, "config")?.ok_or("which config=?")?),
-            members: nodes(key(args, "nodes")?)?,
-            group: GroupId(positional(args)?),
-        },
+        "conf" => {
+            let members = GroupMembers {
+                follows: ConfigNum(key(args, "config")?.ok_or("which config=?")?),
+                step: member_step(key::<String>(args, "step")?.as_deref())?,
+                voters: nodes(key(args, "nodes")?)?,
+                learners: nodes(key(args, "learners")?)?,
+            };
+            MasterOp::GroupConf { group: GroupId(positional(args)?), members }
+        }
         _ => return Err(format!("no command {name}").into()),
+    })
+}
+
+fn member_step(step: Option<&str>) -> Result<MemberStep> {
+    Ok(match step {
+        None => MemberStep::Settled,
+        Some("joint") => MemberStep::Joint,
+        Some("learning") => MemberStep::CatchingUp,
+        Some(other) => return Err(format!("no step {other}").into()),
     })
 }
 
@@ -502,10 +525,20 @@ fn show_seats(master: &Shardmaster) -> String {
                 Some(since) => format!("{node}(not since config {since})"),
             })
             .collect();
-        let members: Vec<String> = seats.members.iter().map(NodeId::to_string).collect();
-        let (named, members) = (named.join(" "), members.join(" "));
-        output +=
-            &format!("g{group} named=[{named}] follows={} members=[{members}]\n", seats.follows);
+        output += &format!("g{group} named=[{}]", named.join(" "));
+        if let Some((wanted, _)) = master.map().wanted_members(*group) {
+            output += &format!(" wanted by {wanted}");
+        }
+        if let Some(members) = master.map().reported_members(*group) {
+            let list = |nodes: &[NodeId]| {
+                nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(" ")
+            };
+            let (voters, learners) = (list(&members.voters), list(&members.learners));
+            let GroupMembers { follows, step, .. } = members;
+            output +=
+                &format!(" follows={follows} {step:?} voters=[{voters}] learners=[{learners}]");
+        }
+        output += "\n";
     }
     output
 }

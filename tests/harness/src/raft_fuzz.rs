@@ -296,7 +296,8 @@ impl Fuzz {
                 self.raft.snapshot(self.now, event);
             }
             13 => {
-                let change = ConfChange { voters: self.nodes(60), learners: self.nodes(20) };
+                let change =
+                    ConfChange { voters: self.nodes(60), learners: self.nodes(20), follows: 0 };
                 let _refused = self.raft.change_conf(self.now, &change);
             }
             _ => {}

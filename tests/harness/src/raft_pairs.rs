@@ -371,7 +371,7 @@ impl Pairs {
 
     /// Whoever leads changes the group. Whether it agreed.
     pub fn change(&mut self, voters: &[NodeId]) -> bool {
-        let change = ConfChange { voters: voters.to_vec(), learners: Vec::new() };
+        let change = ConfChange { voters: voters.to_vec(), ..ConfChange::default() };
         let Some(leader) = self.world.leader() else { return false };
         let answer = self.world.call(leader, |raft, now| raft.change_conf(now, &change));
         self.settle();

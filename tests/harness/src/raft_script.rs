@@ -123,6 +123,9 @@ fn describe_conf(conf: &Conf) -> String {
     for (name, ids) in parts.into_iter().filter(|(_, ids)| !ids.is_empty()) {
         text += &format!(" {name}={}", list(ids));
     }
+    if conf.follows > 0 {
+        text += &format!(" follows={}", conf.follows);
+    }
     text
 }
 
@@ -387,7 +390,11 @@ impl RaftScript {
             let text = args.take_key(key).unwrap_or_default();
             text.split(',').filter(|text| !text.is_empty()).map(node).collect::<Answer<Vec<_>>>()
         };
-        let change = ConfChange { voters: list("voters")?, learners: list("learners")? };
+        let change = ConfChange {
+            voters: list("voters")?,
+            learners: list("learners")?,
+            follows: number(args, "follows", 0)?,
+        };
         let answer = self.world()?.call(id, |raft, now| raft.change_conf(now, &change));
         if let Some(Err(refused)) = answer {
             writeln!(self.output, "n{id} refuses: {refused}")?;

@@ -536,7 +536,7 @@ impl Sim {
 
     /// A healed group has all nodes as voters again, whoever was left out before.
     fn bring_back_all(&mut self) {
-        let change = ConfChange { voters: self.world.ids(), learners: Vec::new() };
+        let change = ConfChange { voters: self.world.ids(), ..ConfChange::default() };
         if let Some(leader) = self.world.leader() {
             let _refused = self.world.call(leader, |raft, now| raft.change_conf(now, &change));
         }
