@@ -544,7 +544,9 @@ mod tests {
             fs::write(half.join("identity"), identity.replace("log = true", "log = false"))
                 .unwrap();
             match number {
-                4 | 5 => without(&half, &["state.redb", "log.redb", "cluster.toml", "secret"]),
+                4 | 5 => {
+                    without(&half, &["state.redb", "log.redb", "map", "cluster.toml", "secret"])
+                }
                 _ => {}
             }
             cut(&half);
