@@ -49,6 +49,7 @@ const NOT_IN_7_0: &[&str] = &[
     "cluster|addvoter",
     "cluster|delvoter",
     "cluster|slot-stats",
+    "cluster|groups",
     "cluster|doctor",
     "raft.transfer_leader",
 ];

@@ -235,11 +235,11 @@ impl BarrierRun {
 
 /// The shard groups in which a node has a seat and, as far as known, does not lead.
 fn followed_groups(view: &ClusterView, node: NodeId) -> Vec<GroupId> {
-    let leads = |group| view.leaders.get(group).is_some_and(|led| led.leader == Some(node));
-    let groups = view.map.config.groups.iter().filter(|(group, seats)| {
-        **group != SHARDMASTER && seats.voters.contains(&node) && !leads(group)
-    });
-    groups.map(|(group, _)| *group).collect()
+    let leads =
+        |group: &GroupId| view.leaders.get(group).is_some_and(|led| led.leader == Some(node));
+    let is_voter = |group: GroupId| view.map.voters(group).contains(&node);
+    let groups = view.map.config.groups.keys().copied();
+    groups.filter(|group| *group != SHARDMASTER && is_voter(*group) && !leads(group)).collect()
 }
 
 /// As Redis words it for a master.

@@ -348,7 +348,7 @@ impl Dispatch {
 
     /// The target is no good: tries the next voter, after a while.
     fn fail_over(&mut self, now: Now, id: GroupId) {
-        let voters = self.view.map.config.groups.get(&id).map_or(&[][..], |group| &group.voters);
+        let voters = self.view.map.may_lead(id);
         let Some(group) = self.groups.get_mut(&id) else { return };
         let at = voters.iter().position(|voter| Some(*voter) == group.target);
         let next = match at {
@@ -736,7 +736,7 @@ impl Dispatch {
         if let Some(leader) = leader.filter(|leader| config.nodes.contains_key(leader)) {
             return Some(leader);
         }
-        let voters = &config.groups.get(&id)?.voters;
+        let voters = self.view.map.may_lead(id);
         let is_up = |voter: &&NodeId| {
             self.book.links.get(voter).is_some_and(|link| link.state == LinkState::Up)
         };

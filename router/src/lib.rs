@@ -16,6 +16,7 @@ pub mod dial;
 pub mod dispatch;
 mod doctor;
 mod glob;
+mod groups;
 mod info;
 mod link;
 mod local;

@@ -59,6 +59,7 @@ impl Topology<'_> {
                 Err(reply) => reply,
             },
             Cluster::BumpEpoch => Reply::Line(format!("STILL {}", self.view.map.version)),
+            Cluster::Groups => self.groups_reply(),
             Cluster::Doctor => Reply::Verbatim(self.doctor()),
         }
     }
@@ -90,7 +91,7 @@ impl Topology<'_> {
         self.node.unwrap_or_default()
     }
 
-    fn name(&self, node: NodeId) -> String {
+    pub(crate) fn name(&self, node: NodeId) -> String {
         node_name(&self.config().cluster_id, node)
     }
 
@@ -118,9 +119,9 @@ impl Topology<'_> {
     }
 
     /// Who leads a group, or stands for its leader.
-    fn leader(&self, group: GroupId) -> Option<NodeId> {
+    pub(crate) fn leader(&self, group: GroupId) -> Option<NodeId> {
         let known = self.view.leaders.get(&group).and_then(|view| view.leader);
-        known.or_else(|| self.config().groups.get(&group)?.voters.first().copied())
+        known.or_else(|| self.view.map.voters(group).first().copied())
     }
 
     fn leads(&self, node: NodeId) -> Vec<GroupId> {
@@ -133,14 +134,15 @@ impl Topology<'_> {
         if !self.leads(node).is_empty() {
             return None;
         }
-        let (group, _) = self.groups().find(|(_, group)| group.voters.contains(&node))?;
+        let (group, _) = self.groups().find(|(group, _)| self.has_seat(*group, node))?;
         self.leader(group)
     }
 
-    /// The leader and then the followers, in the order of the configuration.
-    fn seats(&self, group: GroupId, config: &GroupConfig) -> Vec<NodeId> {
+    /// The leader and then the followers, in the order of their numbers.
+    fn seats(&self, group: GroupId) -> Vec<NodeId> {
         let leader = self.leader(group);
-        let followers = config.voters.iter().copied().filter(|node| Some(*node) != leader);
+        let voters = self.view.map.voters(group).iter().copied();
+        let followers = voters.filter(|node| Some(*node) != leader);
         leader.into_iter().chain(followers).collect()
     }
 
@@ -155,7 +157,7 @@ impl Topology<'_> {
             || self.status.is_none_or(|status| status.peers_up().any(|up| up == node))
     }
 
-    fn replica(&self, group: GroupId) -> Option<&ReplicaStatus> {
+    pub(crate) fn replica(&self, group: GroupId) -> Option<&ReplicaStatus> {
         self.status?.replicas.get(&group)
     }
 
@@ -216,15 +218,12 @@ impl Topology<'_> {
     }
 
     fn slots(&self) -> Reply {
-        let config = self.config();
         let row = |range: &SlotRange| {
             let mut row = vec![
                 Reply::Integer(i64::from(range.first.0)),
                 Reply::Integer(i64::from(range.last.0)),
             ];
-            let group = config.groups.get(&range.group);
-            let seats = group.map(|group| self.seats(range.group, group)).unwrap_or_default();
-            row.extend(seats.into_iter().map(|node| {
+            row.extend(self.seats(range.group).into_iter().map(|node| {
                 let (host, port) = self.resp(node);
                 Reply::Array(vec![
                     Reply::text(host),
@@ -239,10 +238,12 @@ impl Topology<'_> {
     }
 
     fn shards(&self) -> Reply {
-        let shard = |(group, config): (GroupId, &GroupConfig)| {
+        let shard = |(group, _): (GroupId, &GroupConfig)| {
             let slots = self.ranges(&[group]).into_iter().flat_map(|(first, last)| [first, last]);
             let slots = slots.map(|slot| Reply::Integer(i64::from(slot))).collect();
-            let nodes = self.seats(group, config).into_iter();
+            let learners = self.view.map.seated(group);
+            let learners = learners.filter(|node| self.view.map.is_learner(group, *node));
+            let nodes = self.seats(group).into_iter().chain(learners);
             let nodes = nodes.map(|node| self.shard_node(group, node)).collect();
             Reply::Map(vec![
                 (Reply::text("slots"), Reply::Array(slots)),
@@ -256,6 +257,11 @@ impl Topology<'_> {
         let (host, port) = self.resp(node);
         let leads = self.leader(group) == Some(node);
         let online = self.is_linked(node) && !(leads && self.is_down(group));
+        let health = match online {
+            false => "fail",
+            true if self.view.map.is_learner(group, node) => "loading",
+            true => "online",
+        };
         let text = Reply::word;
         Reply::Map(vec![
             (text("id"), Reply::text(self.name(node))),
@@ -264,14 +270,14 @@ impl Topology<'_> {
             (text("endpoint"), Reply::text(host)),
             (text("role"), text(if leads { "master" } else { "replica" })),
             (text("replication-offset"), Reply::Integer(self.offset(group, node))),
-            (text("health"), text(if online { "online" } else { "fail" })),
+            (text("health"), text(health)),
         ])
     }
 
     /// The shard of a node is that of the lowest group it leads, else of the lowest it sits in.
     fn my_shard_name(&self) -> String {
         let node = self.myself();
-        let seat = || self.groups().find(|(_, group)| group.voters.contains(&node));
+        let seat = || self.groups().find(|(group, _)| self.has_seat(*group, node));
         let group = self.leads(node).first().copied().or_else(|| Some(seat()?.0));
         shard_name(&self.config().cluster_id, group.unwrap_or_default())
     }
@@ -297,9 +303,7 @@ impl Topology<'_> {
         let leads = self.leads(node);
         let follows = |other: &NodeId| {
             *other != node
-                && self
-                    .groups()
-                    .any(|(id, group)| leads.contains(&id) && group.voters.contains(other))
+                && self.groups().any(|(id, _)| leads.contains(&id) && self.has_seat(id, *other))
         };
         let followers = nodes.keys().copied().filter(follows);
         Reply::Array(followers.map(|node| Reply::text(self.line(node))).collect())
@@ -399,9 +403,7 @@ impl Topology<'_> {
     pub fn followers(&self) -> Vec<Partner> {
         let (me, leads) = (self.myself(), self.leads(self.myself()));
         let follows = |node: NodeId| {
-            let seats = move |group: &GroupId| {
-                self.config().groups.get(group).is_some_and(|seats| seats.voters.contains(&node))
-            };
+            let seats = move |group: &GroupId| self.has_seat(*group, node);
             leads.iter().copied().filter(seats)
         };
         let nodes = self.config().nodes.keys().copied();
@@ -434,7 +436,7 @@ impl Topology<'_> {
         let me = self.myself();
         let leads = self.leads(me);
         if leads.is_empty() {
-            let seat = self.groups().find(|(_, group)| group.voters.contains(&me));
+            let seat = self.groups().find(|(group, _)| self.has_seat(*group, me));
             return seat.map_or(0, |(group, _)| self.offset(group, me));
         }
         leads.into_iter().map(|group| self.offset(group, me)).sum()
@@ -479,7 +481,7 @@ impl Topology<'_> {
     /// How many replicas besides the leader surely have every acknowledged write on their disks: a
     /// majority has, in every group. The truth for any WAIT, without waiting.
     pub fn replicas_of_every_write(&self) -> i64 {
-        let behind = self.groups().map(|(_, group)| group.voters.len() / 2).min();
+        let behind = self.groups().map(|(group, seats)| self.sure_replicas(group, seats)).min();
         behind.map_or(0, |behind| behind as i64)
     }
 }

@@ -475,9 +475,14 @@ impl Node {
         self.pairs(now, out);
         let hands_over = self.hands_over();
         self.tell_own_state(now, hands_over);
+        let map = Arc::clone(self.feed.map());
         for (group, replica) in &mut self.replicas {
-            if hands_over && replica.leads_on() {
-                if let Some(to) = replica.successor(|peer| self.health.pairs.may_lead(peer)) {
+            if (hands_over || map.evacuated.contains(&self.id)) && replica.leads_on() {
+                // To one that is evacuated as well, only by a node that may not lead at all.
+                let up = |peer: NodeId| self.health.pairs.may_lead(peer);
+                let to = replica.successor(|peer| up(peer) && !map.evacuated.contains(&peer));
+                let last = || replica.successor(up).filter(|_| hands_over);
+                if let Some(to) = to.or_else(last) {
                     // Refused, it is tried again at the next poll.
                     let _ = replica.transfer(now, to);
                 }

@@ -105,7 +105,10 @@ fn node_ops(
             vec![MasterOp::SetEvacuated { node: by_name(&node)?, evacuated }]
         }
         NodeWish::Forget(name) => vec![MasterOp::ForgetNode { node: by_name(&name)? }],
-        NodeWish::Replace { old, new } => replace(by_name(&old)?, by_name(&new)?, config)?,
+        NodeWish::Replace { old, new, group } => {
+            let (old, new) = (by_name(&old)?, by_name(&new)?);
+            vec![MasterOp::ReplaceNode { old, new, group }]
+        }
         NodeWish::SetVoter { node, group, add } => set_voter(by_name(&node)?, group, add, config)?,
         NodeWish::Replicate(master) => {
             let (me, master) = (here(me, "CLUSTER REPLICATE")?, by_name(&master)?);
@@ -259,21 +262,6 @@ fn set_slot(
     Ok((steps, Finish::Ok))
 }
 
-fn replace(old: NodeId, new: NodeId, config: &ClusterConfig) -> Result<Vec<MasterOp>, ErrorText> {
-    let mut ops = Vec::new();
-    for (group, seats) in config.groups.iter().filter(|(_, seats)| seats.voters.contains(&old)) {
-        if seats.voters.contains(&new) {
-            return Err(format!("ERR node {new} has a seat in group {group} already").into());
-        }
-        let voters = seats.voters.iter().map(|node| if *node == old { new } else { *node });
-        ops.push(MasterOp::SetMembers { group: *group, voters: voters.collect() });
-    }
-    match ops.is_empty() {
-        true => Err(format!("ERR node {old} has no seat that another could take").into()),
-        false => Ok(ops),
-    }
-}
-
 fn set_voter(
     node: NodeId,
     group: Option<GroupId>,
@@ -291,20 +279,13 @@ fn set_voter(
             _ => return Err("ERR there are several groups, name one with GROUP g".into()),
         },
     };
-    let mut ops = Vec::new();
-    for group in groups {
-        let seats = config.groups.get(&group);
-        let mut voters = seats.map(|seats| seats.voters.clone()).unwrap_or_default();
-        if voters.contains(&node) != add {
-            match add {
-                true => voters.push(node),
-                false => voters.retain(|voter| *voter != node),
-            }
-            // An unknown group is refused by the shardmaster, which knows it best.
-            ops.push(MasterOp::SetMembers { group, voters });
-        }
-    }
-    Ok(ops)
+    // Who is to be one and is one already stays; so does who is none.
+    let (add, remove) = if add { (vec![node], Vec::new()) } else { (Vec::new(), vec![node]) };
+    let op = |group| {
+        let (add, remove) = (add.clone(), remove.clone());
+        MasterOp::ChangeMembers { group, add, remove }
+    };
+    Ok(groups.into_iter().map(op).collect())
 }
 
 /// The node of a name of 40 digits, or of a number as in the cluster's file.

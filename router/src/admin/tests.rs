@@ -384,7 +384,16 @@ const CANNOT_BE: &[(&str, &str)] = &[
     ("FORGET 3", "ERR node 3 is a voter of group 0, give its seat to another node first"),
     ("FORGET nobody", "ERR Unknown node nobody"),
     ("EVACUATE nobody", "ERR Unknown node nobody"),
-    ("REPLACE 1 2", "ERR node 2 has a seat in group 0 already"),
+    (
+        "REPLACE 1 2",
+        "ERR node 2 is a voter of group 0 already and cannot take the seat of node 1 too, name another \
+         node, or CLUSTER DELVOTER 1 GROUP 0",
+    ),
+    ("REPLACE 1 2 GROUP 9", "ERR unknown group 9, CLUSTER SHARDS lists those there are"),
+    (
+        "REPLACE 1 2 GROUP",
+        "ERR unknown subcommand or wrong number of arguments for 'REPLACE'. Try CLUSTER HELP.",
+    ),
     ("ADDVOTER 3", "ERR there are several groups, name one with GROUP g"),
     (
         "DELSLOTS 5",

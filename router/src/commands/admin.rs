@@ -127,6 +127,8 @@ pub enum NodeWish {
         old: Bytes,
         /// Who gets them.
         new: Bytes,
+        /// In which group alone; None: in all.
+        group: Option<GroupId>,
     },
     /// CLUSTER ADDVOTER and DELVOTER.
     SetVoter {
@@ -557,15 +559,16 @@ pub fn forget(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     wish(None, Admin::Node(NodeWish::Forget(super::take(arguments, 2))))
 }
 
-/// `CLUSTER REPLACE dead spare`
+/// `CLUSTER REPLACE dead spare [GROUP g]`
 pub fn replace(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     let id = request_id(arguments)?;
-    match &arguments[2..] {
-        [old, new] => {
-            wish(id, Admin::Node(NodeWish::Replace { old: old.clone(), new: new.clone() }))
-        }
-        _ => Err(misfit("REPLACE")),
-    }
+    let (old, new, of) = match &arguments[2..] {
+        [old, new] => (old, new, None),
+        [old, new, word, number] if is(word, "group") => (old, new, Some(group(number)?)),
+        _ => return Err(misfit("REPLACE")),
+    };
+    let (old, new) = (old.clone(), new.clone());
+    wish(id, Admin::Node(NodeWish::Replace { old, new, group: of }))
 }
 
 /// `CLUSTER ADDVOTER id [GROUP g]`

@@ -93,6 +93,11 @@ pub fn bumpepoch(_: &mut Arguments) -> Result<Call, ErrorText> {
     cluster(Cluster::BumpEpoch)
 }
 
+/// CLUSTER GROUPS
+pub fn groups(_: &mut Arguments) -> Result<Call, ErrorText> {
+    cluster(Cluster::Groups)
+}
+
 /// CLUSTER DOCTOR
 pub fn doctor(_: &mut Arguments) -> Result<Call, ErrorText> {
     cluster(Cluster::Doctor)
@@ -164,6 +169,7 @@ const HELP: &[(&str, &[&str])] = &[
         "GROUP CREATE [ID <g>] NODES <node-id> ... [WEIGHT <w>] [REBALANCE] | DRAIN <g> | REMOVE <g> | WEIGHT <g> <w>",
         &["Make a group, give its slots away, remove it, or change its share."],
     ),
+    ("GROUPS", &["Return each group with its members: those it is to have, and those it has."]),
     (
         "MEET <ip> <port> <peer-port> ID <number>",
         &["Make a node known that was started with --spare."],
@@ -172,7 +178,10 @@ const HELP: &[(&str, &[&str])] = &[
         "MIGRATION IMPORT <first> <last> ... | STATUS ID <id> | STATUS ALL | CANCEL ID <id> | CANCEL ALL",
         &["Move slots to a group that this node leads, look at moves, give them up."],
     ),
-    ("REPLACE <node-id> <spare-id>", &["Give every seat of a node to another."]),
+    (
+        "REPLACE <node-id> <spare-id> [GROUP <g>]",
+        &["Give every seat of a node, or one, to another."],
+    ),
     ("REPLICATE <node-id>", &["Give this node a seat in what <node-id> leads."]),
     ("RESET [HARD | SOFT]", &["Refused; it would forget data."]),
     ("SAVECONFIG", &["Accepted; what was answered is on disk."]),

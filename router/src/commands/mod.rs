@@ -212,6 +212,8 @@ pub enum Cluster {
     FailureReports(Bytes),
     /// BUMPEPOCH.
     BumpEpoch,
+    /// GROUPS.
+    Groups,
     /// DOCTOR.
     Doctor,
 }
@@ -390,6 +392,7 @@ const CLUSTER_COMMANDS: &[CommandSpec] = &[
     spec("cluster|bumpepoch",         2, Here,  NO_KEYS, FAILOVER,    cluster::bumpepoch),
     spec("cluster|set-config-epoch",  3, Here,  NO_KEYS, FAILOVER,    admin::set_config_epoch),
     spec("cluster|reset",            -2, Here,  NO_KEYS, ADMIN_RESET, admin::reset),
+    spec("cluster|groups",            2, Here,  NO_KEYS, ADMIN_STALE, cluster::groups),
     spec("cluster|doctor",            2, Here,  NO_KEYS, ADMIN_STALE, cluster::doctor),
     spec("cluster|help",             2, Here,  NO_KEYS, LOADING,     cluster::help),
 ];

@@ -101,6 +101,41 @@ impl ClusterMap {
         self.members.get(&group)?.reported.as_ref()
     }
 
+    /// The voters of a group, as far as is known here: of both sets while there are two. Its founders as long as it
+    /// has said nothing of another wish.
+    pub fn voters(&self, group: GroupId) -> &[NodeId] {
+        let wanted = self.config.groups.get(&group).map(|seats| &seats.voters);
+        let known = match self.members.get(&group) {
+            None => wanted,
+            Some(members) => match &members.reported {
+                Some(members) => Some(&members.voters),
+                None => self.founders.get(&group).or(wanted),
+            },
+        };
+        known.map_or(&[], Vec::as_slice)
+    }
+
+    /// Everybody with a seat in a group, as far as is known here: voters, then learners.
+    pub fn seated(&self, group: GroupId) -> impl Iterator<Item = NodeId> {
+        let learners = self.reported_members(group).map_or(&[][..], |members| &members.learners);
+        self.voters(group).iter().chain(learners).copied()
+    }
+
+    /// Whether a node is a learner of a group, as far as is known here.
+    pub fn is_learner(&self, group: GroupId, node: NodeId) -> bool {
+        self.reported_members(group).is_some_and(|members| members.learners.contains(&node))
+    }
+
+    /// Who may lead a group, now or once its members are those that it is to have.
+    pub fn may_lead(&self, group: GroupId) -> Vec<NodeId> {
+        let mut nodes = self.voters(group).to_vec();
+        let wanted = self.config.groups.get(&group).into_iter();
+        let wanted = wanted.flat_map(|seats| seats.voters.iter().copied());
+        let new: Vec<NodeId> = wanted.filter(|node| !nodes.contains(node)).collect();
+        nodes.extend(new);
+        nodes
+    }
+
     /// Takes in the next configuration: of groups whose voters are others by it.
     pub(crate) fn want_members(&mut self, config: &ClusterConfig) {
         want(&mut self.members, &self.config, config);

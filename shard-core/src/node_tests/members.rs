@@ -350,3 +350,32 @@ fn each_broken_rule_of_members_is_noticed() {
         assert!(ended.is_err(), "{mutant:?} is not noticed");
     }
 }
+
+/// It leads while nobody else can, since a group without a leader serves nobody.
+#[test]
+fn an_evacuated_node_leads_nothing_that_another_can_lead() {
+    let mut world = five_nodes();
+    let node = world.leader(G1);
+    world.tell(MasterOp::SetEvacuated { node, evacuated: true }).expect("it is known");
+    world.run(200);
+    let leads = |world: &World| {
+        let replicas = world.nodes[&node].status(world.now).replicas;
+        replicas.values().filter(|replica| replica.role == "leader").count()
+    };
+    assert_eq!(leads(&world), 0);
+    world.append_once(1);
+    // All are: nothing is handed round.
+    for other in ids(&[1, 2, 3]).into_iter().filter(|id| *id != node) {
+        world.tell(MasterOp::SetEvacuated { node: other, evacuated: true }).expect("it is known");
+    }
+    let leader = world.leader(G1);
+    world.run(5000);
+    assert_eq!(world.leader(G1), leader, "it went on leading");
+    // Of two that are left, the one that nobody works on leads in the end.
+    world.tell(MasterOp::SetEvacuated { node, evacuated: false }).expect("it is known");
+    world.run(200);
+    assert_eq!((world.leader(G1), world.leader(SHARDMASTER)), (node, node));
+    world.down.insert(node);
+    world.run(5000);
+    world.append_once(2);
+}
