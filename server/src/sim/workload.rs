@@ -3,10 +3,10 @@
 use super::history::Ask;
 use super::random::Random;
 use bytes::Bytes;
-use shard_core::GroupId;
 use shard_core::op::{ExpiryCommand, Op, Set, SetExpiry};
 use shard_core::shardmaster::{Cancel, MasterOp};
 use shard_core::slot::{Slot, hash_slot};
+use shard_core::{GroupId, NodeId};
 
 /// Hash tags, each a slot of its own.
 pub const TAGS: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -49,10 +49,11 @@ impl Workload {
         (key, ask)
     }
 
-    /// What the administrator wants next, of groups 1 to `groups`.
-    pub fn administer(&mut self, random: &mut Random, groups: u64) -> MasterOp {
+    /// What the administrator wants next, of groups 1 to `groups` and nodes 1 to `nodes`.
+    pub fn administer(&mut self, random: &mut Random, groups: u64, nodes: u64) -> MasterOp {
         let group = GroupId(random.between(1, groups) as u32);
-        match random.below(20) {
+        match random.below(24) {
+            20..=23 => Self::members(random, groups, nodes),
             0 => MasterOp::Rebalance { moves_max: Some(random.between(1, 4) as u32) },
             1 => MasterOp::Pause,
             2 | 3 => MasterOp::Resume,
@@ -66,6 +67,21 @@ impl Workload {
                 ranges.dedup();
                 let ranges = ranges.into_iter().map(|slot| (slot, slot)).collect();
                 MasterOp::MoveSlots { ranges, to: group }
+            }
+        }
+    }
+
+    /// A change of who is in a group, the shardmaster's among them.
+    fn members(random: &mut Random, groups: u64, nodes: u64) -> MasterOp {
+        let group = GroupId(random.below(groups + 1) as u32);
+        let (one, other) = (NodeId(random.between(1, nodes)), NodeId(random.between(1, nodes)));
+        match random.below(4) {
+            0 => MasterOp::ReplaceNode { old: one, new: other, group: Some(group) },
+            1 => MasterOp::ChangeMembers { group, add: Vec::new(), remove: vec![one] },
+            2 => MasterOp::ChangeMembers { group, add: vec![one, other], remove: Vec::new() },
+            _ => {
+                let evacuated = random.below(2) == 0;
+                MasterOp::SetEvacuated { node: one, evacuated }
             }
         }
     }

@@ -15,6 +15,7 @@ use router::dispatch::LinkEvent;
 use shard_core::cluster_config::{
     ClusterConfig, ConfigNum, GroupConfig, NodeConfig, SHARDMASTER, SlotRange,
 };
+use shard_core::cluster_map::{ClusterMap, MemberStep};
 use shard_core::kept::Kept;
 use shard_core::machine::Machine;
 use shard_core::node::Input;
@@ -86,6 +87,8 @@ pub struct Outcome {
     pub tally: Tally,
     /// Moves that were settled, about.
     pub moves: u64,
+    /// Groups whose members were changed, and are those that were wanted last.
+    pub members: u64,
     /// Nodes that lost power.
     pub crashes: u64,
     /// How long it took to end all moves once nobody wanted any more. Milliseconds.
@@ -312,7 +315,8 @@ impl World {
             let to = NodeId(1 + self.random.below(self.hosts.len() as u64));
             self.submit_admin(Target::Group(group), Work::Transfer(to));
         } else {
-            let op = self.workload.administer(&mut self.random, groups);
+            let nodes = self.hosts.len() as u64;
+            let op = self.workload.administer(&mut self.random, groups, nodes);
             self.order(op);
         }
         let next = self.random.between(1, 2 * self.rates.admin_ms) * MS;
@@ -353,11 +357,33 @@ impl World {
                 }
             }
         }
+        self.has_members(&newest)?;
         for range in &newest.config.slots {
             for slot in range.first.0..=range.last.0 {
                 let owner = newest.owners.of(Slot(slot)).map(|(group, _)| group);
                 if owner != Some(range.group) {
                     return Err(format!("slot {slot} is at {owner:?} and not {}", range.group));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether each group has the members that it is to have, and no replica is anywhere else.
+    fn has_members(&self, newest: &ClusterMap) -> Result<(), String> {
+        for (group, seats) in &newest.config.groups {
+            if let Some((wanted, voters)) = newest.wanted_members(*group) {
+                let settled = newest.reported_members(*group).filter(|members| {
+                    members.step == MemberStep::Settled && members.follows == wanted
+                });
+                if settled.is_none_or(|members| members.voters != voters) {
+                    return Err(format!("group {group}: {:?}", newest.members.get(group)));
+                }
+            }
+            for (id, host) in &self.hosts {
+                let node = host.node.as_ref().ok_or("a node does not run")?;
+                if node.replica(*group).is_some() != seats.voters.contains(id) {
+                    return Err(format!("a replica of group {group} on node {id}, or none"));
                 }
             }
         }
@@ -408,6 +434,13 @@ impl World {
         settled.max().unwrap_or(0)
     }
 
+    /// The groups whose members were changed.
+    fn members(&self) -> u64 {
+        let nodes = self.hosts.values().filter_map(|host| host.node.as_ref());
+        let newest = nodes.map(|node| node.view().map).max_by_key(|map| map.version);
+        newest.map_or(0, |map| map.members.len() as u64)
+    }
+
     /// How a slot stands everywhere.
     fn stands(&self, slot: Slot) -> Vec<String> {
         let nodes = self.hosts.iter().filter_map(|(id, host)| Some((id, host.node.as_ref()?)));
@@ -439,12 +472,12 @@ pub fn run(seed: u64) -> Outcome {
     world.run_until(FAULTS_NS, |_| false);
     let heal_ms = world.heal();
     let tally = world.history.check();
-    let moves = world.moves();
+    let (moves, members) = (world.moves(), world.members());
     let waited = world.history.requests.iter();
     let waited = waited.filter_map(|r| r.answer.as_ref().map(|(at, _)| (at - r.asked) / MS));
     let wait_ms = waited.max().unwrap_or(0);
     let (trace, events, crashes) = (world.trace, world.events, world.crashes);
-    Outcome { trace, events, tally, moves, crashes, heal_ms, wait_ms }
+    Outcome { trace, events, tally, moves, members, crashes, heal_ms, wait_ms }
 }
 
 impl World {
