@@ -196,3 +196,146 @@ fn a_group_that_is_removed_while_a_node_is_down_goes_from_every_directory() {
         assert_group(&cluster.data(id), 2, false);
     }
 }
+
+/// A spare beside three nodes: `more` says of which cluster.
+fn spare(cluster: &ThreeNodes, id: u16, more: &[&str]) -> Process {
+    let at = 7 + 2 * (id - 8);
+    let (resp, peer) = (cluster.spare_port(at), cluster.spare_port(at + 1));
+    let (resp, peer) = (format!("127.0.0.1:{resp}"), format!("127.0.0.1:{peer}"));
+    let folder = cluster.folder();
+    let dir = folder.join(format!("node-{id}")).display().to_string();
+    let id = id.to_string();
+    let words = ["node", "--id", &id, "--dir", &dir, "--resp", &resp, "--peer", &peer];
+    Process::start(&format!("node {id}"), &arguments(&[&words[..], more].concat()), folder)
+}
+
+fn spare_resp(cluster: &ThreeNodes, id: u16) -> u16 {
+    cluster.spare_port(7 + 2 * (id - 8))
+}
+
+/// Whether each of these has links both ways with each other one.
+fn wait_for_links(ports: &[(u16, u16)]) {
+    for (id, port) in ports {
+        for (other, _) in ports.iter().filter(|(other, _)| other != id) {
+            wait_until(&format!("the links between {id} and {other}"), || {
+                let info = ask(*port, &["INFO", "raft"])?.text();
+                let peer = format!("raft_peer_{other}:");
+                let line = info.lines().find(|line| line.starts_with(&peer)).unwrap_or_default();
+                line.contains("state=up").then_some(()).ok_or(format!("{peer} {line}"))
+            });
+        }
+    }
+}
+
+fn refused(port: u16, words: &[&str]) -> String {
+    match ask(port, words).expect("a reply") {
+        Value::Error(error) => error,
+        other => panic!("{words:?}: {other:?}"),
+    }
+}
+
+#[test]
+fn spares_join_at_run_time_get_links_and_seats_and_a_forgotten_node_loses_its_links() {
+    let cluster = ThreeNodes::start();
+    let ports = [1, 2, 3].map(|id| (id, cluster.node_port(id)));
+    let first = cluster.node_port(1);
+    let secret = cluster.folder().join("cluster.secret").display().to_string();
+    // One that knows where the cluster is and its secret, and nothing else of it.
+    let place = format!("127.0.0.1:{first}");
+    let mut joined = spare(&cluster, 8, &["--join", &place, "--secret-file", &secret]);
+    let eighth = spare_resp(&cluster, 8);
+    let all = [&ports[..], &[(8, eighth)]].concat();
+    wait_for_links(&all);
+    // It gets a seat in a new group, and serves.
+    let made = ask(eighth, &["CLUSTER", "GROUP", "CREATE", "ID", "5", "NODES", "8"]).unwrap();
+    assert_eq!(made.field("group"), &Value::Integer(5), "{made:?}");
+    let words = ["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", "0", "50", "GROUP", "5"];
+    assert_eq!(ask(first, &words).unwrap(), ok());
+    wait_until("the moves", || {
+        match ask(first, &["CLUSTER", "REBALANCE", "STATUS"])?.field("state").text().as_str() {
+            "balanced" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
+    let slot = |key: &String| ask(first, &["CLUSTER", "KEYSLOT", key]).unwrap();
+    let low = |key: &String| matches!(slot(key), Value::Integer(0..=50));
+    let key = (0..).map(|number| format!("key:{number}")).find(low).expect("there is one");
+    wait_for(first, &["SET", &key, "there"], &ok());
+    stop(&mut joined);
+    let dir = cluster.folder().join("node-8");
+    assert_group(&dir, 5, true);
+    // From then on its directory is enough.
+    let words = ["node", "--id", "8", "--dir", &dir.display().to_string()];
+    let mut joined = Process::start("node 8 again", &arguments(&words), cluster.folder());
+    wait_for(eighth, &["GET", &key], &Value::Bulk(b"there".to_vec()));
+    wait_for(cluster.router_port(), &["GET", &key], &Value::Bulk(b"there".to_vec()));
+
+    // Another is met, by a word to a node of the cluster; what cannot be is refused.
+    let file = cluster.folder().join("cluster.toml").display().to_string();
+    let mut met = spare(&cluster, 9, &["--spare", "--cluster-file", &file]);
+    let ninth = spare_resp(&cluster, 9);
+    wait_for(ninth, &["PING"], &Value::Simple("PONG".into()));
+    let nobody = cluster.spare_port(11).to_string();
+    let error = refused(first, &["CLUSTER", "MEET", "127.0.0.1", &nobody]);
+    assert!(error.contains("cannot be reached"), "{error}");
+    let ninth_text = ninth.to_string();
+    let error = refused(ninth, &["CLUSTER", "MEET", "127.0.0.1", &ninth_text]);
+    assert!(error.contains("is a spare, as this one is"), "{error}");
+    assert_eq!(ask(first, &["CLUSTER", "MEET", "127.0.0.1", &ninth_text]).unwrap(), ok());
+    assert_eq!(ask(first, &["CLUSTER", "MEET", "127.0.0.1", &ninth_text]).unwrap(), ok());
+    wait_for_links(&[&all[..], &[(9, ninth)]].concat());
+    // Forgotten, it is no peer of anybody.
+    assert_eq!(ask(first, &["CLUSTER", "FORGET", "9"]).unwrap(), ok());
+    for (_, port) in &all {
+        wait_until("the end of the links", || {
+            let links = format!("{:?}", ask(*port, &["CLUSTER", "NODES"])?);
+            let known = links.contains(&format!(":{ninth}@"));
+            let info = ask(*port, &["INFO", "raft"])?.text();
+            let up =
+                info.lines().any(|line| line.starts_with("raft_peer_9:") && line.contains("=up"));
+            (!known && !up).then_some(()).ok_or(links)
+        });
+    }
+    stop(&mut met);
+    stop(&mut joined);
+}
+
+#[test]
+fn a_spare_is_met_by_its_own_word_and_by_nobody_without_the_secret() {
+    let cluster = ThreeNodes::start();
+    let ports = [1, 2, 3].map(|id| (id, cluster.node_port(id)));
+    let (first, first_text) = (cluster.node_port(1), cluster.node_port(1).to_string());
+    let file = cluster.folder().join("cluster.toml").display().to_string();
+    let mut spare_of_it = spare(&cluster, 8, &["--spare", "--cluster-file", &file]);
+    let eighth = spare_resp(&cluster, 8);
+    wait_for(eighth, &["CLUSTER", "MEET", "127.0.0.1", &first_text], &ok());
+    wait_for_links(&[&ports[..], &[(8, eighth)]].concat());
+    // The same cluster's name and another secret.
+    let folder = cluster.folder().join("other");
+    fs::create_dir(&folder).expect("a folder");
+    fs::write(folder.join("cluster.secret"), "another one, of the same length").expect("a file");
+    set_mode(&folder.join("cluster.secret"), 0o600).expect("its mode");
+    let other = folder.join("cluster.toml");
+    fs::copy(&file, &other).expect("a copy");
+    let other = other.display().to_string();
+    let mut stranger = spare(&cluster, 9, &["--spare", "--cluster-file", &other]);
+    let ninth = spare_resp(&cluster, 9);
+    wait_for(ninth, &["PING"], &Value::Simple("PONG".into()));
+    for (from, to) in [(first, ninth), (ninth, first)] {
+        let error = refused(from, &["CLUSTER", "MEET", "127.0.0.1", &to.to_string()]);
+        assert!(error.ends_with("it does not know the secret of this cluster"), "{error}");
+    }
+    stop(&mut stranger);
+    stop(&mut spare_of_it);
+    // A number that somebody has already.
+    let dir = cluster.folder().join("twice").display().to_string();
+    let at = format!("127.0.0.1:{}", cluster.spare_port(9));
+    let peer = format!("127.0.0.1:{}", cluster.spare_port(10));
+    let words = ["node", "--id", "2", "--dir", &dir, "--resp", &at, "--peer", &peer];
+    let words = [&words[..], &["--spare", "--cluster-file", &file]].concat();
+    let mut twice = Process::start("a second node 2", &arguments(&words), cluster.folder());
+    wait_for(ninth, &["PING"], &Value::Simple("PONG".into()));
+    let error = refused(first, &["CLUSTER", "MEET", "127.0.0.1", &ninth.to_string()]);
+    assert!(error.contains("it is a spare with the number 2"), "{error}");
+    stop(&mut twice);
+}

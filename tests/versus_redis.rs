@@ -51,6 +51,7 @@ const NOT_IN_7_0: &[&str] = &[
     "cluster|slot-stats",
     "cluster|groups",
     "cluster|doctor",
+    "cluster|introduce",
     "raft.transfer_leader",
 ];
 

@@ -10,15 +10,15 @@ mod show;
 #[cfg(test)]
 mod tests;
 
-use crate::backend::{Answered, Refusal, Target, Work};
+use crate::backend::{Answered, Met, Refusal, Target, Work};
 use crate::barrier::Asks;
 use crate::commands::ErrorText;
 use crate::commands::admin::{SlotOrder, Task, Wish};
 use crate::reply::{Reply, UNFIT_ANSWER, op_error_text, refusal_text};
 use shard_core::NodeId;
-use shard_core::cluster_config::ConfigNum;
+use shard_core::cluster_config::{ConfigNum, SHARDMASTER};
 use shard_core::op::Outcome;
-use shard_core::shardmaster::{MasterDone, MasterReport};
+use shard_core::shardmaster::{MasterDone, MasterOp, MasterReport, MasterRequest};
 use shard_core::slot::Slot;
 use shard_core::wire::{ClusterView, GroupAnswer};
 use std::collections::VecDeque;
@@ -131,6 +131,16 @@ impl AdminRun {
                 "TIMEOUT slot {slot} is not handed over yet, CLUSTER GETSLOTMIGRATIONS shows how far \
                  it is"
             )),
+            Answered::Met(met) => match *met {
+                Ok(Met::Done) => return self.next(),
+                Ok(Met::Other { node, addresses }) => {
+                    let op = MasterOp::AddNode { node, addresses };
+                    let request = MasterRequest { id: None, op };
+                    self.left.push_front((Target::Group(SHARDMASTER), Work::Master(request)));
+                    return self.next();
+                }
+                Err(text) => self.fail(text),
+            },
             Answered::Refused(refusal) => self.fail(refusal_text(&refusal).into_owned()),
             Answered::Outcome(_) | Answered::Group(_) => self.fail(UNFIT_ANSWER.into()),
         }

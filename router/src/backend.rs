@@ -7,11 +7,13 @@ mod tests;
 
 pub use self::sink::ReplySink;
 pub(crate) use self::sink::give_back;
+pub use crate::meet::Met;
 
 use self::driver::Inner;
 use crate::dispatch::Bounds;
 use shard_core::cluster_config::ClusterConfig;
-use shard_core::handshake::Credentials;
+use shard_core::handshake::{Credentials, Nonce};
+use shard_core::introduction::FIELDS;
 use shard_core::op::{Op, Outcome};
 use shard_core::shardmaster::{MasterDone, MasterError, MasterRequest};
 use shard_core::slot::Slot;
@@ -49,6 +51,13 @@ pub enum Work {
     Transfer(NodeId),
     /// What an administrator wants of the shardmaster. Without an id it gets one.
     Master(MasterRequest),
+    /// Asks the node whose clients connect there who it is, or, on a spare, to make this one known.
+    Meet {
+        /// Its name or address.
+        host: String,
+        /// Its port for clients.
+        port: u16,
+    },
     /// Waits until the slot is owned by this group; answered by `Ok`, or refused as still moving.
     AwaitOwner {
         /// The group.
@@ -67,6 +76,8 @@ pub enum Answered {
     Group(GroupAnswer),
     /// What the shardmaster answered.
     Master(Box<Result<MasterDone, MasterError>>),
+    /// What came of a meeting; an error is the reply.
+    Met(Box<Result<Met, String>>),
     /// No answer of a group.
     Refused(Refusal),
 }
@@ -181,6 +192,20 @@ impl Backend {
     /// The node in this process as it described itself last.
     pub fn status(&self) -> Option<Arc<NodeStatus>> {
         self.0.status()
+    }
+
+    /// Meets the node whose clients connect there: says who it is, or, on a spare, has this one made known.
+    ///
+    /// # Errors
+    /// What a client would be answered.
+    pub async fn meet(&self, host: &str, port: u16) -> Result<Met, String> {
+        self.0.meet_now(host, port).await
+    }
+
+    /// What the node in this process says of itself, with a proof for whoever sent that number. A router alone
+    /// has nothing to say.
+    pub fn introduce(&self, nonce: &Nonce) -> Option<[String; FIELDS]> {
+        self.0.introduce(nonce)
     }
 
     /// The node in this process.

@@ -171,7 +171,10 @@ impl BarrierRun {
             (Step::Flush { .. }, Answered::Outcome(_)) => {
                 self.refusals.note_done();
             }
-            (_, Answered::Outcome(_) | Answered::Group(_) | Answered::Master(_)) => {
+            (
+                _,
+                Answered::Outcome(_) | Answered::Group(_) | Answered::Master(_) | Answered::Met(_),
+            ) => {
                 self.refusals.note_error(UNFIT_ANSWER.into());
             }
         }

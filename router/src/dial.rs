@@ -6,6 +6,7 @@ use shard_core::handshake::{
     Credentials, Dialer, HANDSHAKE_TIMEOUT_MS, HandshakeError, Nonce, PREFIX_BYTES, Peer, Purpose,
     frame_length,
 };
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -57,6 +58,13 @@ pub async fn dial(
         Ok(result) => result,
         Err(_) => Err(DialError::TimedOut),
     }
+}
+
+/// A number that was never used before, from the operating system's random source.
+pub fn new_nonce() -> io::Result<Nonce> {
+    let mut nonce = Nonce::default();
+    io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut nonce)?;
+    Ok(nonce)
 }
 
 /// Reads one handshake message, without its prefix.

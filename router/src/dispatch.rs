@@ -211,7 +211,9 @@ impl Dispatch {
                 Target::Slot(_),
                 Work::Query(_) | Work::Glance(_) | Work::Transfer(_) | Work::Master(_),
             )
-            | (Target::Group(_), Work::Op(_) | Work::AwaitOwner { .. }) => {
+            | (Target::Group(_), Work::Op(_) | Work::AwaitOwner { .. })
+            // It never comes here.
+            | (_, Work::Meet { .. }) => {
                 Err(Refusal::ClusterDown)
             }
         };

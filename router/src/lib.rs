@@ -20,6 +20,7 @@ mod groups;
 mod info;
 mod link;
 mod local;
+pub mod meet;
 pub mod node_name;
 mod pipeline;
 pub mod reply;

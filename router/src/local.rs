@@ -20,6 +20,10 @@ pub fn answer(front: &FrontEnd, client: &ClientInfo, call: Local) -> Reply {
         Local::Role => with_topology(front, |topology| topology.role()),
         Local::ConfigGet(patterns) => config_get(front, &patterns),
         Local::Client(call) => answer_client(front, client, call),
+        Local::Introduce(nonce) => match front.backend().introduce(&nonce) {
+            Some(fields) => Reply::Array(fields.map(Reply::text).into()),
+            None => Reply::error("ERR this is a router alone, ask a node"),
+        },
         Local::Cluster(call) => with_topology(front, |topology| topology.answer(&call)),
     }
 }

@@ -407,7 +407,10 @@ impl Joined {
                     }
                 }
             }
-            (Answered::Outcome(_) | Answered::Group(_) | Answered::Master(_), _) => {
+            (
+                Answered::Outcome(_) | Answered::Group(_) | Answered::Master(_) | Answered::Met(_),
+                _,
+            ) => {
                 self.refusals.note_error(UNFIT_ANSWER.into());
             }
         }

@@ -185,7 +185,7 @@ pub fn put_answer(out: &mut BytesMut, protocol: Protocol, shape: Shape, answer: 
     match answer {
         Answered::Outcome(outcome) => put_outcome(out, protocol, shape, outcome),
         Answered::Refused(refusal) => put_error(out, &refusal_text(refusal)),
-        Answered::Group(_) | Answered::Master(_) => put_error(out, UNFIT_ANSWER),
+        Answered::Group(_) | Answered::Master(_) | Answered::Met(_) => put_error(out, UNFIT_ANSWER),
     }
 }
 
@@ -232,9 +232,11 @@ pub fn answer_bytes(answer: &Answered) -> usize {
             values.iter().map(|value| SMALL + value.as_ref().map_or(0, Bytes::len)).sum()
         }
         Answered::Outcome(Outcome::Keys(keys)) => keys.iter().map(|key| SMALL + key.len()).sum(),
-        Answered::Outcome(_) | Answered::Group(_) | Answered::Master(_) | Answered::Refused(_) => {
-            SMALL
-        }
+        Answered::Outcome(_)
+        | Answered::Group(_)
+        | Answered::Master(_)
+        | Answered::Met(_)
+        | Answered::Refused(_) => SMALL,
     }
 }
 

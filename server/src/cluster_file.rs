@@ -116,9 +116,12 @@ pub struct Cluster {
 /// Reads a cluster file and its secret.
 pub fn load(path: &Path) -> Result<Cluster, ClusterFileError> {
     let file = read(path)?;
-    let config = file
-        .config()
-        .map_err(|message| ClusterFileError::Content { path: path.into(), message })?;
+    let config = match file.is_bare() {
+        true => file.bare_config(),
+        false => file
+            .config()
+            .map_err(|message| ClusterFileError::Content { path: path.into(), message })?,
+    };
     let beside = path.parent().unwrap_or(Path::new("."));
     let secret = load_secret(&beside.join(&file.secret_file))?;
     Ok(Cluster { config, secret, file })
@@ -129,7 +132,8 @@ pub fn read(path: &Path) -> Result<ClusterFile, ClusterFileError> {
     small_file::read_toml(path, FILE_BYTES_MAX).map_err(ClusterFileError::File)
 }
 
-fn load_secret(path: &Path) -> Result<Vec<u8>, ClusterFileError> {
+/// Reads a secret, which only its owner may read.
+pub fn load_secret(path: &Path) -> Result<Vec<u8>, ClusterFileError> {
     let secret = small_file::read(path, SECRET_BYTES_MAX).map_err(ClusterFileError::Secret)?;
     let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o777);
     let mode = mode.map_err(|source| {
@@ -145,6 +149,26 @@ fn load_secret(path: &Path) -> Result<Vec<u8>, ClusterFileError> {
 }
 
 impl ClusterFile {
+    /// What a node that joins a cluster keeps: whose it is, and nothing of the rest, which the cluster tells.
+    pub fn bare(cluster_id: String) -> ClusterFile {
+        ClusterFile {
+            cluster_id,
+            secret_file: crate::data_dir::SECRET.into(),
+            nodes: Vec::new(),
+            shardmaster: Seats { voters: Vec::new() },
+            groups: Vec::new(),
+        }
+    }
+
+    fn is_bare(&self) -> bool {
+        self.nodes.is_empty() && self.groups.is_empty() && self.shardmaster.voters.is_empty()
+    }
+
+    /// The configuration of a node that knows of no other.
+    pub fn bare_config(&self) -> ClusterConfig {
+        ClusterConfig { cluster_id: self.cluster_id.clone(), ..ClusterConfig::default() }
+    }
+
     /// The configuration 1 that the file describes, with the slots spread evenly over its groups.
     pub fn config(&self) -> Result<ClusterConfig, String> {
         let mut config = ClusterConfig {

@@ -182,8 +182,18 @@ pub struct NodeSettings {
     /// host:port that other nodes are told [default: the cluster file's peer of this node].
     #[arg(long, value_name = "ADDR")]
     pub announce_peer: Option<String>,
-    /// Start as a spare: a node that is in no group and knows only itself. Of the cluster file it
-    /// takes the cluster's id and secret; --resp and --peer say where it listens.
+    /// host:port where a node of a cluster that runs serves clients: this one joins that cluster, as a
+    /// spare that is in no group yet. Needs --secret-file, --resp and --peer, and no cluster file; at later
+    /// starts --id and --dir are enough.
+    #[arg(long, value_name = "ADDR")]
+    pub join: Option<String>,
+    /// The cluster's secret, for --join: 16 to 4096 bytes, readable by its owner alone; the directory keeps
+    /// a copy.
+    #[arg(long, value_name = "FILE", conflicts_with = "cluster_file")]
+    pub secret_file: Option<PathBuf>,
+    /// Start as a spare: a node that is in no group and knows only itself, until CLUSTER MEET makes it
+    /// known. Of the cluster file it takes the cluster's id and secret; --resp and --peer say where it
+    /// listens.
     #[arg(long)]
     #[serde(default)]
     pub spare: bool,
@@ -297,6 +307,8 @@ impl NodeArgs {
             cluster_file: flags.cluster_file.or(file.cluster_file),
             announce_resp: flags.announce_resp.or(file.announce_resp),
             announce_peer: flags.announce_peer.or(file.announce_peer),
+            join: flags.join.or(file.join),
+            secret_file: flags.secret_file.or(file.secret_file),
             spare: flags.spare || file.spare,
             request_timeout: flags.request_timeout.or(file.request_timeout),
             log: flags.log.or(file.log),
@@ -317,6 +329,7 @@ fn load_settings(path: &Path) -> Result<NodeSettings, ConfigError> {
     let beside = path.parent().unwrap_or(Path::new("."));
     settings.dir = settings.dir.map(|dir| beside.join(dir));
     settings.cluster_file = settings.cluster_file.map(|file| beside.join(file));
+    settings.secret_file = settings.secret_file.map(|file| beside.join(file));
     Ok(settings)
 }
 
@@ -346,6 +359,7 @@ impl NodeSettings {
             ("peer", &self.peer),
             ("announce-resp", &self.announce_resp),
             ("announce-peer", &self.announce_peer),
+            ("join", &self.join),
         ] {
             if let Some(address) = address {
                 check_address(flag, address)?;

@@ -54,6 +54,7 @@ pub fn run(args: DevArgs) -> Result<(), RunError> {
                 free_bytes_min: args.min_free_disk.map(|size| size.0),
                 ..DiskOptions::default()
             },
+            join: None,
             lease_reads: false,
         };
         let (started_tx, started_rx) = oneshot::channel();

@@ -25,6 +25,7 @@ pub mod process;
 pub mod random;
 pub mod sim;
 pub mod small_file;
+pub mod spare;
 pub mod standalone;
 pub mod state_store;
 pub mod storage;

@@ -11,6 +11,7 @@ use crate::kept_file::{self, KeptFileError, KeptWriter};
 use crate::listener::{self, Inbound, Known, LocalIdentity};
 use crate::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError};
 use crate::random;
+use crate::spare;
 use crate::state_store::{StateStore, StateStoreConfig, StoredGroup};
 use crate::storage::OpenStorage;
 use crate::transport::Transport;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -77,6 +78,8 @@ pub struct NodeOptions {
     pub clients: ClientSettings,
     /// Bytes of memory from which on nothing may grow; 0: no limit.
     pub maxmemory: u64,
+    /// Where a node serves clients that is to make this one known, unless it is known.
+    pub join: Option<(String, u16)>,
     /// Leaders take leases, and serve reads by them.
     pub lease_reads: bool,
     /// How log and state are kept.
@@ -172,7 +175,7 @@ pub async fn run_node(
     stop: Stop,
 ) -> Result<(), NodeError> {
     let NodeOptions { id, dir, cluster, addresses, resp, peer, .. } = options;
-    let NodeOptions { request_timeout, clients, maxmemory, lease_reads, disk, .. } = options;
+    let NodeOptions { request_timeout, clients, maxmemory, lease_reads, disk, join, .. } = options;
     let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
     // Held until the end: no other process can open the directory meanwhile.
     let mut data_dir = DataDir::open(&dir, &identity)?;
@@ -197,6 +200,7 @@ pub async fn run_node(
         memory_max: maxmemory,
     };
     let secret = Secret::new(cluster.secret);
+    let joining = join.map(|place| tokio::task::spawn_local(spare::join(backend.clone(), place)));
     let front = FrontEnd::new(backend, ServeConfig { maxmemory, ..serve_config(&resp, &clients)? });
     let buffers = Rc::new({
         let front = front.clone();
@@ -229,6 +233,7 @@ pub async fn run_node(
         () = async { while clients.join_next().await.is_some() {} } => {}
     }
     let _ = drained.send(());
+    joining.inspect(JoinHandle::abort);
     finish(worker.await)
 }
 

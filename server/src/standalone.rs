@@ -9,7 +9,7 @@ use crate::dev::refuse_embedded_cluster;
 use crate::process::{
     DiskOptions, NodeError, NodeOptions, Stop, into_tokio, run_node, serve_config, start_backend,
 };
-use crate::{data_dir, logging};
+use crate::{data_dir, logging, spare};
 use router::FrontEnd;
 use shard_core::NodeId;
 use shard_core::cluster_config::NodeConfig;
@@ -115,27 +115,34 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
     let mut cluster = match &settings.cluster_file {
         Some(file) => cluster_file::load(file)?,
         None if kept.exists() => cluster_file::load(&kept)?,
-        None => return Err(ConfigError::Missing("cluster-file").into()),
+        None => spare::learn(&settings)?,
     };
-    if kept.exists() && !settings.spare {
+    // What a node was told to be at its first start it is; where it has come to since says its map.
+    let began = data_dir::has_identity(&dir);
+    let is_listed = cluster.config.nodes.contains_key(&id);
+    let spare = settings.spare || settings.join.is_some() || (began && !is_listed);
+    if kept.exists() && !spare {
         check_groups(&cluster_file::read(&kept)?, &cluster.file)?;
     }
-    if settings.spare {
+    let kept_at = spare::kept_addresses(&dir, &cluster.config.cluster_id, id);
+    if spare {
         cluster.config.groups.clear();
         cluster.config.slots.clear();
         cluster.config.nodes.clear();
-    } else if !cluster.config.nodes.contains_key(&id) {
+    } else if !is_listed {
         return Err(RunError::Sentence(format!(
             "--id: the cluster file names no node {id}; to start a node that joins later, add \
              --spare"
         )));
     }
+    // A spare is nobody that the file knows, whatever number it was given.
     let listed = cluster.config.nodes.get(&id).cloned();
-    let address = |flag: &'static str, set: &Option<String>, listed: Option<String>| {
-        set.clone().or(listed).ok_or(RunError::Config(ConfigError::Missing(flag)))
+    let found = listed.as_ref().or(kept_at.as_ref());
+    let address = |flag: &'static str, set: &Option<String>, found: Option<&String>| {
+        set.as_ref().or(found).cloned().ok_or(RunError::Config(ConfigError::Missing(flag)))
     };
-    let resp = address("resp", &settings.resp, listed.as_ref().map(|n| n.resp.clone()))?;
-    let peer = address("peer", &settings.peer, listed.as_ref().map(|n| n.peer.clone()))?;
+    let resp = address("resp", &settings.resp, found.map(|at| &at.resp))?;
+    let peer = address("peer", &settings.peer, found.map(|at| &at.peer))?;
     let told = |announced: Option<String>, listed: Option<String>, own: &str| {
         announced.or(listed).unwrap_or_else(|| own.to_owned())
     };
@@ -151,6 +158,7 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
         clients: ClientSettings { maxclients: settings.maxclients, timeout: settings.timeout },
         maxmemory: settings.maxmemory.unwrap_or_default().0,
         lease_reads: settings.lease_reads,
+        join: settings.join.as_deref().and_then(spare::split),
         dir,
         addresses,
         resp: vec![bind("--resp", resolve("resp", &resp)?)?],

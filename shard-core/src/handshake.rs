@@ -71,12 +71,13 @@ impl Secret {
         mac
     }
 
-    fn prove(&self, label: &[u8], transcript: &[u8]) -> [u8; PROOF_BYTES] {
+    /// A label is for one use alone.
+    pub(crate) fn prove(&self, label: &[u8], transcript: &[u8]) -> [u8; PROOF_BYTES] {
         self.mac(label, transcript).finalize().into_bytes().into()
     }
 
     /// Compares in constant time.
-    fn verify(&self, label: &[u8], transcript: &[u8], proof: &[u8]) -> bool {
+    pub(crate) fn verify(&self, label: &[u8], transcript: &[u8], proof: &[u8]) -> bool {
         self.mac(label, transcript).verify_slice(proof).is_ok()
     }
 }
@@ -113,6 +114,11 @@ impl Credentials {
     /// Names the cluster.
     pub fn cluster_id(&self) -> &str {
         &self.cluster_id
+    }
+
+    /// What is proved.
+    pub fn secret(&self) -> &Secret {
+        &self.secret
     }
 
     /// Drawn once per process start.

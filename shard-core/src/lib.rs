@@ -27,6 +27,7 @@ pub mod disk_room;
 pub mod handshake;
 mod health;
 pub mod integer;
+pub mod introduction;
 pub mod kept;
 pub mod machine;
 pub mod map_feed;

@@ -68,6 +68,10 @@ pub(super) fn steps(
         }
         Admin::Group(wish) => group_ops(wish, view)?,
         Admin::Node(wish) => (node_ops(wish, view, node)?, Finish::Ok),
+        Admin::Meet { host, port } => {
+            let meet = (Target::Group(SHARDMASTER), Work::Meet { host, port });
+            return Ok((vec![meet], Finish::Ok));
+        }
         Admin::SlotStats { slots: (first, last), order } => {
             let query = GroupQuery::SlotKeys { first, last };
             let ask = |group| (Target::Group(group), Work::Query(query.clone()));

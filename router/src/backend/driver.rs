@@ -3,16 +3,16 @@
 
 use super::sink::ReplySink;
 use super::{Answered, BackendConfig, DispatchStats, GLANCE_MAX, LocalNode, Refusal, Target, Work};
-use crate::dial::{DialError, dial};
+use crate::dial::{DialError, dial, new_nonce};
 use crate::dispatch::{Connection, Dispatch, LinkEvent, Now, Output, Ticket};
 use crate::link::{self, LinkQueue};
+use crate::meet::{Met, meet};
 use shard_core::handshake::{Credentials, Nonce, Purpose};
+use shard_core::introduction::{FIELDS, Introduction};
 use shard_core::wire::{ClusterView, NodeStatus, ToNode, ToRouter};
 use shard_core::{GroupId, NodeId};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::File;
-use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,19 +172,53 @@ impl Inner {
             self.connections.set(self.connections.get() + 1);
             (Rc::downgrade(self), Connection(self.connections.get()))
         });
+        if let Work::Meet { host, port } = work {
+            return self.meet(sink, tag, host, port);
+        }
         let ticket = self.waiting.borrow_mut().add(sink, tag);
         let now = self.now();
         let timeout = match &work {
             Work::Glance(_) => self.request_timeout.min(GLANCE_MAX),
             Work::AwaitOwner { timeout_ms, .. } => Duration::from_millis(u64::from(*timeout_ms)),
-            Work::Op(_) | Work::Query(_) | Work::Transfer(_) | Work::Master(_) => {
-                self.request_timeout
-            }
+            Work::Op(_)
+            | Work::Query(_)
+            | Work::Transfer(_)
+            | Work::Master(_)
+            | Work::Meet { .. } => self.request_timeout,
         };
         let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let deadline = now.saturating_add(timeout);
         self.dispatch.borrow_mut().submit(now, (connection, ticket), target, work, deadline);
         self.wake.notify_one();
+    }
+
+    /// Asks a stranger who it is: nothing that a group could answer.
+    fn meet(self: &Rc<Inner>, sink: &Rc<ReplySink>, tag: u64, host: String, port: u16) {
+        let (inner, sink) = (self.clone(), Rc::downgrade(sink));
+        spawn_local(async move {
+            let met = inner.meet_now(&host, port).await;
+            if let Some(sink) = sink.upgrade() {
+                sink.push(tag, Answered::Met(Box::new(met)));
+            }
+        });
+    }
+
+    pub(super) async fn meet_now(&self, host: &str, port: u16) -> Result<Met, String> {
+        let view = self.view();
+        let meeting = meet((&self.credentials, &view, self.node()), host, port);
+        timeout(self.request_timeout, meeting).await.unwrap_or_else(|_| {
+            Err(format!("ERR the node at {host}:{port} does not answer in time"))
+        })
+    }
+
+    /// What the node in this process says of itself to whoever sent that number.
+    pub(super) fn introduce(&self, nonce: &Nonce) -> Option<[String; FIELDS]> {
+        let (node, view) = (self.node()?, self.view());
+        let addresses = view.map.config.nodes.get(&node)?.clone();
+        let member = !view.map.config.groups.is_empty();
+        let cluster_id = self.credentials.cluster_id().to_owned();
+        let introduction = Introduction { cluster_id, node, addresses, member };
+        Some(introduction.fields(self.credentials.secret(), nonce))
     }
 
     pub(super) fn view(&self) -> Rc<ClusterView> {
@@ -366,8 +400,7 @@ async fn feed_local(inner: Rc<Inner>) {
 
 /// Connects, or gives up early enough for another replica to be tried before a request's deadline.
 async fn reach(inner: &Inner, node: NodeId, address: &str) -> Result<TcpStream, DialError> {
-    let mut nonce = Nonce::default();
-    io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut nonce)?;
+    let nonce = new_nonce()?;
     let dialling = dial(address, &inner.credentials, None, Purpose::Router, Some(node), nonce);
     match timeout(DIAL_TIMEOUT, dialling).await {
         Ok(dialled) => dialled.map(|(stream, _)| stream),

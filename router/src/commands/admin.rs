@@ -71,6 +71,13 @@ pub enum Admin {
         /// How long NODE waits. Milliseconds.
         timeout_ms: Option<u32>,
     },
+    /// CLUSTER MEET of a node that is asked who it is.
+    Meet {
+        /// Where its clients connect.
+        host: String,
+        /// Where its clients connect.
+        port: u16,
+    },
     /// Of nodes and their seats.
     Node(NodeWish),
     /// CLUSTER SLOT-STATS.
@@ -141,7 +148,7 @@ pub enum NodeWish {
     },
     /// CLUSTER REPLICATE.
     Replicate(Bytes),
-    /// CLUSTER MEET.
+    /// CLUSTER MEET of a node of which all is said.
     Meet {
         /// Its number.
         node: u64,
@@ -596,7 +603,7 @@ pub fn replicate(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     wish(None, Admin::Node(NodeWish::Replicate(super::take(arguments, 2))))
 }
 
-/// `CLUSTER MEET ip port [peer-port [ID n]]`: Redis asks the other node who it is; here it has to be said.
+/// `CLUSTER MEET ip port [peer-port [ID n]]`: the other node is asked who it is, unless all of it is said.
 pub fn meet(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     let port = |text: &Bytes| {
         let number = shard_core::integer::parse_integer(text);
@@ -618,17 +625,16 @@ pub fn meet(arguments: &mut Arguments) -> Result<Call, ErrorText> {
             let id = shard_core::integer::parse_integer(id).and_then(|id| u64::try_from(id).ok());
             (port(peer).ok_or_else(invalid)?, id.ok_or(super::NOT_AN_INTEGER)?)
         }
-        [_] | [_, _] => return Err(MEET_NEEDS_MORE.into()),
+        // What Redis calls the bus port is asked for as well.
+        [_] | [_, _] => {
+            return wish(None, Admin::Meet { host, port: resp });
+        }
         _ => return Err(misfit("MEET")),
     };
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     let (resp, peer) = (format!("{host}:{resp}"), format!("{host}:{peer}"));
     wish(None, Admin::Node(NodeWish::Meet { node, resp, peer }))
 }
-
-const MEET_NEEDS_MORE: &str = "ERR a node cannot be asked who it is yet: CLUSTER MEET <ip> <port> \
-                               <peer-port> ID <number> makes it known by the --id and the --peer \
-                               that it was started with";
 
 /// `CLUSTER SLOT-STATS SLOTSRANGE first last | ORDERBY KEY-COUNT [LIMIT n] [ASC | DESC]`
 pub fn slot_stats(arguments: &mut Arguments) -> Result<Call, ErrorText> {

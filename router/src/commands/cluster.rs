@@ -5,6 +5,8 @@ use super::{
     integer, on_key, take,
 };
 use crate::reply::Reply;
+use shard_core::handshake::Nonce;
+use shard_core::introduction::unhex;
 use shard_core::op::Op;
 use shard_core::slot::{SLOTS, Slot, hash_slot};
 use shard_core::{GroupId, NodeId};
@@ -103,6 +105,14 @@ pub fn doctor(_: &mut Arguments) -> Result<Call, ErrorText> {
     cluster(Cluster::Doctor)
 }
 
+/// CLUSTER INTRODUCE
+pub fn introduce(arguments: &mut Arguments) -> Result<Call, ErrorText> {
+    let nonce = std::str::from_utf8(&arguments[2]).ok().and_then(unhex);
+    let nonce = nonce.and_then(|nonce| Nonce::try_from(nonce).ok());
+    let nonce = nonce.ok_or("ERR Invalid nonce, it is 64 hexadecimal digits")?;
+    Ok(Call::Local(Local::Introduce(nonce)))
+}
+
 /// CLUSTER KEYSLOT
 pub fn keyslot(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     answer(Reply::Integer(i64::from(hash_slot(&arguments[2]).0)))
@@ -170,9 +180,10 @@ const HELP: &[(&str, &[&str])] = &[
         &["Make a group, give its slots away, remove it, or change its share."],
     ),
     ("GROUPS", &["Return each group with its members: those it is to have, and those it has."]),
+    ("INTRODUCE <nonce>", &["Return who this node is, with a proof of the cluster's secret."]),
     (
-        "MEET <ip> <port> <peer-port> ID <number>",
-        &["Make a node known that was started with --spare."],
+        "MEET <ip> <port> [<peer-port> [ID <number>]]",
+        &["Make a node known that was started with --spare, or this one to a cluster."],
     ),
     (
         "MIGRATION IMPORT <first> <last> ... | STATUS ID <id> | STATUS ALL | CANCEL ID <id> | CANCEL ALL",

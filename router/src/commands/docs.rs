@@ -134,6 +134,7 @@ pub const DOCS: &[Doc] = &[
     doc("cluster|set-config-epoch", "3.0.0", "cluster", ONE, "Refused; epochs follow from the map"),
     doc("cluster|reset",           "3.0.0", "cluster", ONE, "Refused; it would lose data"),
     doc("cluster|groups",          "7.2.0", "cluster", "O(N) where N is the number of groups", "The members of each group, wanted and real"),
+    doc("cluster|introduce",       "7.2.0", "cluster", ONE, "Who this node is, with a proof for another one"),
     doc("cluster|doctor",          "7.2.0", "cluster", "O(N) where N is the number of slots", "What is wrong, and what mends it"),
     doc("cluster|help",            "5.0.0", "cluster", ONE, "Print help"),
     doc("readonly",  "3.0.0",  "cluster", ONE, "Accepted; reads are always served by the leader"),

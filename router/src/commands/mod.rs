@@ -12,6 +12,7 @@ pub mod string;
 use crate::info::KeysElsewhere;
 use crate::reply::{Protocol, Reply, Shape};
 use bytes::Bytes;
+use shard_core::handshake::Nonce;
 use shard_core::integer::parse_integer;
 use shard_core::op::Op;
 use shard_core::slot::Slot;
@@ -164,6 +165,8 @@ pub enum Local {
     ConfigGet(Vec<Bytes>),
     /// CLIENT.
     Client(Client),
+    /// CLUSTER INTRODUCE.
+    Introduce(Nonce),
     /// CLUSTER.
     Cluster(Cluster),
 }
@@ -393,6 +396,7 @@ const CLUSTER_COMMANDS: &[CommandSpec] = &[
     spec("cluster|set-config-epoch",  3, Here,  NO_KEYS, FAILOVER,    admin::set_config_epoch),
     spec("cluster|reset",            -2, Here,  NO_KEYS, ADMIN_RESET, admin::reset),
     spec("cluster|groups",            2, Here,  NO_KEYS, ADMIN_STALE, cluster::groups),
+    spec("cluster|introduce",        3, Here,  NO_KEYS, STALE,       cluster::introduce),
     spec("cluster|doctor",            2, Here,  NO_KEYS, ADMIN_STALE, cluster::doctor),
     spec("cluster|help",             2, Here,  NO_KEYS, LOADING,     cluster::help),
 ];

@@ -391,6 +391,17 @@ impl ThreeNodes {
         self.ports.port(id)
     }
 
+    /// A port that none of them uses, `offset` from 7 to 11.
+    pub fn spare_port(&self, offset: u16) -> u16 {
+        assert!(offset > 2 * Self::COUNT);
+        self.ports.port(offset)
+    }
+
+    /// Where the cluster file and its secret are.
+    pub fn folder(&self) -> &Path {
+        self._folder.path()
+    }
+
     /// The directory of node `id`, from 1.
     pub fn data(&self, id: u16) -> PathBuf {
         self._folder.path().join(format!("node-{id}"))
