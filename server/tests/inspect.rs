@@ -265,7 +265,7 @@ DIR
   group 0 (shardmaster)
     term        2, voted for node 1
     log         after 0@0 up to 2@1: 2 entries, 90 bytes of frames, 1 term, from row 5 on
-    checkpoint  at 2@1: 70 rows, 1451 bytes, hash HASH
+    checkpoint  at 2@1: 70 rows, 1449 bytes, hash HASH
                 voters 1, as the cluster began
                 configuration 1: 1 nodes, 2 groups
   group 1
