@@ -29,6 +29,10 @@ const CHECKPOINTS: CheckpointConfig = CheckpointConfig {
     step: RowBudget { rows: 7, bytes: 500 },
 };
 
+/// Polls that want to be called again at once and owe nothing, at most, one after another: a core of a real node
+/// would be lost with them.
+const EMPTY_TURNS_MAX: u32 = 1_000;
+
 /// A node with its disk.
 #[derive(Debug)]
 pub(super) struct Host {
@@ -41,6 +45,8 @@ pub(super) struct Host {
     starts: u64,
     syncing: bool,
     timer: Option<Now>,
+    /// Polls one after another that wanted to be called again at once and owed nothing.
+    empty_turns: u32,
     wake: BTreeSet<NodeId>,
     /// How far its clock is ahead. Milliseconds.
     skew: u64,
@@ -57,6 +63,7 @@ impl Host {
             starts: 0,
             syncing: false,
             timer: None,
+            empty_turns: 0,
             wake: BTreeSet::new(),
             skew: random.below(300),
             paused_until: 0,
@@ -232,8 +239,12 @@ impl World {
         }
         self.watch.look(id, node, now, &groups);
         let again = out.again;
+        let owes = !(out.writes.is_empty() && out.messages.is_empty() && out.state.is_empty())
+            || !(out.moves.is_empty() && out.replies.is_empty() && out.maps.is_empty());
         self.carry_out(id, out);
         let host = self.hosts.get_mut(&id).expect("a node");
+        host.empty_turns = if again && !owes { host.empty_turns + 1 } else { 0 };
+        assert!(host.empty_turns < EMPTY_TURNS_MAX, "node {id} is busy with nothing at {now}");
         let Some(node) = host.node.as_ref() else { return };
         let epoch = host.epoch;
         let due = if again { Some(now) } else { node.deadline() };

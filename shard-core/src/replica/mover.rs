@@ -69,8 +69,9 @@ pub(super) struct Mover {
     told: BTreeMap<Slot, MoveId>,
     /// Moves that have ended here and that the map has named since: once it does not, all is reported.
     named: BTreeMap<Slot, MoveId>,
-    /// Steps on their way through the log.
-    proposed: BTreeMap<Slot, (MoveStep, Now)>,
+    /// Steps on their way through the log. One move's may be taken leave of while the next of the same slot
+    /// begins: each has a place of its own, or they would be proposed in turns without end.
+    proposed: BTreeMap<(Slot, MoveId), (MoveStep, Now)>,
     /// Of the map of this version: slots that are to come here, or whose refusal is news here.
     wanted: BTreeSet<Slot>,
     wanted_of: Option<u64>,
@@ -205,13 +206,15 @@ impl Mover {
     }
 
     /// Forgets what was of moves that are over.
-    fn keep_only(&mut self, slots: &BTreeSet<Slot>) {
+    fn keep_only(&mut self, now: Now, slots: &BTreeSet<Slot>) {
         self.pulls.retain(|slot, _| slots.contains(slot));
         self.serves.retain(|slot, _| slots.contains(slot));
         self.asked.retain(|(slot, _), _| slots.contains(slot));
         self.told.retain(|slot, _| slots.contains(slot));
         self.named.retain(|slot, _| slots.contains(slot));
-        self.proposed.retain(|slot, _| slots.contains(slot));
+        self.proposed.retain(|(slot, _), (_, at)| {
+            slots.contains(slot) && now < at.saturating_add(RETRY_NS_MAX)
+        });
     }
 
     /// The slots that the map says something new about.
@@ -279,7 +282,7 @@ impl Replica {
         self.mover.look_at(map, self.group);
         let slots: BTreeSet<Slot> =
             store.moving().chain(self.mover.wanted.iter().copied()).collect();
-        self.mover.keep_only(&slots);
+        self.mover.keep_only(now, &slots);
         for slot in slots {
             self.drive_slot(now, slot, map, out);
         }
@@ -457,15 +460,14 @@ impl Replica {
 
     /// Puts a step into the log, unless it is on its way.
     fn propose_step(&mut self, now: Now, step: MoveStep) {
-        let (slot, _) = step.of();
-        if let Some((before, at)) = self.mover.proposed.get(&slot)
+        if let Some((before, at)) = self.mover.proposed.get(&step.of())
             && *before == step
             && now < at.saturating_add(RETRY_NS_MAX)
         {
             let again = at.saturating_add(RETRY_NS_MAX);
             return self.mover.wake(again);
         }
-        self.mover.proposed.insert(slot, (step.clone(), now));
+        self.mover.proposed.insert(step.of(), (step.clone(), now));
         self.batch.push(EntryItem::Move(step), None, 128);
         self.mover.wake(now.saturating_add(RETRY_NS_MAX));
     }
