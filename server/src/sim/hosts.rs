@@ -239,8 +239,9 @@ impl World {
         }
         self.watch.look(id, node, now, &groups);
         let again = out.again;
-        let owes = !(out.writes.is_empty() && out.messages.is_empty() && out.state.is_empty())
-            || !(out.moves.is_empty() && out.replies.is_empty() && out.maps.is_empty());
+        let owed = [out.writes.len(), out.messages.len(), out.state.len(), out.moves.len()];
+        let owes =
+            owed.iter().any(|count| *count > 0) || !out.replies.is_empty() || !out.maps.is_empty();
         self.carry_out(id, out);
         let host = self.hosts.get_mut(&id).expect("a node");
         host.empty_turns = if again && !owes { host.empty_turns + 1 } else { 0 };

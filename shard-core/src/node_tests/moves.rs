@@ -143,6 +143,21 @@ fn g07_g08_every_slot_moves_while_leaders_come_and_go() {
     assert_eq!(outcome(&world.replies[&11]), &Outcome::Integer(2));
 }
 
+#[test]
+fn g07_a_node_that_is_down_holds_up_no_move_for_long() {
+    for down in 1..=3 {
+        let mut world = World::with(two_groups());
+        world.run(2500);
+        world.down.insert(NodeId(down));
+        world.run(2500);
+        world.move_slots(1, (0, SLOTS - 1), G1);
+        world.run(20_000);
+        let alive = NodeId(down % 3 + 1);
+        let left = (0..SLOTS).filter(|slot| world.owner(alive, Slot(*slot)) != G1).count();
+        assert_eq!(left, 0, "node {down} is down");
+    }
+}
+
 /// Group 0 on nodes 1 and 2, group 2 on node 2, group 1 on node 3: node 3 hears of moves by messages only.
 fn apart() -> ClusterConfig {
     let mut config = two_groups();

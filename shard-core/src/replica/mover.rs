@@ -98,6 +98,8 @@ struct Asked {
     id: MoveId,
     at: Now,
     wait: Now,
+    /// Whom it was said to last.
+    to: Option<NodeId>,
     /// It went after a hint already, since its time last came: two that take each other for the leader would
     /// send it to and fro.
     hinted: bool,
@@ -106,7 +108,7 @@ struct Asked {
 impl Asked {
     /// Nothing was said yet.
     fn new(id: MoveId) -> Asked {
-        Asked { id, at: 0, wait: 0, hinted: false }
+        Asked { id, at: 0, wait: 0, to: None, hinted: false }
     }
 }
 
@@ -186,9 +188,10 @@ impl Mover {
         true
     }
 
-    /// Whether the last question went without an answer for its time.
-    fn is_repeated(&self, slot: Slot, topic: Topic) -> bool {
-        self.asked.get(&(slot, topic)).is_some_and(|asked| asked.wait > RETRY_NS_MIN)
+    /// Whom the last question went to, if it went without an answer for its time.
+    fn silent(&self, slot: Slot, topic: Topic) -> Option<NodeId> {
+        let asked = self.asked.get(&(slot, topic)).filter(|asked| asked.wait > RETRY_NS_MIN);
+        asked.and_then(|asked| asked.to)
     }
 
     /// An answer came.
@@ -389,8 +392,7 @@ impl Replica {
             return self.mover.wake(at);
         };
         if self.mover.may_ask(now, slot, Topic::Pull, order.id) {
-            let again = self.mover.is_repeated(slot, Topic::Pull);
-            self.ask(source, slot, order.id, message, again, map, out);
+            self.ask((source, Topic::Pull), slot, order.id, message, map, out);
         }
     }
 
@@ -438,8 +440,7 @@ impl Replica {
             return self.mover.wake(late);
         }
         if self.mover.may_ask(now, slot, Topic::Resolve, id) {
-            let again = self.mover.is_repeated(slot, Topic::Resolve);
-            self.ask(to, slot, id, MoveMessage::Resolve(order), again, map, out);
+            self.ask((to, Topic::Resolve), slot, id, MoveMessage::Resolve(order), map, out);
         }
     }
 
@@ -472,15 +473,14 @@ impl Replica {
         self.mover.wake(now.saturating_add(RETRY_NS_MAX));
     }
 
-    /// Says something to whoever leads a group, as far as known; another of its voters if that was no good.
-    #[expect(clippy::too_many_arguments, reason = "one message, spelled out")]
+    /// Says something to whoever leads a group, as far as known; to the next of its voters if it is that one who did
+    /// not answer. What another slot has found out meanwhile counts.
     fn ask(
         &mut self,
-        group: GroupId,
+        (group, topic): (GroupId, Topic),
         slot: Slot,
         id: MoveId,
         message: MoveMessage,
-        again: bool,
         map: &ClusterMap,
         out: &mut ReplicaOutput,
     ) {
@@ -491,13 +491,17 @@ impl Replica {
             voters.get(at % voters.len().max(1)).copied()
         };
         let own = self.own;
+        let silent = self.mover.silent(slot, topic);
         let to = match known {
-            Some(node) if again => next(node),
+            Some(node) if silent == Some(node) => next(node),
             Some(node) => Some(node),
             None => voters.iter().copied().find(|n| *n == own).or_else(|| voters.first().copied()),
         };
         let Some(to) = to else { return };
         self.mover.leaders.insert(group, to);
+        if let Some(asked) = self.mover.asked.get_mut(&(slot, topic)) {
+            asked.to = Some(to);
+        }
         self.say(to, group, slot, id, message, out);
     }
 

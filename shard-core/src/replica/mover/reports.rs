@@ -46,17 +46,15 @@ impl Replica {
             self.propose_step(now, MoveStep::Forget { slot, id: order.id });
         } else if self.mover.may_ask(now, slot, Topic::Report, order.id) {
             let message = MoveMessage::Report { ended };
-            let again = self.mover.is_repeated(slot, Topic::Report);
-            self.ask(SHARDMASTER, slot, order.id, message, again, map, out);
+            self.ask((SHARDMASTER, Topic::Report), slot, order.id, message, map, out);
         }
         // The source hears it here first: it is frozen.
         let Some(source) = order.from.filter(|_| !is_source) else { return };
         let told = record.is_some_and(|record| record.source_reported);
         let told = told || self.mover.told.get(&slot) == Some(&order.id);
         if !told && self.mover.may_ask(now, slot, Topic::End, order.id) {
-            let again = self.mover.is_repeated(slot, Topic::End);
             let message = MoveMessage::Ended { order, outcome };
-            self.ask(source, slot, order.id, message, again, map, out);
+            self.ask((source, Topic::End), slot, order.id, message, map, out);
         }
     }
 
@@ -82,9 +80,8 @@ impl Replica {
         if let Some(ended) = skipped
             && self.mover.may_ask(now, slot, Topic::Skipped, ended.order.id)
         {
-            let again = self.mover.is_repeated(slot, Topic::Skipped);
             let message = MoveMessage::Report { ended };
-            self.ask(SHARDMASTER, slot, ended.order.id, message, again, map, out);
+            self.ask((SHARDMASTER, Topic::Skipped), slot, ended.order.id, message, map, out);
         }
     }
 
