@@ -339,3 +339,124 @@ fn a_spare_is_met_by_its_own_word_and_by_nobody_without_the_secret() {
     assert!(error.contains("it is a spare with the number 2"), "{error}");
     stop(&mut twice);
 }
+
+/// What `flotilla recover` says and writes to standard error, and whether it wrote.
+fn recover(dir: &Path, more: &[&str]) -> (String, bool) {
+    let ran = Command::new(program()).arg("recover").arg(dir).args(more).output().expect("it runs");
+    let (out, err) = (ran.stdout, ran.stderr);
+    let text = String::from_utf8_lossy(&[out, err].concat()).into_owned();
+    (text, ran.status.success())
+}
+
+/// Names and bytes of the files of a directory.
+fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = fs::read_dir(dir)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry"))
+        .map(|entry| {
+            let bytes = fs::read(entry.path()).expect("its bytes");
+            (entry.file_name().to_string_lossy().into_owned(), bytes)
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn m17_a_majority_lost_for_good_is_not_served_until_one_node_is_given_the_group() {
+    let mut cluster = ThreeNodes::start();
+    let third = cluster.node_port(3);
+    let keys: Vec<String> = (0..40).map(|key| format!("key:{key}")).collect();
+    for key in &keys {
+        wait_for(third, &["SET", key, key], &ok());
+    }
+    let dir = cluster.data(3);
+    let (text, wrote) = recover(&dir, &["--group", "1", "--accept-data-loss"]);
+    assert!(!wrote && text.contains("is in use by another process"), "{text}");
+    for id in [1, 2] {
+        cluster.node(id).kill();
+        fs::remove_dir_all(cluster.data(id)).expect("the disk is gone");
+    }
+    let refused = |key: &str| ask(third, &["SET", key, "new"]);
+    // A key that nobody looks at later: the node may have led a moment ago, and have this in its log.
+    assert!(matches!(refused("elsewhere"), Ok(Value::Error(_))), "a minority serves");
+    stop(cluster.node(3));
+
+    let before = files(&dir);
+    let (text, wrote) = recover(&dir, &["--group", "1"]);
+    assert!(!wrote && text.contains("nothing was written"), "{text}");
+    for said in ["node 3 of cluster \"test\"", "voters      1 2 3", "What may be lost"] {
+        assert!(text.contains(said), "{text}");
+    }
+    let (text, wrote) = recover(&dir, &["--group", "7", "--accept-data-loss"]);
+    assert!(!wrote && text.contains("names no group 7"), "{text}");
+    assert_eq!(files(&dir), before, "a refusal changed the directory");
+    // Group 2 alone: group 1 stays as it is.
+    let (text, wrote) = recover(&dir, &["--group", "2", "--accept-data-loss"]);
+    assert!(wrote && text.contains("is node 3's alone from entry"), "{text}");
+    let (text, wrote) = recover(&dir, &["--group", "2", "--accept-data-loss"]);
+    assert!(!wrote && text.contains("is node 3's alone already"), "{text}");
+    let (text, sound) = inspected(&dir);
+    assert!(sound, "{text}");
+    cluster.node(3).restart();
+    let group_of = |key: &String| match ask(third, &["CLUSTER", "KEYSLOT", key]).unwrap() {
+        Value::Integer(slot) => 1 + slot / 8192,
+        other => panic!("{other:?}"),
+    };
+    wait_until("the node", || ask(third, &["PING"]).map(|_| ()));
+    let (one, two): (Vec<&String>, Vec<&String>) = keys.iter().partition(|key| group_of(key) == 1);
+    assert!(!one.is_empty() && !two.is_empty());
+    for key in &two {
+        wait_for(third, &["GET", key], &Value::Bulk(key.as_bytes().to_vec()));
+        wait_for(third, &["APPEND", key, "x"], &Value::Integer(key.len() as i64 + 1));
+    }
+    assert!(matches!(refused(one[0]), Ok(Value::Error(_))), "a minority serves");
+    stop(cluster.node(3));
+    for group in ["0", "1"] {
+        let (text, wrote) = recover(&dir, &["--group", group, "--accept-data-loss"]);
+        assert!(wrote, "{text}");
+    }
+    cluster.node(3).restart();
+    for key in &one {
+        wait_for(third, &["GET", key], &Value::Bulk(key.as_bytes().to_vec()));
+    }
+    seats_of_the_lost_go_to_a_new_node(&cluster, &keys);
+}
+
+/// Group 0 is recovered as well, so the cluster can be changed.
+fn seats_of_the_lost_go_to_a_new_node(cluster: &ThreeNodes, keys: &[String]) {
+    let third = cluster.node_port(3);
+    let secret = cluster.folder().join("cluster.secret").display().to_string();
+    let place = format!("127.0.0.1:{third}");
+    let mut new = spare(cluster, 8, &["--join", &place, "--secret-file", &secret]);
+    let eighth = spare_resp(cluster, 8);
+    wait_for_links(&[(3, third), (8, eighth)]);
+    for voter in ["1", "2"] {
+        wait_until("the lost nodes' seats", || {
+            match ask(third, &["CLUSTER", "DELVOTER", voter])? {
+                Value::Error(error) => Err(error),
+                _ => Ok(()),
+            }
+        });
+    }
+    for group in ["0", "1", "2"] {
+        wait_until("the new node's seats", || {
+            match ask(third, &["CLUSTER", "ADDVOTER", "8", "GROUP", group])? {
+                Value::Error(error) => Err(error),
+                _ => Ok(()),
+            }
+        });
+    }
+    wait_until("two replicas of each group", || {
+        let info = ask(eighth, &["INFO", "raft"])?.text();
+        let caught_up = (0..=2).all(|group| {
+            let name = format!("raft_group_{group}:");
+            info.lines().any(|line| line.starts_with(&name) && !line.contains("applied=0,"))
+        });
+        caught_up.then_some(()).ok_or(info)
+    });
+    for key in keys {
+        wait_for(eighth, &["EXISTS", key], &Value::Integer(1));
+    }
+    stop(&mut new);
+}

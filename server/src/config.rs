@@ -35,6 +35,10 @@ pub enum Command {
     /// exit code 0 if it is sound, 1 if something is wrong, 2 if it cannot be looked at. Changes
     /// nothing.
     Inspect(InspectArgs),
+    /// Give a group that has lost a majority of its nodes for good to one that is left: on the directory of
+    /// that node, stopped. Prints what it has and what may be lost; without --accept-data-loss it writes
+    /// nothing and ends with exit code 1.
+    Recover(RecoverArgs),
 }
 
 /// Nodes of an embedded cluster: more than a desk needs.
@@ -247,6 +251,19 @@ pub struct RouterArgs {
     #[command(flatten)]
     /// What clients may do.
     pub clients: ClientSettings,
+}
+
+/// `flotilla recover`.
+#[derive(Clone, Debug, Args)]
+pub struct RecoverArgs {
+    /// The node's directory.
+    pub dir: PathBuf,
+    /// The group, 0 for the shardmaster.
+    #[arg(long, value_name = "G")]
+    pub group: u32,
+    /// Do it: what the lost nodes alone had is lost, and they must never start again.
+    #[arg(long)]
+    pub accept_data_loss: bool,
 }
 
 /// `flotilla inspect`.

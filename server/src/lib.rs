@@ -23,6 +23,7 @@ pub mod log_store;
 pub mod logging;
 pub mod process;
 pub mod random;
+pub mod recover;
 pub mod sim;
 pub mod small_file;
 pub mod spare;

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Dev(args) => server::dev::run(args),
         Command::Node(args) => server::standalone::node(args),
         Command::Router(args) => server::standalone::router(args),
+        Command::Recover(args) => server::recover::run(args),
         Command::Inspect(args) => return server::inspect::run(args),
     };
     match result {
