@@ -158,6 +158,28 @@ fn g07_a_node_that_is_down_holds_up_no_move_for_long() {
     }
 }
 
+/// A slot that goes to and fro, each time as soon as the shardmaster may order it, waits for nothing: the
+/// groups take leave of one move while the next begins.
+#[test]
+fn g12_a_slot_goes_to_and_fro_without_a_pause() {
+    let mut world = World::with(two_groups());
+    world.run(2500);
+    let (first, last) = (hash_slot(b"foo"), Slot(hash_slot(b"foo").0 + 3));
+    let mut longest = 0;
+    for n in 0..100 {
+        let to = if n % 2 == 0 { G1 } else { G2 };
+        let seat = world.leader(SHARDMASTER);
+        world.move_slots(n, (first.0, last.0), to);
+        let begun = world.now;
+        while (first.0..=last.0).any(|slot| world.owner(seat, Slot(slot)) != to) {
+            world.run(1);
+            assert!(world.now < begun + 10_000 * MS, "move {n} does not end");
+        }
+        longest = longest.max((world.now - begun) / MS);
+    }
+    assert!(longest <= 40, "a move took {longest} ms");
+}
+
 /// Group 0 on nodes 1 and 2, group 2 on node 2, group 1 on node 3: node 3 hears of moves by messages only.
 fn apart() -> ClusterConfig {
     let mut config = two_groups();

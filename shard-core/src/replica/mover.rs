@@ -199,10 +199,10 @@ impl Mover {
         self.asked.remove(&(slot, topic));
     }
 
-    /// Somebody else is to be asked: at once, but once only before its time comes.
-    fn hinted(&mut self, slot: Slot) {
+    /// What went to this node is to be asked of somebody else: at once, but once only before its time comes.
+    fn hinted(&mut self, slot: Slot, from: NodeId) {
         for (_, asked) in self.asked.iter_mut().filter(|((at, _), _)| *at == slot) {
-            if !std::mem::replace(&mut asked.hinted, true) {
+            if asked.to == Some(from) && !std::mem::replace(&mut asked.hinted, true) {
                 asked.wait = 0;
             }
         }
@@ -586,16 +586,17 @@ impl Replica {
 
     /// Whoever was asked does not lead its group.
     fn on_hint(&mut self, from: NodeId, group: GroupId, slot: Slot, hint: Option<NodeId>) {
-        if self.mover.leaders.get(&group) != Some(&from) {
-            return;
-        }
+        // Another slot may have found out before: this one asks the same node then.
+        let known = self.mover.leaders.get(&group);
+        let found = known.is_some_and(|leader| *leader != from);
         match hint.filter(|hint| *hint != from) {
+            _ if found => {}
             Some(hint) => drop(self.mover.leaders.insert(group, hint)),
             None => drop(self.mover.leaders.remove(&group)),
         }
         // Asked again at once if there is somebody else to ask; else after a while.
-        if hint.is_some() {
-            self.mover.hinted(slot);
+        if found || hint.is_some() {
+            self.mover.hinted(slot, from);
         }
     }
 
