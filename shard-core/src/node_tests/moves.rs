@@ -201,19 +201,31 @@ impl World {
         std::mem::take(&mut out.moves)
     }
 
+    /// A newer map with these moves in it.
+    fn map_with(&self, node: NodeId, moves: &[MoveRecord]) -> Input {
+        let mut map = self.nodes[&node].view().map;
+        map.version += 10;
+        map.moves = moves.iter().map(|record| (record.order.id, *record)).collect();
+        Input::Map { from: NodeId(1), message: MapMessage::Whole(Box::new(map)) }
+    }
+
     /// A newer map in which moves of a slot were refused at their destination; of each, whether the source
     /// has reported it.
     fn map_of_refused(&self, node: NodeId, slot: Slot, moves: [(u64, bool); 2]) -> Input {
-        let mut map = self.nodes[&node].view().map;
-        map.version += 10;
-        for (id, source_reported) in moves {
-            let ended = Some((MoveOutcome::Refused(RefuseReason::NoProgress), LogTime(1)));
+        let ended = Some((MoveOutcome::Refused(RefuseReason::NoProgress), LogTime(1)));
+        let moves = moves.map(|(id, source_reported)| {
             let record = MoveRecord::new(order(id, slot), LogTime(1));
-            let record =
-                MoveRecord { ended, destination_reported: true, source_reported, ..record };
-            map.moves.insert(MoveId(id), record);
+            MoveRecord { ended, destination_reported: true, source_reported, ..record }
+        });
+        self.map_with(node, &moves)
+    }
+
+    /// Where a slot stands at group 1, which node 3 has alone.
+    fn stand(&self, slot: Slot) -> SlotStand {
+        match self.nodes[&NodeId(3)].replica(G1).unwrap().machine() {
+            Machine::Shard(store) => store.stand(slot),
+            Machine::Master(_) => unreachable!("group 1 has slots"),
         }
-        Input::Map { from: NodeId(1), message: MapMessage::Whole(Box::new(map)) }
     }
 }
 
@@ -259,16 +271,74 @@ fn a_source_ends_the_move_that_it_is_in_though_an_earlier_one_was_refused() {
     let envelope = MoveEnvelope { from: G2, to: G1, slot, id, message };
     world.input(node, Input::Move { from: NodeId(2), envelope });
     world.run(5);
-    let stand = |world: &World| match world.nodes[&node].replica(G1).unwrap().machine() {
-        Machine::Shard(store) => store.stand(slot),
-        Machine::Master(_) => unreachable!("group 1 has slots"),
-    };
-    assert!(matches!(stand(&world).phase, SlotPhase::Exporting { .. }));
+    assert!(matches!(world.stand(slot).phase, SlotPhase::Exporting { .. }));
     let input = world.map_of_refused(node, slot, [(1, false), (2, false)]);
     world.input(node, input);
     world.run(5);
-    let SlotStand { settled, phase, .. } = stand(&world);
+    let SlotStand { settled, phase, .. } = world.stand(slot);
     assert_eq!((settled, phase), (MoveId(2), SlotPhase::Owned));
+}
+
+/// An entry that begins a move before the end of the last one is forgotten changes nothing, and would be
+/// proposed again only after a second.
+#[test]
+fn g12_a_source_begins_the_next_move_as_soon_as_the_last_one_is_forgotten() {
+    let mut world = World::with(apart());
+    world.run(2500);
+    world.down.extend([NodeId(1), NodeId(2)]);
+    let (node, slot) = (NodeId(3), hash_slot(b"bar"));
+    let (refused, moves) = (MoveOutcome::Refused(RefuseReason::NoProgress), [1, 2].map(MoveId));
+    let [first, second] = moves.map(|id| order(id.0, slot));
+    for message in [
+        MoveMessage::Begin(first),
+        MoveMessage::Ended { order: first, outcome: refused },
+        MoveMessage::Begin(second),
+    ] {
+        let id = if message == MoveMessage::Begin(second) { moves[1] } else { moves[0] };
+        let envelope = MoveEnvelope { from: G2, to: G1, slot, id, message };
+        world.input(node, Input::Move { from: NodeId(2), envelope });
+        world.run(5);
+    }
+    assert_eq!(world.stand(slot).phase, SlotPhase::Owned);
+    assert_eq!(world.stand(slot).ended, Some(Ended { order: first, outcome: refused }));
+    let mut ended = MoveRecord::new(first, LogTime(1));
+    (ended.ended, ended.source_reported) = (Some((refused, LogTime(1))), true);
+    let input = world.map_with(node, &[ended, MoveRecord::new(second, LogTime(1))]);
+    world.input(node, input);
+    world.run(5);
+    let stand = world.stand(slot);
+    assert_eq!(stand.ended, None);
+    assert!(matches!(stand.phase, SlotPhase::Exporting { order, .. } if order == second));
+}
+
+#[test]
+fn g12_a_destination_begins_the_next_move_as_soon_as_the_last_one_is_forgotten() {
+    let mut world = World::with(apart());
+    world.run(2500);
+    world.down.extend([NodeId(1), NodeId(2)]);
+    let (node, slot) = (NodeId(3), hash_slot(b"foo"));
+    let order = |id| Move { id: MoveId(id), slot, from: Some(G2), to: G1, epoch: SlotEpoch(2) };
+    let next = MoveRecord::new(order(2), LogTime(1));
+    let cancelled = MoveRecord { cancel: true, ..MoveRecord::new(order(1), LogTime(1)) };
+    // The source is the first to say that it is over.
+    let ended = Some((MoveOutcome::Refused(RefuseReason::Cancelled), LogTime(1)));
+    let mut last = MoveRecord { ended, source_reported: true, ..cancelled };
+    for moves in [&[cancelled][..], &[last, next]] {
+        let input = world.map_with(node, moves);
+        world.input(node, input);
+        world.run(5);
+        assert_eq!(world.nodes[&node].view().map.moves.len(), moves.len());
+        let stand = world.stand(slot);
+        assert_eq!((stand.settled, stand.phase), (MoveId(1), SlotPhase::Absent));
+        assert!(stand.ended.is_some());
+    }
+    last.destination_reported = true;
+    let input = world.map_with(node, &[last, next]);
+    world.input(node, input);
+    world.run(5);
+    let stand = world.stand(slot);
+    assert_eq!(stand.ended, None);
+    assert!(matches!(stand.phase, SlotPhase::Importing { order, .. } if order.id == MoveId(2)));
 }
 
 #[test]

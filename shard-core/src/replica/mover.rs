@@ -159,6 +159,12 @@ impl Mover {
         self.parked.contains_key(&slot)
     }
 
+    /// Whether whoever is to get a slot has asked for its first rows.
+    fn is_awaited(&self, order: &Move) -> bool {
+        let serve = self.serves.get(&order.slot).filter(|serve| serve.id == order.id);
+        serve.is_some_and(|serve| serve.owed == Some(0))
+    }
+
     /// How many requests wait here.
     pub(super) fn parked(&self) -> usize {
         self.parked_count
@@ -311,7 +317,10 @@ impl Replica {
         self.drive_skipped(now, &stand, slot, map, out);
         match &stand.phase {
             SlotPhase::Absent => {
-                if let Some(record) = next(|order, group| order.to == group) {
+                // Until the end of the last one is forgotten the entry would change nothing.
+                if let Some(record) = next(|order, group| order.to == group)
+                    && stand.ended.is_none()
+                {
                     match record.cancel {
                         true => self.refuse(now, record.order, RefuseReason::Cancelled),
                         false => self.propose_step(now, MoveStep::BeginImport(record.order)),
@@ -331,11 +340,20 @@ impl Replica {
                 }
             }
             SlotPhase::Owned => {
-                // A move that was refused before it began here.
                 if let Some(record) = next(|order, group| order.from == Some(group))
-                    && let Some((outcome @ MoveOutcome::Refused(_), _)) = record.ended
+                    && stand.ended.is_none()
                 {
-                    self.propose_end(now, record.order, outcome);
+                    match record.ended {
+                        // It was refused before it began here.
+                        Some((outcome @ MoveOutcome::Refused(_), _)) => {
+                            self.propose_end(now, record.order, outcome);
+                        }
+                        // It was asked for while the end of the one before was not forgotten.
+                        None if self.mover.is_awaited(&record.order) => {
+                            self.propose_step(now, MoveStep::BeginExport(record.order));
+                        }
+                        Some(_) | None => {}
+                    }
                 }
             }
         }
@@ -635,7 +653,9 @@ impl Replica {
         match &stand.phase {
             SlotPhase::Owned => {
                 self.heard_of(now, slot, id, from).owed = Some(0);
-                self.propose_step(now, MoveStep::BeginExport(order));
+                if stand.ended.is_none() {
+                    self.propose_step(now, MoveStep::BeginExport(order));
+                }
             }
             SlotPhase::Exporting { order: begun, .. } if begun.id == id => {
                 self.heard_of(now, slot, id, from).owed = Some(0);
