@@ -6,6 +6,7 @@
 use harness::raft_explore::{Scope, explore};
 use harness::raft_explore_pairs::{self as pairs, Kind, LEADER_WITHIN};
 use harness::raft_faults::Plan;
+use harness::raft_figure_8;
 use harness::raft_fuzz::fuzz;
 use harness::raft_mutant::breaking;
 use harness::raft_script::RaftScript;
@@ -129,10 +130,19 @@ fn messages() -> Option<String> {
     })
 }
 
+/// The run of figure 8 that fails, if one does.
+fn figure_8() -> Option<String> {
+    (0..3).find_map(|seed| {
+        let said = caught(|| raft_figure_8::run(seed, 1000)).err()?;
+        Some(format!("figure 8, run {seed}: {}", first_line(&said)))
+    })
+}
+
 #[test]
 fn every_broken_rule_is_noticed() {
     let all = std::env::var("FLOTILLA_MUTANTS").is_ok_and(|wanted| wanted == "all");
-    let kinds: [fn() -> Option<String>; 5] = [script, messages, seed, search, pair_search];
+    let kinds: [fn() -> Option<String>; 6] =
+        [script, messages, seed, search, pair_search, figure_8];
     let mut missed = Vec::new();
     for rule in Mutant::ALL {
         let notices = kinds.iter().filter_map(|kind| breaking(*rule, kind));

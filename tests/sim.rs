@@ -4,6 +4,7 @@
 //! `FLOTILLA_SIM_SEED`, `_FAULTS` and `_EVENTS` name one run, `FLOTILLA_SIM_SEEDS` how many there are.
 
 use harness::raft_faults::{Fault, Plan};
+use harness::raft_figure_8;
 use harness::raft_record::replay;
 use harness::raft_script::RaftScript;
 use harness::raft_shrink::{caught, shrink};
@@ -71,6 +72,17 @@ fn faults_break_nothing_and_heal() {
 fn seeds_that_found_a_fault_stay_clean() {
     for seed in [1844, 2626] {
         run_or_say_how_to_replay(&Plan::new(seed));
+    }
+}
+
+/// C3.
+#[test]
+fn c03_figure_8_for_a_thousand_rounds() {
+    for seed in 0..3 {
+        let outcome = raft_figure_8::run(seed, 1000);
+        println!("seed {seed}: {outcome:?}");
+        assert!(outcome.stopped > 100 && outcome.term.0 > 100, "too little happened: {outcome:?}");
+        assert!(outcome.committed.0 > 300, "too little was committed: {outcome:?}");
     }
 }
 

@@ -141,8 +141,13 @@ impl Raft {
         }
         if let Some(index) = m.removed {
             self.hear_removal(now, index);
-            return;
+            let deaf = self.config.breaks(Mutant::TermOfStrangersIgnored);
+            // It knows better, and asks on: in vain, unless it takes the term as below.
+            if deaf || !matches!(self.role, RoleState::PreCandidate(_)) {
+                return;
+            }
         }
+        let RoleState::PreCandidate(asking) = &mut self.role else { return };
         if !m.granted && m.term > self.hard.term {
             // It could not win below that term; the next attempt starts from there (E16).
             return self.follow(now, m.term, None);

@@ -254,11 +254,25 @@ pub(crate) struct Confs {
     /// In the order of the log; at most the bound of what one leader leaves uncommitted, plus what
     /// a follower was sent ahead of the commit index.
     later: Vec<(Index, Conf)>,
+    /// Where the first one stands that is committed and names somebody; `None` for a replica that joins
+    /// until it has that.
+    known_from: Option<Index>,
 }
 
 impl Confs {
     pub(crate) fn new(committed: (Index, Conf), later: Vec<(Index, Conf)>) -> Confs {
-        Confs { committed, later }
+        let known_from = (!committed.1.voters.is_empty()).then_some(committed.0);
+        Confs { committed, later, known_from }
+    }
+
+    /// Whether the log up to `index`, with what came before it, says who is in the group.
+    pub(crate) fn known_at(&self, index: Index) -> bool {
+        self.known_from.is_some_and(|from| from <= index)
+    }
+
+    /// Whether any is committed.
+    pub(crate) fn is_known(&self) -> bool {
+        self.known_from.is_some()
     }
 
     /// The one that counts.
@@ -301,6 +315,9 @@ impl Confs {
     /// Notes that everything up to `commit` is. Whether a configuration was among it.
     pub(crate) fn commit(&mut self, commit: Index) -> bool {
         let count = self.later.partition_point(|(index, _)| *index <= commit);
+        if count > 0 {
+            self.known_from = self.known_from.or(Some(self.later[0].0));
+        }
         let newest = self.later.drain(..count).next_back();
         let any = newest.is_some();
         self.committed = newest.unwrap_or_else(|| std::mem::take(&mut self.committed));

@@ -9,6 +9,10 @@ use crate::snapshot::{Snapshot, SnapshotId};
 use crate::types::{Entry, EntryId, GroupId, HardState, Index, NodeId, Now, Term};
 use serde::{Deserialize, Serialize};
 
+/// How long [`Config::epoch`] may be. Each start has 2^32 numbers for its questions before it meets those of
+/// the next epoch, and no process comes to the end of them all.
+pub const EPOCH_BITS: u32 = 31;
+
 const MILLISECOND: Now = 1_000_000;
 
 /// What a replica is told once. Every limit is in frame bytes where it says bytes.
@@ -66,7 +70,7 @@ pub struct Config {
     /// Who should rather lead: nodes with a priority above 0, the default. They are the first in an
     /// early election (R17), and the others' ordinary timeouts are the longer half.
     pub priorities: Vec<(NodeId, u8)>,
-    /// Another number at each start of this replica, below 2^32 and never 0 twice; answers to
+    /// Another number at each start of this replica, of [`EPOCH_BITS`] and best drawn at random; answers to
     /// questions from before a start are told apart by it. Default 0.
     pub epoch: u64,
     /// The length of a leader's lease (thesis 6.4.1), at most the shortest election timeout. 0, the
@@ -156,7 +160,7 @@ impl Config {
         if !ordered || self.election_timeout_ns_max > Now::MAX / 4 {
             return Err(OpenError::Timeouts);
         }
-        if self.lease_ns > self.election_timeout_ns_min || self.epoch >= 1 << 32 {
+        if self.lease_ns > self.election_timeout_ns_min || self.epoch >= 1 << EPOCH_BITS {
             return Err(OpenError::Limits);
         }
         let limits = [
@@ -295,7 +299,7 @@ pub enum OpenError {
     #[error("timeouts must be heartbeat < election minimum <= election maximum")]
     Timeouts,
     /// A limit is 0, the entry limit is above what a frame holds, the lease is longer than the
-    /// shortest election timeout, or the epoch is beyond 32 bits.
+    /// shortest election timeout, or the epoch is beyond [`EPOCH_BITS`].
     #[error("a limit is zero or above what a frame, a lease or an epoch may be")]
     Limits,
     /// The runs of terms are not those of a log from its base to its last entry.
@@ -420,7 +424,8 @@ pub struct Status {
     pub transferring: Option<NodeId>,
 }
 
-/// What a replica keeps in memory, in frame bytes. Each is bounded by its setting in [`Config`].
+/// What a replica keeps in memory. Bytes are those of frames, each bounded by its setting in [`Config`]; what is
+/// counted has its bound in its comment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemUse {
     /// The entry cache, `unsettled` included.

@@ -60,8 +60,10 @@ impl Raft {
             RoleState::Candidate(asking) => Some(asking.election_at),
             RoleState::Leader(_) => None,
         };
+        // What a leader says whose disk is stuck does not put off that another takes its place (R15).
+        let stuck = leader.is_some_and(|leader| self.is_stuck(leader));
         let election_at = match running {
-            Some(at) if leader.is_none() || disowned => at,
+            Some(at) if leader.is_none() || disowned || stuck => at,
             _ => now + self.election_timeout(),
         };
         self.role =
@@ -77,6 +79,10 @@ impl Raft {
             return Err(Reject::Malformed("a second leader in one term"));
         }
         self.removed_at = None;
+        // What it says is taken, but it does not end the attempt to take its place.
+        if self.is_stuck(from) && matches!(self.role, RoleState::PreCandidate(_)) {
+            return Ok(());
+        }
         self.follow(now, self.hard.term, Some(from));
         Ok(())
     }

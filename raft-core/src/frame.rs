@@ -4,10 +4,10 @@
 //! |---|---|---|
 //! | 4 | length | little endian, of all that follows this field |
 //! | 4 | crc32 | IEEE, of all that follows this field |
-//! | 1 | kind | 0 empty entry, 1 command entry, 2 configuration entry, 128 hard state, 129 cut, 130 log |
+//! | 1 | kind | 0 empty entry, 1 command entry, 2 configuration entry, 128 hard state, 129 cut, 130 log, 131 forget: of what came before of the group nothing counts, not even term and vote |
 //! | 4 | group | little endian |
-//! | 8 | index | little endian; of a cut: the first index dropped; of a hard state: 0; of a log: its base's |
-//! | 8 | term | little endian; of a cut: 0; of a log: its base's |
+//! | 8 | index | little endian; of a cut: the first index dropped; of a hard state and a forget: 0; of a log: its base's |
+//! | 8 | term | little endian; of a cut and a forget: 0; of a log: its base's |
 //! | n | payload | of a command: its bytes; of a hard state: 0, or 1 and the node voted for; then 8 bytes of `promised_ns` unless it is 0; of a log: below |
 //!
 //! A log frame says what a group's log is from then on, so that what was written of it before may go:

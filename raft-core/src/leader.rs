@@ -7,6 +7,7 @@ use crate::message::{AppendEntries, AppendEntriesReply, AppendOutcome, InstallSn
 use crate::mutant::Mutant;
 use crate::progress::{Next, PeerFetch, Progress};
 use crate::raft::{FETCH_BYTES_MAX, Raft, RoleState};
+use crate::snapshot::Snapshot;
 use crate::transfer::Transfer;
 use crate::types::{EntryId, EntryKind, FetchId, Index, NodeId, Now};
 use std::collections::BTreeMap;
@@ -14,7 +15,8 @@ use std::collections::BTreeMap;
 /// A leader's own state.
 #[derive(Clone, Debug)]
 pub(crate) struct Leader {
-    /// Every other voter.
+    /// Every other member, learners included; until the newest configuration is committed, those of the one
+    /// before as well.
     pub(crate) peers: BTreeMap<NodeId, Progress>,
     /// The first index of its own term: nothing is known to be committed before this is.
     pub(crate) first: Index,
@@ -69,6 +71,14 @@ impl Raft {
         }
     }
 
+    /// Gives up the streams that do not move, before it is said how much of the log the others hold.
+    pub(crate) fn give_up_streams(&mut self, now: Now) {
+        let patience = self.config.snapshot_patience_ns;
+        if let RoleState::Leader(leader) = &mut self.role {
+            leader.peers.values_mut().for_each(|progress| progress.give_up_stream(now, patience));
+        }
+    }
+
     /// Names the peers that have something to pull, and the entries that must be read for them.
     pub(crate) fn announce(&mut self, now: Now, effects: &mut Effects) {
         let max = self.window_max();
@@ -76,10 +86,13 @@ impl Raft {
         let mut wanting = Vec::new();
         let RoleState::Leader(leader) = &mut self.role else { return };
         let (base, newest) = (self.log.base().index, self.snapshots.checkpoint.as_ref());
+        // While a newer one is installed, the log begins after the end of the one that there is.
+        let offered = |newest: &&Snapshot| newest.id.at.index >= base;
+        let newest =
+            newest.filter(|newest| offered(newest) || self.config.breaks(Mutant::OffersOlder));
         self.snapshots.streams = false;
         for (peer, progress) in &mut leader.peers {
-            let patience = self.config.snapshot_patience_ns;
-            self.snapshots.streams |= progress.settle_stream(now, base, newest, patience);
+            self.snapshots.streams |= progress.settle_stream(now, base, newest);
             if self.links.get(peer).is_some_and(|link| link.is_down()) {
                 continue;
             }
@@ -171,6 +184,14 @@ impl Raft {
         }))
     }
 
+    /// Whether a follower says that it agrees beyond the end of this leader's log. No correct one does within
+    /// a term: one of the two disks has forgotten something, or is another node's.
+    pub(crate) fn is_beyond_log(&self, m: &AppendEntriesReply) -> bool {
+        let AppendOutcome::Accepted { received, .. } = m.outcome else { return false };
+        let leads = matches!(self.role, RoleState::Leader(_)) && m.term == self.hard.term;
+        leads && received > self.log.last().index
+    }
+
     pub(crate) fn on_append_entries_reply(
         &mut self,
         now: Now,
@@ -185,9 +206,6 @@ impl Raft {
         progress.answered(now, stamp, m.promised_ns, lease_ns);
         progress.commit_known(m.commit);
         match m.outcome {
-            AppendOutcome::Accepted { received, .. } if received > self.log.last().index => {
-                // No correct follower agrees beyond this log in this term.
-            }
             AppendOutcome::Accepted { matched, received } => {
                 let rose = progress.accepted(matched, received, self.log.base().index);
                 let last = self.log.last().index;
@@ -259,13 +277,18 @@ impl Raft {
         }
     }
 
-    /// The next probe, or the end of the patience without a majority. None while all is quiet.
+    /// The next probe, or the end of the patience without a majority, or with a stream that does not move, of
+    /// which its receiver's silence takes no notice. None while all is quiet.
     pub(crate) fn leader_deadline(&self) -> Option<Now> {
         let RoleState::Leader(leader) = &self.role else { return None };
+        let patience = self.config.snapshot_patience_ns;
+        let held = !self.config.breaks(Mutant::StreamWithoutEnd);
+        let streams = leader.peers.values().filter(|_| held);
+        let given_up = streams.filter_map(|progress| progress.given_up_at(patience)).min();
         let up = leader.peers.iter().filter(|(peer, _)| self.is_up(**peer));
         let due = |p: &Progress| p.probe_at.map(|at| at.max(p.announced_until));
         let probe = up.filter_map(|(_, progress)| due(progress)).min();
         let lost = leader.lost_since.map(|since| since + self.config.election_timeout_ns_max);
-        probe.into_iter().chain(lost).min()
+        [probe, lost, given_up].into_iter().flatten().min()
     }
 }

@@ -51,8 +51,9 @@
 //!
 //! [`invariants::check`] has those of one replica. No panic can be caused by a message: numbers at
 //! the end of the integers, entries with holes and a second leader in a term are refused as
-//! [`effects::Reject`]. Everything kept in memory is bounded by a setting in [`Config`] and counted
-//! in [`MemUse`].
+//! [`effects::Reject`]. Everything kept in memory is counted in [`MemUse`]. What grows with traffic is bounded by
+//! a setting in [`Config`], or by a constant that [`MemUse`] names. The runs of terms and the configurations are
+//! not: they grow with the changes of leaders and members, and go with the log.
 
 pub mod types;
 

@@ -232,6 +232,12 @@ impl Raft {
         link.counts() || deaf
     }
 
+    /// Whether that node's disk was reported as stuck, and it as nothing else since.
+    pub(crate) fn is_stuck(&self, peer: NodeId) -> bool {
+        let stuck = self.links.get(&peer).is_some_and(|link| link.state == LinkState::Stalled);
+        stuck && !self.config.breaks(Mutant::StuckLeaderHoldsTimers)
+    }
+
     pub(crate) fn is_up(&self, peer: NodeId) -> bool {
         !self.links.get(&peer).copied().unwrap_or_default().is_down()
     }

@@ -206,10 +206,12 @@ impl Raft {
     }
 
     /// Whether this replica is in the group no more, as far as it is committed: its own log says so, or a
-    /// peer did. It leads nothing then, and its host may delete it, but for term and vote (R21).
+    /// peer did. It leads nothing then, and its host may delete it, but for term and vote (R21). One that
+    /// joins, and whose log does not say yet who is in the group, is not removed.
     pub fn is_removed(&self) -> bool {
         let follows = matches!(self.role, RoleState::Follower(_));
-        follows && (self.removed_at.is_some() || !self.confs.name(self.config.id))
+        let named = !self.confs.is_known() || self.confs.name(self.config.id);
+        follows && (self.removed_at.is_some() || !named)
     }
 
     /// The committed configuration that does not name the asker, nor does one after it here.

@@ -228,6 +228,10 @@ pub struct InstallSnapshotReply {
 /// far below the end of the integers that no sum of ours overflows (E32).
 pub const ID_MAX: u64 = u64::MAX / 2;
 
+/// By how much a message's term may be above the receiver's: more elections than a group holds in a hundred
+/// thousand years. Whoever is on the way to [`ID_MAX`] is heard of long before it is there.
+pub const TERM_LEAP_MAX: u64 = 1 << 40;
+
 impl Message {
     /// Whether every number in it is possible. A decoder of ours can yield any integer, so a faulty
     /// peer could otherwise carry a group to a term after which there is no other.

@@ -75,7 +75,8 @@ pub enum Mutant {
     QuietWithoutProof,
     /// A follower believes its leader though its node does not claim the group (R13).
     ClaimsIgnored,
-    /// A change of the configuration before anything is committed in the term (thesis 4.2, E26).
+    /// A change of the configuration before anything is committed in the term (the fault of thesis 4.1 that was
+    /// found after it was published, E26).
     ConfBeforeOwnTerm,
     /// A change of the configuration before the one before is committed (M1).
     TwoConfsAtOnce,
@@ -121,6 +122,20 @@ pub enum Mutant {
     InstallOverApplied,
     /// Entries reach the state machine before it holds the snapshot (R26).
     ApplyBeforeInstalled,
+    /// An answer to a read that carries a higher number than any asked serves what is asked now (R23, L16).
+    AnswerFromBefore,
+    /// Whoever says that the asker is no member is not heard as to its term (E16).
+    TermOfStrangersIgnored,
+    /// A checkpoint is taken before it can say who is in the group (S14).
+    CheckpointOfNobody,
+    /// A leader that installs a snapshot offers the one before (R26, S8).
+    OffersOlder,
+    /// A stream to a receiver that is gone is not given up by the clock (S7).
+    StreamWithoutEnd,
+    /// A leader whose disk is stuck holds its followers' timers as long as it speaks (R15).
+    StuckLeaderHoldsTimers,
+    /// Any term is taken, up to the last one (E32).
+    AnyTerm,
 }
 
 impl Mutant {
@@ -183,5 +198,12 @@ impl Mutant {
         Mutant::FetchUnchecked,
         Mutant::InstallOverApplied,
         Mutant::ApplyBeforeInstalled,
+        Mutant::AnswerFromBefore,
+        Mutant::TermOfStrangersIgnored,
+        Mutant::CheckpointOfNobody,
+        Mutant::OffersOlder,
+        Mutant::StreamWithoutEnd,
+        Mutant::StuckLeaderHoldsTimers,
+        Mutant::AnyTerm,
     ];
 }

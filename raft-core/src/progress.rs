@@ -223,17 +223,22 @@ impl Progress {
         self.fetch = PeerFetch::Idle;
     }
 
-    /// Starts a stream of the newest snapshot if its next entry is gone, and gives up one without
-    /// progress for so long. Whether it is sent one.
+    /// Gives up a stream that made no progress for so long.
+    pub(crate) fn give_up_stream(&mut self, now: Now, patience: Now) {
+        if let ProgressState::Snapshot(stream) = &mut self.state {
+            stream.give_up(now, patience);
+        }
+    }
+
+    /// Starts a stream of the newest snapshot if its next entry is gone. Whether it is sent one.
     pub(crate) fn settle_stream(
         &mut self,
         now: Now,
         base: Index,
         newest: Option<&Snapshot>,
-        patience: Now,
     ) -> bool {
-        if let ProgressState::Snapshot(stream) = &mut self.state {
-            return stream.goes_on(now, patience);
+        if matches!(self.state, ProgressState::Snapshot(_)) {
+            return self.streaming().is_some();
         }
         let Some(newest) = newest.filter(|_| self.next_index <= base) else { return false };
         let retries = self.overtaken;
@@ -254,6 +259,14 @@ impl Progress {
     pub(crate) fn streaming(&self) -> Option<SnapshotId> {
         match &self.state {
             ProgressState::Snapshot(stream) => stream.streaming(),
+            ProgressState::Probe { .. } | ProgressState::Replicate(_) => None,
+        }
+    }
+
+    /// When the stream to it is given up unless it moves.
+    pub(crate) fn given_up_at(&self, patience: Now) -> Option<Now> {
+        match &self.state {
+            ProgressState::Snapshot(stream) => stream.given_up_at(patience),
             ProgressState::Probe { .. } | ProgressState::Replicate(_) => None,
         }
     }

@@ -11,7 +11,7 @@ use crate::frame;
 use crate::leader::Leader;
 use crate::liveness::{Early, Link};
 use crate::log::Log;
-use crate::message::Message;
+use crate::message::{Message, TERM_LEAP_MAX};
 use crate::mutant::Mutant;
 use crate::progress::{Progress, WindowMax};
 use crate::random::Random;
@@ -177,24 +177,9 @@ impl Raft {
     /// If it cannot come from a correct peer; it has then changed nothing that matters.
     pub fn step(&mut self, now: Now, from: NodeId, message: Message) -> Result<(), Reject> {
         self.polled = None;
-        message.check()?;
-        // Whether its configuration names the sender does not matter: it may be behind (R20, R29).
-        if from == self.config.id || from == NodeId(0) {
-            return Err(Reject::NoPeer(from));
-        }
+        self.refuse_impossible(from, &message)?;
         if self.config.breaks(Mutant::JudgeBySender) && !self.confs.newest().is_member(from) {
             return Ok(());
-        }
-        let contradicts = match &message {
-            Message::AppendEntries(m) => self.contradicts_commit(m),
-            Message::InstallSnapshot(m) => self.contradicts_snapshot(m.term, m.snapshot.id.at),
-            Message::InstallSnapshotReply(m) if self.is_beyond_snapshot(from, m) => {
-                return Err(Reject::Malformed("an offset beyond the snapshot's end"));
-            }
-            _ => false,
-        };
-        if contradicts {
-            return Err(Reject::Malformed("contradicts a committed entry"));
         }
         // Pre-votes ask about a term that nobody is in yet: they stand outside the comparison.
         let message = match message {
@@ -237,6 +222,34 @@ impl Raft {
             Message::InstallSnapshot(m) => return self.on_install_snapshot(now, from, m),
             Message::InstallSnapshotReply(m) => self.on_install_snapshot_reply(now, from, m),
             Message::PreVote(_) | Message::PreVoteReply(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Refuses what no correct peer says, before it can change anything.
+    fn refuse_impossible(&self, from: NodeId, message: &Message) -> Result<(), Reject> {
+        message.check()?;
+        let highest = self.hard.term.0.saturating_add(TERM_LEAP_MAX);
+        if message.term().0 > highest && !self.config.breaks(Mutant::AnyTerm) {
+            return Err(Reject::Malformed("term out of range"));
+        }
+        // Whether its configuration names the sender does not matter: it may be behind (R20, R29).
+        if from == self.config.id || from == NodeId(0) {
+            return Err(Reject::NoPeer(from));
+        }
+        let contradicts = match message {
+            Message::AppendEntries(m) => self.contradicts_commit(m),
+            Message::InstallSnapshot(m) => self.contradicts_snapshot(m.term, m.snapshot.id.at),
+            Message::AppendEntriesReply(m) if self.is_beyond_log(m) => {
+                return Err(Reject::Malformed("a match beyond the leader's log"));
+            }
+            Message::InstallSnapshotReply(m) if self.is_beyond_snapshot(from, m) => {
+                return Err(Reject::Malformed("an offset beyond the snapshot's end"));
+            }
+            _ => false,
+        };
+        if contradicts {
+            return Err(Reject::Malformed("contradicts a committed entry"));
         }
         Ok(())
     }
@@ -378,7 +391,11 @@ impl Raft {
         if self.apply.open == Some(id) {
             self.apply.open = None;
             match self.usable(self.apply.handed.next(), result) {
-                Some(entries) => self.apply.here = entries,
+                Some(mut entries) => {
+                    // However much the host gives: what is beyond may still be cut off.
+                    entries.retain(|entry| entry.id.index <= self.commit);
+                    self.apply.here = entries;
+                }
                 None => self.apply.paused_until = now + self.config.heartbeat_ns,
             }
         } else {
@@ -430,6 +447,7 @@ impl Raft {
             }
         }
         self.hand_over_commits(now, effects);
+        self.give_up_streams(now);
         self.compact(effects);
         self.announce(now, effects);
         self.take_snaps(effects);
@@ -439,10 +457,11 @@ impl Raft {
             effects.role = Some(role);
         }
         self.ticket.take_if(|ticket| ticket.until <= now);
-        let room = self.admits(now, self.busy_bytes.max(1))
-            && self.transferring().is_none()
-            && self.reads.waiting() < self.config.waiting_reads_max;
-        effects.room = self.busy && (room || self.role() != Role::Leader);
+        // What is proposed elsewhere than at a leader is not refused for want of room, but reads are.
+        let writes = self.role() != Role::Leader
+            || self.admits(now, self.busy_bytes.max(1)) && self.transferring().is_none();
+        let reads = self.reads.waiting() < self.config.waiting_reads_max;
+        effects.room = self.busy && writes && reads;
         self.busy &= !effects.room;
         if effects.room {
             self.busy_bytes = 0;

@@ -165,10 +165,14 @@ impl Stream {
         self.sent = self.acknowledged;
     }
 
-    /// Whether it is sent, or given up since it made no progress for so long.
-    pub(crate) fn goes_on(&mut self, now: Now, patience: Now) -> bool {
+    /// Ends it if it made no progress for so long.
+    pub(crate) fn give_up(&mut self, now: Now, patience: Now) {
         self.idle |= now >= self.moved_at.saturating_add(patience);
-        !self.idle
+    }
+
+    /// When it is given up unless it moves.
+    pub(crate) fn given_up_at(&self, patience: Now) -> Option<Now> {
+        (!self.idle).then(|| self.moved_at.saturating_add(patience))
     }
 
     /// What is sent, unless it is given up.
@@ -270,11 +274,16 @@ impl Snapshots {
 
 impl Raft {
     /// The index up to which a checkpoint may become durable: applied, and on this replica's disk. One
-    /// beyond the durable log could not be continued by it after a crash (R6).
+    /// beyond the durable log could not be continued by it after a crash (R6). 0 for a replica that joins
+    /// until what is applied says who is in the group: a checkpoint must say that (S14).
     pub fn checkpointable(&self) -> Index {
+        let applied = self.apply.applied;
+        if !self.confs.known_at(applied) && !self.config.breaks(Mutant::CheckpointOfNobody) {
+            return Index(0);
+        }
         match self.config.breaks(Mutant::CheckpointBeyondLog) {
-            true => self.apply.applied,
-            false => self.apply.applied.min(self.log.durable()),
+            true => applied,
+            false => applied.min(self.log.durable()),
         }
     }
 
@@ -282,7 +291,8 @@ impl Raft {
     /// keeps it readable until a newer one is reported and no [`SnapCmd::Send`] names it any more.
     ///
     /// # Panics
-    /// If it is not one of this log's applied entries, which no host of a correct state machine can say.
+    /// If it is beyond [`Raft::checkpointable`], of another log, or impossible: the host has broken R6, and
+    /// what is on its disk would not open again.
     pub fn checkpointed(&mut self, _now: Now, snapshot: Snapshot) {
         self.polled = None;
         let at = snapshot.id.at;
@@ -290,7 +300,15 @@ impl Raft {
             return;
         }
         assert!(at.index <= self.apply.applied, "a checkpoint of what is not applied");
+        let durable = at.index <= self.log.durable();
+        assert!(
+            durable || self.config.breaks(Mutant::CheckpointBeyondLog),
+            "a checkpoint of what is not on the log's disk"
+        );
         assert!(self.log.contains(at), "a checkpoint of another log");
+        if let Err(why) = snapshot.check(self.hard.term) {
+            panic!("a checkpoint that no start would take: {why}");
+        }
         self.snapshots.checkpoint = Some(snapshot);
     }
 

@@ -42,6 +42,13 @@ fn messages_and_syncs_per_batch_are_those_of_the_protocol() {
     }
 }
 
+/// R21: an election of three, and all that is said until everybody knows what is committed: pre-votes and
+/// votes with their answers, the empty entry, one round that tells the commit.
+#[test]
+fn r21_an_election_takes_few_messages() {
+    assert_eq!(Ours::elected().counts().messages, 16);
+}
+
 #[test]
 fn a_proposal_allocates_its_frame_and_a_batch_little_more() {
     // Three writes and two appends hold their entries in a vector each, if they have more than one.

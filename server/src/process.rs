@@ -16,6 +16,7 @@ use crate::state_store::{StateStore, StateStoreConfig, StoredGroup};
 use crate::storage::OpenStorage;
 use crate::transport::Transport;
 use crate::worker::{self, DiskEvents, LocalRouter, Parts, Shared, WorkerError};
+use raft_core::config::EPOCH_BITS;
 use raft_core::{Config, OpenError};
 use router::backend::{Backend, BackendConfig, LocalNode};
 use router::dispatch::Bounds;
@@ -256,7 +257,7 @@ fn start_replicas(
     };
     let id = setup.id;
     // What was asked before a start must not be answered after it.
-    let epoch = local.epoch >> 32;
+    let epoch = local.epoch >> (u64::BITS - EPOCH_BITS);
     let groups = setup.kept.map.config.groups.keys();
     let seats = groups.filter(|group| setup.kept.seats(**group, id)).count();
     let trailing = (TRAILING_BYTES_MAX / seats.max(1) as u64).max(TRAILING_BYTES_MIN);

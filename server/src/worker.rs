@@ -565,6 +565,10 @@ impl Worker {
         }
         self.status_due = Instant::now() + STATUS_EVERY;
         self.shared.node.borrow_mut().set_buffers((self.buffers)());
+        // Once in a while, however many there are; the counter tells how many.
+        if let Some((peer, group, reason)) = self.shared.node.borrow_mut().take_refused() {
+            warn!(%peer, %group, %reason, "a peer's Raft message was refused");
+        }
         let mut status = self.shared.node.borrow().status(self.shared.clock.now());
         let (log, state) = self.disk.stats();
         status.disk = self.disk.space().status();

@@ -28,7 +28,7 @@ use crate::wire::{
 };
 use crate::witness::{Promise, Witness, WitnessMessage};
 use raft_core::OpenError;
-use raft_core::effects::{Fetch, FetchResult, NodeLiveness, RoleChange, Write};
+use raft_core::effects::{Fetch, FetchResult, NodeLiveness, Reject, RoleChange, Write};
 use raft_core::node_pair::{Heartbeat, PairEdge, PairEffects};
 use raft_core::types::{EntryId, FetchId, GroupId, NodeId, Now, WriteToken};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -239,6 +239,8 @@ pub struct Node {
     /// What its host said of the disk.
     disk: DiskRoom,
     rejected: u64,
+    /// The last Raft message that was refused, for the log.
+    refused: Option<(NodeId, GroupId, Reject)>,
     chunks_dropped: u64,
 }
 
@@ -289,6 +291,7 @@ impl Node {
             buffers: 0,
             disk: DiskRoom::default(),
             rejected: 0,
+            refused: None,
             chunks_dropped: 0,
         })
     }
@@ -296,21 +299,7 @@ impl Node {
     /// Takes one input. What it causes is collected by the next `poll`.
     pub fn handle(&mut self, now: Now, wall: LogTime, input: Input, out: &mut Output) {
         match input {
-            Input::Raft { from, envelope } => {
-                self.health.pairs.contact(now, from);
-                let Some(replica) = self.replicas.get_mut(&envelope.group) else {
-                    self.rejected += 1;
-                    return;
-                };
-                // Strangers may speak to a replica; only members are remembered, or they would have no bound.
-                let promise = Promise::of(&envelope.message)
-                    .filter(|_| replica.other_members().contains(&from));
-                match replica.step(now, from, envelope.message) {
-                    Ok(()) => self.witness.hears(from, envelope.group, promise),
-                    Err(_) => self.rejected += 1,
-                }
-                self.touched.insert(envelope.group);
-            }
+            Input::Raft { from, envelope } => self.on_raft(now, from, envelope),
             Input::Requests { origin, batch } => self.requests(now, wall, origin, batch, out),
             Input::Persisted(tokens) => {
                 self.health.persisted(&tokens);
@@ -405,6 +394,25 @@ impl Node {
                 }
             }
         }
+    }
+
+    fn on_raft(&mut self, now: Now, from: NodeId, envelope: RaftEnvelope) {
+        self.health.pairs.contact(now, from);
+        let Some(replica) = self.replicas.get_mut(&envelope.group) else {
+            self.rejected += 1;
+            return;
+        };
+        // Strangers may speak to a replica; only members are remembered, or they would have no bound.
+        let promise =
+            Promise::of(&envelope.message).filter(|_| replica.other_members().contains(&from));
+        match replica.step(now, from, envelope.message) {
+            Ok(()) => self.witness.hears(from, envelope.group, promise),
+            Err(reject) => {
+                self.rejected += 1;
+                self.refused = Some((from, envelope.group, reject));
+            }
+        }
+        self.touched.insert(envelope.group);
     }
 
     fn on_move(&mut self, now: Now, from: NodeId, envelope: MoveEnvelope, out: &mut Output) {
@@ -701,6 +709,12 @@ impl Node {
         map.config.nodes = self.nodes();
         let leaders = self.replicas.iter().map(|(group, r)| (*group, r.leader())).collect();
         ClusterView { map, leaders }
+    }
+
+    /// The last Raft message that was refused since this was asked: from whom, for which group, and why. No
+    /// correct peer sends one, so the log should tell of it; how many there were is in the status.
+    pub fn take_refused(&mut self) -> Option<(NodeId, GroupId, Reject)> {
+        self.refused.take()
     }
 
     /// For INFO; the host adds what it alone knows.

@@ -2,6 +2,7 @@
 //! faults is the raft tests' matter; here is what a node makes of it.
 
 use crate::cluster_config::{ClusterConfig, ConfigNum, GroupConfig, NodeConfig, SHARDMASTER};
+use crate::codec;
 use crate::kept::Kept;
 use crate::node::{Input, Node, NodeSetup, Output};
 use crate::op::{Op, Outcome};
@@ -10,8 +11,8 @@ use crate::session::{LogTime, Seq, SessionId};
 use crate::slot::hash_slot;
 use crate::transfers::WISHES_PER_GROUP_MAX;
 use crate::wire::{
-    Answer, GroupAnswer, GroupQuery, LaneRequest, LeaderView, Reply, Request, RequestBatch,
-    RequestBody, TransferAnswer,
+    Answer, GroupAnswer, GroupQuery, LaneRequest, LeaderView, RaftEnvelope, Reply, Request,
+    RequestBatch, RequestBody, TransferAnswer,
 };
 use crate::{GroupId, NodeId};
 use raft_core::effects::{Fetch, FetchResult, Write};
@@ -92,6 +93,8 @@ struct World {
     config: ClusterConfig,
     /// Messages and heartbeats that nodes have sent each other.
     sent: u64,
+    /// The bytes of those messages, as they travel.
+    sent_bytes: u64,
     /// Disks that have stopped to answer.
     stuck: BTreeSet<NodeId>,
     /// What is on its way.
@@ -171,6 +174,7 @@ impl World {
             next_link: 0,
             config,
             sent: 0,
+            sent_bytes: 0,
             stuck: BTreeSet::new(),
             queue: VecDeque::new(),
             draining: false,
@@ -280,6 +284,7 @@ impl World {
             next.push_back((to, Input::Witness { from: id, message }));
         }
         for (to, envelope) in out.messages {
+            self.sent_bytes += travelling(&envelope);
             next.push_back((to, Input::Raft { from: id, envelope }));
         }
         for (to, envelope) in out.moves {
@@ -296,6 +301,7 @@ impl World {
                 self.nodes.get_mut(&id).unwrap().next_append(self.now, peer, 1 << 18)
             {
                 self.sent += 1;
+                self.sent_bytes += travelling(&envelope);
                 next.push_back((peer, Input::Raft { from: id, envelope }));
             }
         }
@@ -596,6 +602,31 @@ fn e39_a_node_with_a_stuck_disk_is_led_by_others_within_three_election_timeouts(
     assert!(groups.iter().all(|group| world.leader(*group) != slow));
     world.run(3000);
     assert!(groups.iter().all(|group| world.leader(*group) != slow), "it won one back");
+}
+
+/// The bytes that a message is between two nodes.
+fn travelling(envelope: &RaftEnvelope) -> u64 {
+    let mut bytes = bytes::BytesMut::new();
+    codec::encode_frame(&codec::WireFrame::Raft(envelope.clone()), &mut bytes);
+    bytes.len() as u64
+}
+
+/// R21: each entry goes to each follower once.
+#[test]
+fn r21_ten_writes_travel_once_to_each_follower() {
+    let mut world = World::with(config());
+    world.run(2500);
+    let leader = world.leader(G1);
+    world.sent_bytes = 0;
+    for seq in 1..=10 {
+        world.ask(leader, G1, seq, append(seq, &[b'x'; 5000]));
+        world.run(20);
+        assert!(matches!(outcome(&world.replies[&seq]), Outcome::Integer(_)));
+    }
+    world.run(1000);
+    let (payload, sent) = (10 * 5000, world.sent_bytes);
+    assert!(sent >= 2 * payload, "{sent} bytes: an entry did not travel");
+    assert!(sent <= 2 * payload + 20_000, "{sent} bytes, {payload} of them payload, twice");
 }
 
 /// The shardmaster and so many groups, all on nodes 1 to 3.

@@ -7,6 +7,10 @@ use crate::cluster_map::{GroupMembers, MemberStep};
 use crate::map_feed::MapMessage;
 use crate::shard_store::{Mutant, set_mutant};
 use crate::shardmaster::{MasterDone, MasterError, MasterOp, MasterRequest};
+use crate::wire::RaftEnvelope;
+use raft_core::effects::Reject;
+use raft_core::message::{AppendEntriesReply, AppendOutcome, Message};
+use raft_core::types::Index;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Nodes 1 to 5; the shardmaster is on these.
@@ -377,5 +381,60 @@ fn an_evacuated_node_leads_nothing_that_another_can_lead() {
     assert_eq!((world.leader(G1), world.leader(SHARDMASTER)), (node, node));
     world.down.insert(node);
     world.run(5000);
+    world.append_once(2);
+}
+
+/// S14: whoever joins does not know who is in the group before the entry in which it came is applied. A
+/// checkpoint of before that would be refused by its next start.
+#[test]
+fn s14_a_joiner_starts_again_whenever_it_was_asked_for_a_checkpoint() {
+    let config = master_on(&[3, 4, 5]).config;
+    let mut world = World::stopped(config, Some(snapshots::SMALL), 0);
+    (1..=5).for_each(|id| world.start(NodeId(id)));
+    world.run(2500);
+    (1..=3).for_each(|seq| world.append_once(seq));
+    // The entry in which it comes is on its way to everybody, and on no disk but the leader's and its own.
+    let leader = world.leader(G1);
+    let followers = ids(&[1, 2, 3]).into_iter().filter(|id| *id != leader);
+    world.stuck.extend(followers);
+    world.change(G1, &[4], &[]);
+    world.run(200);
+    let joiner = world.nodes[&NodeId(4)].status(world.now).replicas[&G1].clone();
+    assert!(joiner.applied > Index(3) && joiner.applied < joiner.last);
+    world.input(NodeId(4), Input::CheckpointWanted(G1));
+    world.run(5);
+    world.stuck.clear();
+    world.settle(G1, &[1, 2, 3, 4]);
+    world.start(NodeId(4));
+    world.run(500);
+    world.input(NodeId(4), Input::CheckpointWanted(G1));
+    world.run(50);
+    let joiner = world.nodes[&NodeId(4)].status(world.now).replicas[&G1].clone();
+    assert!(joiner.checkpoint > Index(0), "now it knows");
+    world.append_once(4);
+}
+
+/// R11: a peer that says what no correct one says is told of in the log, and counted.
+#[test]
+fn r11_a_match_beyond_the_log_is_refused_and_told() {
+    let mut world = five_nodes();
+    world.append_once(1);
+    let leader = world.leader(G1);
+    assert_eq!(world.nodes.get_mut(&leader).unwrap().take_refused(), None);
+    let follower = *ids(&[1, 2, 3]).iter().find(|id| **id != leader).unwrap();
+    let status = world.nodes[&leader].status(world.now).replicas[&G1].clone();
+    let beyond = Index(status.last.0 + 7);
+    let reply = AppendEntriesReply {
+        term: status.term,
+        stamp: 1,
+        promised_ns: 0,
+        commit: Index(0),
+        outcome: AppendOutcome::Accepted { matched: beyond, received: beyond },
+    };
+    let envelope = RaftEnvelope { group: G1, message: Message::AppendEntriesReply(reply) };
+    world.input(leader, Input::Raft { from: follower, envelope });
+    let told = world.nodes.get_mut(&leader).unwrap().take_refused();
+    let why = Reject::Malformed("a match beyond the leader's log");
+    assert_eq!(told, Some((follower, G1, why)));
     world.append_once(2);
 }

@@ -15,7 +15,7 @@ use raft_core::types::Index;
 /// Bytes of one chunk, small and no divisor of the window.
 const CHUNK_BYTES: usize = 700;
 
-const SMALL: CheckpointConfig = CheckpointConfig {
+pub(super) const SMALL: CheckpointConfig = CheckpointConfig {
     dirty_bytes_min: 3000,
     dirty_share: 10,
     log_bytes_max: 1 << 20,

@@ -128,9 +128,11 @@ impl Checkpoints {
         self.dirty_since.map(|since| since.saturating_add(config.interval_ns))
     }
 
-    /// Whether one may be begun.
+    /// Whether one may be begun: none is under way, and what is applied says who is in the group, which a
+    /// replica that joins knows only from the entry on in which it came. No start would take another.
     fn is_free(&self) -> bool {
-        self.under_way.is_none() && self.installing.is_none()
+        let known = !self.conf.1.voters.is_empty();
+        known && self.under_way.is_none() && self.installing.is_none()
     }
 
     fn stage(&self) -> Option<Stage> {

@@ -17,8 +17,10 @@
 //! | `read n1 [mode=lease] r1 r2` `transfer n1 n2` | reads without the log; hands leadership on |
 //! | `cut n1 [to=n2]` `heal` | messages are lost from now on: to and from n1, or one way |
 //! | `stall n1` `sync n1 [writes=1]` `unstall n1` | when its disk syncs |
+//! | `deadline n1` | how long its core would sleep |
 //! | `checkpoint n1` | a durable checkpoint of what is applied; `cluster trailing=BYTES logmax=BYTES` says what stays |
-//! | `late n1` `ontime n1` | whether old entries that it asked its disk for come |
+//! | `late n1` `ontime n1` | whether old entries that it asked its disk for come, and its state machine holds a snapshot that was installed |
+//! | `delete n4` | of a node that is down term and vote are left: it joins anew, knowing no member |
 //! | `broken n1 n2` | n1's host cannot go on sending a snapshot to n2 |
 //! | `link n1 n2` | a new link between two nodes |
 //! | `conf n1 voters=n1,n2 [learners=n3]` | changes who is in the group; `cluster nodes=5 voters=3` starts with the first three |
@@ -340,12 +342,24 @@ impl RaftScript {
             "tick" => {
                 world.call(id, |raft, now| raft.tick(now));
             }
+            "deadline" => {
+                let host = world.host(id);
+                let raft = host.raft.as_ref().ok_or("that node is down")?;
+                match raft.deadline() {
+                    Some(at) => {
+                        let ms = at.saturating_sub(host.now) / MS;
+                        writeln!(self.output, "n{id} sleeps for {ms} ms")?;
+                    }
+                    None => writeln!(self.output, "n{id} sleeps until something happens")?,
+                }
+            }
             "checkpoint" => {
                 if !world.checkpoint(id) {
                     writeln!(self.output, "n{id} has nothing new that is durable")?;
                 }
             }
             "crash" => world.crash(id, usize::MAX),
+            "delete" => world.delete(id),
             "powerloss" => world.crash(id, number(args, "keep", 0)? as usize),
             "stall" => {
                 self.stalled.insert(id);
@@ -577,7 +591,7 @@ impl RaftScript {
                     world.answer_fetch(id);
                     busy = true;
                 }
-                if world.host(id).installing.is_some() {
+                if world.host(id).installing.is_some() && !late.contains(&id) {
                     world.installed(id);
                     busy = true;
                 }

@@ -330,7 +330,8 @@ impl World {
         let commit = host.state_at.0.index;
         host.epoch += 1;
         host.role = (Role::Follower, restored.hard.term);
-        host.config.epoch = host.epoch;
+        // Drawn at random by a real host, so lower as often as higher.
+        host.config.epoch = 1_000_000 - host.epoch;
         let raft = Recorded::open(host.config.clone(), restored, seed, host.now, recorded);
         host.raft = Some(raft.expect("a disk that a core wrote opens"));
         let (log, hard) = (host.log.clone(), host.disk.hard);
