@@ -1,5 +1,5 @@
 # Every target is one line; what it calls is a script to read.
-.PHONY: run test lint sim sim-cluster prove prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power prove-cluster cluster bench bench-failover bench-raft bench-log bench-state bench-disk clients
+.PHONY: run test lint sim sim-cluster prove prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power prove-cluster cluster bench bench-failover bench-raft bench-log bench-state bench-disk bench-move clients
 
 run: ; cargo build --release --locked -p server && exec ./target/release/flotilla dev
 test: clients ; tests/run.sh
@@ -26,4 +26,5 @@ bench-raft: ; cargo bench --locked -p raft-core --bench proposals
 bench-log: ; cargo bench --locked -p server --bench log
 bench-state: ; cargo bench --locked -p server --bench state
 bench-disk: ; cargo build --release --locked -p server && python3 bench/disk.py
+bench-move: ; cargo build --release --locked -p server && python3 bench/move.py --kills --flood
 clients: ; tests/clients/install.sh

@@ -91,9 +91,9 @@ def wait_for(what, condition, seconds=60):
 
 
 class Cluster:
-    """Nodes and a router, each a process; groups 1 to `groups` have a replica on each node."""
+    """Nodes and routers, each a process; groups 1 to `groups` have a replica on each node. Takes eight ports."""
 
-    def __init__(self, program, folder, first_port, nodes=NODES, groups=GROUP):
+    def __init__(self, program, folder, first_port, nodes=NODES, groups=GROUP, routers=1):
         self.program, self.folder, self.first = Path(program).resolve(), folder, first_port
         (folder / "secret").write_text("a secret for this bench alone: 0123456789\n")
         (folder / "secret").chmod(0o600)
@@ -108,7 +108,10 @@ class Cluster:
         self.processes = {}
         for node in nodes:
             self.start(node)
-        self.spawn("router", ["router", "--listen", f"127.0.0.1:{self.first}", "--cluster-file", "cluster.toml"])
+        self.router_ports = [self.first, self.first + 7][:routers]
+        for port in self.router_ports:
+            arguments = ["router", "--listen", f"127.0.0.1:{port}", "--cluster-file", "cluster.toml"]
+            self.spawn(f"router-{port}", arguments)
 
     def port(self, node):
         return self.first + node
