@@ -49,13 +49,15 @@ pub(crate) struct Log {
 
 /// How many frame bytes there are from some entries to the end: one mark every `step` bytes, which
 /// doubles when they become many. What was
-/// there before the process started counts as nothing, so a log is a little longer then.
+/// there before the process started counts as nothing, so a log is longer then.
 #[derive(Clone, Debug)]
 struct Sizes {
     step: u64,
     /// An index, and the bytes up to it, in order.
     marks: VecDeque<(Index, u64)>,
     total: u64,
+    /// Entries up to here were there before.
+    uncounted: Index,
 }
 
 impl Sizes {
@@ -77,6 +79,7 @@ impl Sizes {
     fn truncate(&mut self, from: Index) {
         self.marks.truncate(self.marks.partition_point(|(index, _)| *index < from));
         self.total = self.marks.back().map_or(0, |(_, total)| *total);
+        self.uncounted = self.uncounted.min(from.prev());
     }
 
     fn compact(&mut self, upto: Index) {
@@ -129,7 +132,7 @@ impl Log {
         let step = (config.log_trailing_bytes / 8).max(1);
         Log {
             base,
-            sizes: Sizes { step, marks: VecDeque::new(), total: 0 },
+            sizes: Sizes { step, marks: VecDeque::new(), total: 0, uncounted: last.index },
             compacted_is_unknown: config.breaks(Mutant::CompactedIsUnknown),
             runs,
             last,
@@ -334,6 +337,16 @@ impl Log {
         marks.get(more).map_or(self.base.index, |(index, _)| *index)
     }
 
+    /// Where a log is to begin of which only a short end is worth its room: after this index there are at
+    /// most so many bytes, and nothing from before the process started. The last index, if a mark that says so
+    /// is not above the base.
+    pub(crate) fn index_of_short_end(&self, bytes: u64) -> Index {
+        let Sizes { marks, total, uncounted, .. } = &self.sizes;
+        let within = marks.back().filter(|(_, upto)| total - upto <= bytes).map(|mark| mark.0);
+        let index = within.unwrap_or_default().max(*uncounted);
+        if index > self.base.index { index } else { self.last.index }
+    }
+
     /// Begins anew after a snapshot: nothing of the log stays, and nothing after it is durable before
     /// its write is (R26).
     pub(crate) fn install(&mut self, snapshot: Snapshot) {
@@ -342,7 +355,7 @@ impl Log {
         self.runs.clear();
         self.cache.clear();
         (self.cache_bytes, self.unsettled_bytes) = (0, 0);
-        self.sizes = Sizes { marks: VecDeque::new(), total: 0, ..self.sizes };
+        self.sizes = Sizes { marks: VecDeque::new(), total: 0, uncounted: Index(0), ..self.sizes };
         let writes = &mut self.writes;
         writes.unsynced_bytes -= std::mem::take(&mut writes.unwritten_bytes);
         writes.truncate_from = None;

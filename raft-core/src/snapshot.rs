@@ -120,6 +120,8 @@ pub(crate) struct Snapshots {
     pub(crate) streams: bool,
     /// A stream holds as much of the log as there may be.
     pub(crate) log_full: bool,
+    /// Up to here no tail is kept for followers that may come back ([`Raft::shorten_log`]).
+    let_go: Index,
 }
 
 #[derive(Clone, Debug)]
@@ -310,6 +312,16 @@ impl Raft {
             panic!("a checkpoint that no start would take: {why}");
         }
         self.snapshots.checkpoint = Some(snapshot);
+    }
+
+    /// The log is in the way of others, for example of other groups in the same file: of what it has now no tail is
+    /// kept for followers that may come back, but for a short one, an eighth of
+    /// [`crate::config::Config::log_trailing_bytes`] at most, and if that is all there is none at all. The
+    /// rest still goes only behind a checkpoint, and not before live peers have it.
+    pub fn shorten_log(&mut self) {
+        self.polled = None;
+        let short = self.config.log_trailing_bytes / 8;
+        self.snapshots.let_go = self.log.index_of_short_end(short);
     }
 
     /// The chunk that is wanted next: of which snapshot, and its first byte. Other chunks are dropped.
@@ -555,7 +567,7 @@ impl Raft {
             return;
         }
         let tail = self.log.index_before_last(self.config.log_trailing_bytes);
-        let mut upto = covered.min(tail);
+        let mut upto = covered.min(tail.max(self.snapshots.let_go));
         if let RoleState::Leader(leader) = &self.role {
             for (peer, progress) in &leader.peers {
                 let (need, bytes_max) = match &progress.state {
@@ -609,6 +621,7 @@ impl Raft {
     pub(crate) fn snapshots_standing(&self) -> impl std::hash::Hash {
         let incoming = self.incoming();
         let installing = self.snapshots.installing.as_ref().map(|whole| whole.id);
-        (self.snapshots.covered(), incoming, installing, self.snapshots.staged)
+        let Snapshots { staged, let_go, .. } = &self.snapshots;
+        (self.snapshots.covered(), incoming, installing, *staged, *let_go)
     }
 }

@@ -558,6 +558,34 @@ fn r06_a_checkpoint_waits_for_the_log_to_be_durable() {
     assert_eq!(count(&world), taken);
 }
 
+/// The log's host asks for a checkpoint of a group that has nothing to take: what it keeps for followers that may
+/// come back is in the way of all groups. Of what was there before a restart nobody knows the size.
+#[test]
+fn s07_a_log_that_is_in_the_way_is_kept_for_nobody() {
+    let (mut world, leader) = World::taking_checkpoints();
+    world.fill(leader, 1..=100, 100);
+    world.run(62_000);
+    let ask = |world: &mut World, node: NodeId| {
+        let (base, covered) = (world.disk(node).base.index, world.replica(node).checkpoint);
+        assert!(base.next() < covered, "nothing is kept: {base} {covered}");
+        world.input(node, Input::CheckpointWanted(G1));
+        world.run(5);
+        let (base, replica) = (world.disk(node).base.index, world.replica(node));
+        assert_eq!(replica.checkpoint, replica.last);
+        assert!(base.next() >= replica.last, "node {node} keeps its log: {base} {}", replica.last);
+    };
+    ask(&mut world, leader);
+    world.restart_all();
+    others(leader).into_iter().for_each(|node| ask(&mut world, node));
+    // What comes later is kept as ever.
+    let leader = world.leader(G1);
+    world.fill(leader, 101..=200, 100);
+    world.run(62_000);
+    let (base, covered) = (world.disk(leader).base.index, world.replica(leader).checkpoint);
+    assert!(base < covered, "{base} {covered}");
+    world.assert_same_states();
+}
+
 #[test]
 fn an_idle_group_takes_one_checkpoint_after_a_while_and_no_more() {
     let (mut world, leader) = World::taking_checkpoints();

@@ -211,9 +211,11 @@ impl Replica {
         out.checkpoint_moved = true;
     }
 
-    /// The log's host would get rid of some of it: a checkpoint is taken soon.
+    /// The log's host would get rid of some of it: a checkpoint is taken soon, unless one covers all, and
+    /// what it covers is no longer kept for followers that may come back.
     pub fn want_checkpoint(&mut self) {
         self.checkpoints.wanted = true;
+        self.raft.shorten_log();
     }
 
     /// Whether a checkpoint is begun and waits for the node's turn.

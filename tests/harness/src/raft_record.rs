@@ -43,6 +43,7 @@ enum Call {
     NextAppend(NodeId, u64),
     Poll,
     Checkpointed(Snapshot),
+    ShortenLog,
     Snapshot(SnapEvent),
 }
 
@@ -221,6 +222,11 @@ impl Recorded {
         self.record(now, call, |raft| raft.checkpointed(now, snapshot.clone()));
     }
 
+    /// See [`Raft::shorten_log`].
+    pub fn shorten_log(&mut self, now: Now) {
+        self.record(now, || Call::ShortenLog, Raft::shorten_log);
+    }
+
     /// See [`Raft::snapshot`].
     pub fn snapshot(&mut self, now: Now, event: SnapEvent) {
         self.record(now, || Call::Snapshot(event), |raft| raft.snapshot(now, event));
@@ -266,6 +272,7 @@ impl Recorded {
                 self.next_append(now, peer, room);
             }
             Call::Checkpointed(snapshot) => self.checkpointed(now, snapshot),
+            Call::ShortenLog => self.shorten_log(now),
             Call::Snapshot(event) => self.snapshot(now, event),
             Call::Poll => {
                 self.poll(now, &mut Effects::default());

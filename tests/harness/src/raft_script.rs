@@ -358,6 +358,9 @@ impl RaftScript {
                     writeln!(self.output, "n{id} has nothing new that is durable")?;
                 }
             }
+            "shorten" => {
+                world.call(id, |raft, now| raft.shorten_log(now));
+            }
             "crash" => world.crash(id, usize::MAX),
             "delete" => world.delete(id),
             "powerloss" => world.crash(id, number(args, "keep", 0)? as usize),

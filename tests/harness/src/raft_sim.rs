@@ -630,6 +630,9 @@ impl Sim {
                 for id in ids {
                     if random.chance(50) && self.trouble[&id].paused_until <= self.now {
                         self.world.checkpoint(id);
+                        if id == one {
+                            self.world.call(id, |raft, now| raft.shorten_log(now));
+                        }
                     }
                 }
             }
