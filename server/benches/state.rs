@@ -79,7 +79,7 @@ impl Bench {
         RowChange::Put {
             key: key.into(),
             head: RowHead::from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0]),
-            body: Bytes::from(value),
+            body: Bytes::from(value).into(),
         }
     }
 

@@ -95,7 +95,7 @@ fn change(random: &mut Random, rows: &mut Rows, seed: u64) -> RowChange {
             rows.insert(key.clone(), value.clone());
             let head = value[..value.len().min(7)].into();
             let body = Bytes::copy_from_slice(&value[value.len().min(7)..]);
-            RowChange::Put { key: key.into(), head, body }
+            RowChange::Put { key: key.into(), head, body: body.into() }
         }
     }
 }

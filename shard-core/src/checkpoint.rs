@@ -16,18 +16,69 @@ use smallvec::SmallVec;
 /// What precedes the bytes of a value in its row: small, and not worth an allocation.
 pub type RowHead = SmallVec<[u8; 24]>;
 
+/// The rest of a row's value, in pieces one behind the other, which may be shared with memory and replies:
+/// nobody but the disk copies them. Two are equal if their bytes are, wherever they are cut.
+#[derive(Clone, Debug, Default)]
+pub struct RowBody(SmallVec<[Bytes; 1]>);
+
+impl RowBody {
+    /// The pieces.
+    pub fn pieces(&self) -> &[Bytes] {
+        &self.0
+    }
+
+    /// Bytes in all of them.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A copy of the whole value.
+    pub fn behind(&self, head: &[u8]) -> Vec<u8> {
+        let mut value = Vec::with_capacity(head.len() + self.len());
+        value.extend_from_slice(head);
+        self.0.iter().for_each(|piece| value.extend_from_slice(piece));
+        value
+    }
+}
+
+impl PartialEq for RowBody {
+    fn eq(&self, other: &RowBody) -> bool {
+        let bytes = |body: &RowBody| body.behind(&[]);
+        self.len() == other.len() && bytes(self) == bytes(other)
+    }
+}
+
+impl Eq for RowBody {}
+
+impl From<Bytes> for RowBody {
+    fn from(bytes: Bytes) -> RowBody {
+        RowBody(SmallVec::from_buf([bytes]))
+    }
+}
+
+impl FromIterator<Bytes> for RowBody {
+    fn from_iter<I: IntoIterator<Item = Bytes>>(pieces: I) -> RowBody {
+        RowBody(pieces.into_iter().collect())
+    }
+}
+
 /// One change of the rows. Later ones of the same key win.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowChange {
-    /// The row is this now: its value is `head` and behind it `body`, which may be shared with
-    /// memory and replies and so is copied once, into the disk's page.
+    /// The row is this now: its value is `head` and behind it `body`, which is copied once, into the disk's
+    /// page.
     Put {
         /// The row.
         key: Bytes,
         /// The value's first bytes.
         head: RowHead,
         /// The rest of the value.
-        body: Bytes,
+        body: RowBody,
     },
     /// The row is not there any more, if it was.
     Delete {

@@ -23,12 +23,14 @@ use crate::slot::Slot;
 use crate::wire::{GroupQuery, LaneRequest, RaftEnvelope, ToNode, ToRouter};
 use crate::witness::WitnessMessage;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use postcard::ser_flavors::Flavor;
 use raft_core::frame::{self, Frame, FrameError};
 use raft_core::message::{AppendEntries, Message};
 use raft_core::node_pair::Heartbeat;
 use raft_core::types::GroupId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::iter::Peekable;
 
 /// Version of an entry's payload. It is in logs: a program reads every version it ever wrote.
 pub const ENTRY_VERSION: u8 = 1;
@@ -281,6 +283,17 @@ pub(crate) fn bytes_of<T: Serialize>(value: &T) -> BytesMut {
     bytes
 }
 
+/// The same in pieces. `parts` are what of the value may be large, in the order in which it stands there: of
+/// these the larger ones are pieces of their own, shared and not copied.
+pub(crate) fn pieces_of<'a, T: Serialize>(
+    value: &T,
+    parts: impl Iterator<Item = &'a Bytes>,
+) -> Vec<Bytes> {
+    let large = parts.filter(|part| part.len() >= PIECE_BYTES_MIN);
+    let sharing = Sharing { large: large.peekable(), own: BytesMut::new(), pieces: Vec::new() };
+    postcard::serialize_with_flavor(value, sharing).expect("our types can be encoded")
+}
+
 /// The piece shares the memory of the frame.
 fn decode_chunk(mut bytes: Bytes) -> Result<SnapshotChunk, CodecError> {
     let ((group, id, offset), rest) = postcard::take_from_bytes(&bytes)?;
@@ -352,7 +365,7 @@ pub(crate) fn append<T: Serialize>(value: &T, out: &mut BytesMut) {
 /// Lets postcard write to the end of a buffer; its own flavor for that goes byte by byte.
 struct Appending<'a>(&'a mut BytesMut);
 
-impl postcard::ser_flavors::Flavor for Appending<'_> {
+impl Flavor for Appending<'_> {
     type Output = ();
 
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
@@ -367,6 +380,45 @@ impl postcard::ser_flavors::Flavor for Appending<'_> {
 
     fn finalize(self) -> postcard::Result<()> {
         Ok(())
+    }
+}
+
+/// A smaller one costs more as a piece than to be copied.
+const PIECE_BYTES_MIN: usize = 1 << 10;
+
+/// Lets postcard write to a buffer, but for what is in memory that can be shared.
+struct Sharing<'a, I: Iterator<Item = &'a Bytes>> {
+    /// What comes, in order.
+    large: Peekable<I>,
+    own: BytesMut,
+    pieces: Vec<Bytes>,
+}
+
+impl<'a, I: Iterator<Item = &'a Bytes>> Flavor for Sharing<'a, I> {
+    type Output = Vec<Bytes>;
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.own.put_u8(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        // The very same memory, not only the same bytes.
+        match self.large.next_if(|next| std::ptr::eq(&next[..], bytes)) {
+            None => self.own.put_slice(bytes),
+            Some(shared) => {
+                self.pieces.push(self.own.split().freeze());
+                self.pieces.push(shared.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn finalize(mut self) -> postcard::Result<Vec<Bytes>> {
+        if !self.own.is_empty() {
+            self.pieces.push(self.own.freeze());
+        }
+        Ok(self.pieces)
     }
 }
 

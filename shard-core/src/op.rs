@@ -335,4 +335,19 @@ impl Outcome {
             Outcome::Keys(keys) => keys.iter().map(|key| ELEMENT_BYTES + key.len()).sum(),
         }
     }
+
+    /// The values and keys in it, in order.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &Bytes> {
+        let (value, values, keys): (_, &[Option<Bytes>], &[Bytes]) = match self {
+            Outcome::Ok
+            | Outcome::Nil
+            | Outcome::Integer(_)
+            | Outcome::Word(_)
+            | Outcome::Error(_) => (None, &[], &[]),
+            Outcome::Value(value) => (Some(value), &[], &[]),
+            Outcome::Values(values) => (None, values, &[]),
+            Outcome::Keys(keys) => (None, &[], keys),
+        };
+        value.into_iter().chain(values.iter().flatten()).chain(keys)
+    }
 }

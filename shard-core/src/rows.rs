@@ -29,7 +29,7 @@ use crate::slot::{SLOTS, Slot};
 use bytes::{Buf, BufMut, Bytes};
 use raft_core::types::GroupId;
 
-use crate::checkpoint::{RowChange, RowHead};
+use crate::checkpoint::{RowBody, RowChange, RowHead};
 
 /// Version of every kind of row so far.
 const ROW_VERSION: u8 = 1;
@@ -333,7 +333,7 @@ impl Named<'_> {
 }
 
 /// The bytes of a row's value: those of its own, and those that may be shared.
-pub(crate) type RowValue = (RowHead, Bytes);
+pub(crate) type RowValue = (RowHead, RowBody);
 
 /// The first byte of every value.
 pub(crate) fn versioned() -> RowHead {
@@ -380,7 +380,7 @@ impl GroupRow {
         head.push(kind_of(group));
         head.extend_from_slice(&self.log_time.0.to_be_bytes());
         head.extend_from_slice(&self.assigned.to_be_bytes());
-        (head, Bytes::new())
+        (head, RowBody::default())
     }
 
     pub(crate) fn read(mut value: Bytes, group: GroupId) -> Result<GroupRow, RowFault> {
@@ -413,8 +413,8 @@ impl SlotRow {
         let mut head = RowHead::from_slice(&[if moved { ROW_VERSION_MOVED } else { ROW_VERSION }]);
         head.extend_from_slice(&self.floor.0.to_be_bytes());
         head.extend_from_slice(&self.version.to_be_bytes());
-        let body = if moved { codec::bytes_of(&self.moves).freeze() } else { Bytes::new() };
-        (head, body)
+        let body = moved.then(|| codec::bytes_of(&self.moves).freeze());
+        (head, body.into_iter().collect())
     }
 
     pub(crate) fn read(mut value: Bytes, slot: Slot) -> Result<SlotRow, RowFault> {

@@ -1,6 +1,6 @@
 //! Exactly once and in order: lanes (`docs/guarantees.md`).
 
-use crate::codec::{self, bytes_of};
+use crate::codec::{self, bytes_of, pieces_of};
 use crate::data::OUTCOME_BYTES_MAX;
 use crate::digest::Digest;
 use crate::op::Outcome;
@@ -318,10 +318,11 @@ impl Lane {
         self.noted = epoch;
     }
 
-    /// Its row: all that two replicas must agree on.
+    /// Its row: all that two replicas must agree on. Large replies are shared, not copied.
     pub(crate) fn row(&self) -> RowValue {
-        let body = bytes_of(&(self.deadline, self.last, self.acked, &self.replies)).freeze();
-        (rows::versioned(), body)
+        let all = (self.deadline, self.last, self.acked, &self.replies);
+        let shared = self.replies.iter().flat_map(|(_, outcome)| outcome.parts());
+        (rows::versioned(), pieces_of(&all, shared).into_iter().collect())
     }
 
     /// Reads its row.

@@ -215,7 +215,7 @@ impl Stored<'_> {
 }
 
 /// A row whose value is in it.
-pub(super) fn encode_inline(row: &mut Vec<u8>, hash: u64, pieces: [&[u8]; 2]) {
+pub(super) fn encode_inline(row: &mut Vec<u8>, hash: u64, pieces: &[&[u8]]) {
     row.clear();
     row.put_u64_le(hash);
     row.put_u8(INLINE);

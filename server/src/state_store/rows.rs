@@ -51,32 +51,39 @@ impl<'t> Rows<'t> {
         Ok(Rows { home, rows, parts, scratch: Vec::new() })
     }
 
-    /// Sets a row, whose value is `head` and behind it `body`. Returns whether it was there before.
+    /// Sets a row, whose value is `pieces`, one behind the other. Returns whether it was there before.
     pub(super) fn put(
         &mut self,
         totals: &mut Totals,
         key: &[u8],
-        head: &[u8],
-        body: &[u8],
+        pieces: &[&[u8]],
     ) -> Result<bool, Fault> {
-        let len = head.len() + body.len();
+        let len = pieces.iter().map(|piece| piece.len()).sum();
         if key.len() > ROW_KEY_BYTES_MAX || len > ROW_VALUE_BYTES_MAX {
             let what = format!("a row of {} and {len} bytes is too big", key.len());
             return Err(Fault::Refused(what));
         }
-        let hash = row_hash(key, [head, body]);
+        let hash = row_hash(key, pieces.iter().copied());
         if is_inline(key.len(), len) {
-            encode_inline(&mut self.scratch, hash, [head, body]);
+            encode_inline(&mut self.scratch, hash, pieces);
             return self.insert(totals, key, hash, len);
         }
         let id = totals.next_value;
         totals.next_value += 1;
+        let mut left = pieces.iter().copied();
+        let (mut piece, mut part): (&[u8], Vec<&[u8]>) = (&[], Vec::new());
         for number in 0..parts_of(len as u32) {
-            let from = part_len(len as u32, 0) * number as usize;
-            let to = from + part_len(len as u32, number);
-            let first = &head[from.min(head.len())..to.min(head.len())];
-            let (from, to) = (from.saturating_sub(head.len()), to.saturating_sub(head.len()));
-            self.put_part(id, number, [first, &body[from..to]])?;
+            part.clear();
+            let mut wanted = part_len(len as u32, number);
+            while wanted > 0 {
+                let (taken, rest) = piece.split_at(wanted.min(piece.len()));
+                part.push(taken);
+                (piece, wanted) = (rest, wanted - taken.len());
+                if wanted > 0 {
+                    piece = left.next().expect("the pieces have as many bytes as their sum");
+                }
+            }
+            self.put_part(id, number, &part)?;
         }
         self.put_parted(totals, key, hash, (len as u32, id))
     }
@@ -94,21 +101,18 @@ impl<'t> Rows<'t> {
     }
 
     /// One part of a value, whose row comes later.
-    pub(super) fn put_part(
-        &mut self,
-        id: u64,
-        number: u32,
-        pieces: [&[u8]; 2],
-    ) -> Result<(), Fault> {
+    pub(super) fn put_part(&mut self, id: u64, number: u32, pieces: &[&[u8]]) -> Result<(), Fault> {
         let key = self.home.part_key(id, number);
-        let seal = check(&key, pieces);
-        let len = 8 + pieces[0].len() + pieces[1].len();
+        let seal = check(&key, pieces.iter().copied());
+        let len = 8 + pieces.iter().map(|piece| piece.len()).sum::<usize>();
         let mut page = self.parts.insert_reserve(&key[..], len)?;
-        let (sealed, rest) = page.as_mut().split_at_mut(8);
+        let (sealed, mut rest) = page.as_mut().split_at_mut(8);
         sealed.copy_from_slice(&seal.to_le_bytes());
-        let (first, second) = rest.split_at_mut(pieces[0].len());
-        first.copy_from_slice(pieces[0]);
-        second.copy_from_slice(pieces[1]);
+        for piece in pieces {
+            let place;
+            (place, rest) = rest.split_at_mut(piece.len());
+            place.copy_from_slice(piece);
+        }
         Ok(())
     }
 

@@ -107,7 +107,7 @@ fn record(row: &mut StagingRow, rows: &mut Rows<'_>, input: &mut Bytes) -> Resul
         return Ok(Step::On);
     }
     let value = input.split_to(value_len);
-    let twice = rows.put(&mut row.totals, &key, &[], &value)?;
+    let twice = rows.put(&mut row.totals, &key, &[&value])?;
     Ok(if twice { Step::Corrupt } else { Step::On })
 }
 
@@ -124,7 +124,7 @@ fn part(
         return Ok(Step::More);
     }
     let bytes = input.split_to(need);
-    rows.put_part(value.id, value.parts, [&bytes, &[]])?;
+    rows.put_part(value.id, value.parts, &[&bytes])?;
     value.parts += 1;
     if value.parts < parts_of(value.len) {
         row.unfinished = Some(value);

@@ -43,14 +43,12 @@ fn mark(index: u64) -> CheckpointMark {
 }
 
 fn put(key: &[u8], value: &[u8]) -> RowChange {
-    // Any place may be the border of head and body.
+    // Any place may be the border of head and body, and of the body's pieces.
     let head = value.len().min(key.len() * 5 % 23);
     let (head, body) = value.split_at(head);
-    RowChange::Put {
-        key: Bytes::copy_from_slice(key),
-        head: head.into(),
-        body: Bytes::copy_from_slice(body),
-    }
+    let pieces = body.chunks(value.len() * 2 / 5 + 1).map(Bytes::copy_from_slice);
+    let body = pieces.collect();
+    RowChange::Put { key: Bytes::copy_from_slice(key), head: head.into(), body }
 }
 
 fn delete(key: &[u8]) -> RowChange {
@@ -347,7 +345,7 @@ fn a_checkpoint_under_way_leaves_memory_as_it_grows() {
         let rows = (0..64u32).map(|n| RowChange::Put {
             key: Bytes::from(format!("{batch}/{n}")),
             head: RowHead::new(),
-            body: page.clone(),
+            body: page.clone().into(),
         });
         store.changes(G1, rows.collect());
     }

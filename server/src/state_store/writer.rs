@@ -14,7 +14,7 @@ use raft_core::conf::Conf;
 use raft_core::snapshot::{SnapEvent, Snapshot, SnapshotId};
 use raft_core::types::GroupId;
 use redb::{Database, Durability, WriteTransaction};
-use shard_core::checkpoint::{CheckpointMark, RowChange};
+use shard_core::checkpoint::{CheckpointMark, RowBody, RowChange};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -261,7 +261,7 @@ impl Writer {
         for change in &changes {
             *rows += match change {
                 RowChange::Put { key, head, body } => {
-                    table.put(totals, key, head, body)?;
+                    table.put(totals, key, &value_of(head, body))?;
                     1
                 }
                 RowChange::Delete { key } => u64::from(table.delete(totals, key)?),
@@ -498,6 +498,11 @@ impl Writer {
             self.storage.name.display()
         ));
     }
+}
+
+/// A row's value, as it comes.
+fn value_of<'c>(head: &'c [u8], body: &'c RowBody) -> Vec<&'c [u8]> {
+    std::iter::once(head).chain(body.pieces().iter().map(|piece| &piece[..])).collect()
 }
 
 /// Whether the second answer says all that the first one says.

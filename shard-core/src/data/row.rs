@@ -23,7 +23,7 @@ impl Item {
                 head.extend_from_slice(&at.0.to_be_bytes());
             }
         }
-        (head, self.value.clone())
+        (head, self.value.clone().into())
     }
 }
 

@@ -67,7 +67,7 @@ impl StateDisk {
         for change in self.pending.drain(..) {
             match change {
                 RowChange::Put { key, head, body } => {
-                    self.rows.insert(key, [head.as_slice(), &body].concat().into());
+                    self.rows.insert(key, body.behind(&head).into());
                 }
                 RowChange::Delete { key } => drop(self.rows.remove(&key)),
                 RowChange::DeletePrefix { prefix } => {

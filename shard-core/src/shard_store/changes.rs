@@ -9,7 +9,7 @@
 //! **Bounds.** Notes have at most one entry per key and lane that changed; what is left behind at most
 //! the frozen ones of these, whose values are shared until they change.
 
-use crate::checkpoint::RowChange;
+use crate::checkpoint::{RowBody, RowChange};
 use crate::data::{Flushed, Item, SlotData};
 use crate::memory::NOTE_RECORD_BYTES;
 use crate::migration::{NameSet, RowName};
@@ -438,7 +438,7 @@ impl NamesLeft {
                 if !batch.has_room() {
                     return false;
                 }
-                let value = (rows::versioned(), Bytes::new());
+                let value = (rows::versioned(), RowBody::default());
                 batch.push(Row::Export(slot, set, name).put(value));
                 *after = name.clone();
             }

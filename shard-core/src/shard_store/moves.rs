@@ -461,7 +461,7 @@ impl SlotState {
 
 /// The bytes of a row's value in one piece.
 fn whole((head, body): RowValue) -> Bytes {
-    [head.as_slice(), &body].concat().into()
+    body.behind(&head).into()
 }
 
 /// The rows of a chunk.

@@ -181,7 +181,7 @@ impl Shardmaster {
             MasterRow::Retired => Some(bytes_of(&self.retired)),
         };
         match body {
-            Some(body) => Row::Master(row).put((rows::versioned(), body.freeze())),
+            Some(body) => Row::Master(row).put((rows::versioned(), body.freeze().into())),
             None => Row::Master(row).delete(),
         }
     }
@@ -192,14 +192,15 @@ impl Shardmaster {
             Some(Kept::Change(bytes)) => (rows::versioned_second(), bytes.clone()),
             None => return Row::Master(MasterRow::Config(num)).delete(),
         };
-        Row::Master(MasterRow::Config(num)).put((head, body))
+        Row::Master(MasterRow::Config(num)).put((head, body.into()))
     }
 
     fn seats_row(&self, group: GroupId) -> RowChange {
         let row = Row::Master(MasterRow::Seats(group));
         let Some(seats) = self.seats.get(&group).cloned() else { return row.delete() };
         let reported = self.map.reported_members(group).cloned();
-        row.put((rows::versioned_second(), bytes_of(&SeatsRow { seats, reported }).freeze()))
+        let body = bytes_of(&SeatsRow { seats, reported }).freeze();
+        row.put((rows::versioned_second(), body.into()))
     }
 
     /// The owners of a chunk of slots; none if it has none.

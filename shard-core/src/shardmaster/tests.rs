@@ -69,7 +69,7 @@ fn put(disk: &mut Disk, rows: Vec<RowChange>) {
     for row in rows {
         match row {
             RowChange::Put { key, head, body } => {
-                disk.insert(key, [head.as_slice(), &body].concat().into());
+                disk.insert(key, body.behind(&head).into());
             }
             RowChange::Delete { key } => drop(disk.remove(&key)),
             RowChange::DeletePrefix { .. } => panic!("{row:?}"),

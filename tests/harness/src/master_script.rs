@@ -150,7 +150,7 @@ impl MasterScript {
             for row in rows {
                 match row {
                     RowChange::Put { key, head, body } => {
-                        self.disk.insert(key.to_vec(), [head.as_slice(), &body].concat());
+                        self.disk.insert(key.to_vec(), body.behind(&head));
                     }
                     RowChange::Delete { key } => drop(self.disk.remove(&key[..])),
                     RowChange::DeletePrefix { .. } => panic!("the shardmaster has no such rows"),

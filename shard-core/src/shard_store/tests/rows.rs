@@ -1,10 +1,12 @@
 //! What rows say of a state: all of it, that of the freeze, and the same of equal states.
 
 use super::*;
-use crate::checkpoint::RowChange;
+use crate::checkpoint::{RowBody, RowChange};
+use crate::codec::bytes_of;
 use crate::op::{Expire, ExpireAt, ExpiryCommand, Set, SetCondition, SetExpiry};
 use crate::rows::{MasterRow, RowError, RowFault};
 use crate::session::LANE_REPLY_BYTES_MAX;
+use std::collections::VecDeque;
 
 pub(super) type Rows = BTreeMap<Bytes, Bytes>;
 
@@ -28,7 +30,7 @@ pub(super) fn dump(store: &ShardStore) -> Rows {
         rows.push(Row::Slot(*slot).put(memo.row.value()));
         for (set, names) in [NameSet::List, NameSet::Dirty].into_iter().zip(&memo.names) {
             for name in names.iter().flat_map(|names| names.iter()) {
-                let value = (crate::rows::versioned(), Bytes::new());
+                let value = (crate::rows::versioned(), RowBody::default());
                 rows.push(Row::Export(*slot, set, name).put(value));
             }
         }
@@ -45,7 +47,7 @@ pub(super) fn carry_out(rows: &mut Rows, changes: Vec<RowChange>) {
     for change in changes {
         match change {
             RowChange::Put { key, head, body } => {
-                let value = [head.as_slice(), &body].concat();
+                let value = body.behind(&head);
                 rows.insert(key, value.into());
             }
             RowChange::Delete { key } => drop(rows.remove(&key)),
@@ -429,4 +431,35 @@ fn rotten_rows_never_panic() {
         }
     }
     assert!(refused > 100, "only {refused} of 300 refused");
+}
+
+/// A lane may remember a reply of 64 MiB: its row shares that with the store, and is what it was before it did.
+#[test]
+fn the_row_of_a_lane_shares_large_replies() {
+    let large = |byte: u8| Bytes::from(vec![byte; 4000]);
+    let small = Bytes::from_static(b"small");
+    let outcomes = [
+        Outcome::Value(large(1)),
+        Outcome::Value(small.clone()),
+        Outcome::Values(vec![Some(large(2)), None, Some(small.clone()), Some(large(3))]),
+        Outcome::Keys(vec![small, large(4)]),
+        Outcome::Ok,
+    ];
+    let mut lane = Lane::new(LogTime(77));
+    for (seq, outcome) in (1..).zip(&outcomes) {
+        let group = lane.reply_bytes();
+        lane.remember(Seq(seq), Seq(0), outcome, &LaneLimits::default(), group);
+    }
+    let (head, body) = lane.row();
+    let replies: VecDeque<(Seq, Outcome)> = (1..).map(Seq).zip(outcomes.clone()).collect();
+    let copied = bytes_of(&(LogTime(77), Seq(5), Seq(0), replies));
+    assert_eq!(body, RowBody::from(copied.freeze()));
+    let parts = outcomes.iter().flat_map(Outcome::parts).filter(|part| part.len() > 1000);
+    for (at, part) in parts.enumerate() {
+        let piece = &body.pieces()[2 * at + 1];
+        assert!(std::ptr::eq(&piece[..], &part[..]), "part {at} was copied");
+    }
+    assert_eq!(body.pieces().len(), 9);
+    let again = Lane::of_row(body.behind(&head).into()).unwrap();
+    assert_eq!(again.row(), lane.row());
 }
