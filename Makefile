@@ -16,7 +16,7 @@ prove-explore: ; FLOTILLA_STATES=$(STATES) cargo test --release --locked -p test
 prove-fuzz: ; FLOTILLA_FUZZ=100000 cargo test --release --locked -p tests --test fuzz_step -- --nocapture
 prove-mutants: ; FLOTILLA_MUTANTS=all cargo test --release --locked -p tests --features mutants --test mutants -- --nocapture
 prove-differential: ; FLOTILLA_DIFFERENTIAL_SEEDS=$(SEEDS) cargo test --release --locked -p tests --test differential -- --nocapture
-prove-crash: ; FLOTILLA_CRASH_IMAGES=$(IMAGES) FLOTILLA_LOG_ROUNDS=100000 cargo test --release --locked -p server --lib --test log_crash --test state_crash -- --nocapture
+prove-crash: ; FLOTILLA_CRASH_IMAGES=$(IMAGES) FLOTILLA_LOG_ROUNDS=100000 cargo test --release --locked -p server --lib --test log_crash --test state_crash --test disk_crash -- --nocapture
 prove-power: ; FLOTILLA_POWER_CUTS=$(CUTS) cargo test --release --locked -p tests --test power_cut -- --nocapture
 prove-cluster: ; FLOTILLA_CLUSTER_SEEDS=$(SEEDS) cargo test --release --locked -p tests --test cluster_sim -- --nocapture
 cluster: ; cargo build --release --locked -p server && exec examples/cluster.sh

@@ -8,6 +8,7 @@ use raft_core::random::Random;
 use redb::StorageBackend;
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// What a disk writes whole or not at all.
@@ -32,6 +33,9 @@ pub fn within(random: &mut Random, range: Range<usize>) -> usize {
 struct State {
     bytes: Vec<u8>,
     steps: Vec<Step>,
+    /// When each of them was, by a clock that disks may share.
+    times: Vec<u64>,
+    clock: Arc<AtomicU64>,
     calls: u64,
     /// From this write, growth or sync on every one fails.
     fail_at: Option<u64>,
@@ -47,6 +51,22 @@ pub struct Disk(Arc<(Mutex<State>, Condvar)>);
 impl Disk {
     pub fn with(image: Vec<u8>) -> Disk {
         Disk::from(State { bytes: image, ..State::default() })
+    }
+
+    /// A disk of the same node: what happens on both has one order.
+    pub fn beside(&self, image: Vec<u8>) -> Disk {
+        let clock = self.state().clock.clone();
+        Disk::from(State { bytes: image, clock, ..State::default() })
+    }
+
+    /// Of the clock that says when each step was: it counts the steps of all disks that share it.
+    pub fn now(&self) -> u64 {
+        self.state().clock.load(Ordering::SeqCst)
+    }
+
+    /// How many steps there were before that.
+    pub fn steps_before(&self, time: u64) -> usize {
+        self.state().times.partition_point(|at| *at < time)
     }
 
     /// The `n`-th write, growth or sync from the beginning fails, and every later one.
@@ -78,7 +98,7 @@ impl Disk {
     }
 
     pub fn mark(&self, number: u64) {
-        self.state().steps.push(Step::Mark(number));
+        self.state().note(Step::Mark(number));
     }
 
     pub fn steps(&self) -> Vec<Step> {
@@ -109,8 +129,15 @@ impl Disk {
             return Err(io::Error::other("the simulated disk is broken"));
         }
         apply(&mut state.bytes, &step);
-        state.steps.push(step);
+        state.note(step);
         Ok(())
+    }
+}
+
+impl State {
+    fn note(&mut self, step: Step) {
+        self.steps.push(step);
+        self.times.push(self.clock.fetch_add(1, Ordering::SeqCst));
     }
 }
 
