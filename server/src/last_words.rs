@@ -15,6 +15,10 @@ use std::path::Path;
 pub const WHAT_TO_DO: &str =
     "run `flotilla inspect` on the directory before the next start, and check the disk";
 
+/// Where a node cannot start on a file.
+pub const HOW_TO_GO_ON: &str = "the others serve on while they are a majority; check the disk, `flotilla inspect` says \
+     what else is damaged, and where it cannot be mended `CLUSTER REPLACE` puts an empty node in the place of this one";
+
 thread_local! {
     /// The file that this thread is at, as a sentence names it.
     static AT: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };

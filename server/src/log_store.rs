@@ -31,8 +31,8 @@ mod wal;
 mod writer;
 
 use crate::fail_stop::FailStop;
-use crate::last_words::At;
-use crate::storage::OpenStorage;
+use crate::last_words::{At, HOW_TO_GO_ON};
+use crate::storage::{self, OpenStorage};
 use raft_core::Restored;
 use raft_core::effects::{Fetch, FetchResult, Write};
 use raft_core::types::{EntryId, FetchId, GroupId, WriteToken};
@@ -127,10 +127,10 @@ pub enum LogStoreError {
         /// Why.
         source: Box<redb::Error>,
     },
-    /// redb found pages that are not as they were written, and no sound version of the file.
+    /// It is no redb file, or not ours, or pages are not as they were written and there is no sound version
+    /// of the file.
     #[error(
-        "the log {path} is damaged: {what}; the node does not start with a part of it, the others serve \
-         on while they are a majority"
+        "the log {path} is damaged: {what}; the node does not start with a part of it; {HOW_TO_GO_ON}"
     )]
     Rotten {
         /// The file.
@@ -140,7 +140,8 @@ pub enum LogStoreError {
     },
     /// What it holds is not what was written.
     #[error(
-        "the log {path} is damaged at {place}: {what}; the node does not start with a part of its log"
+        "the log {path} is damaged at {place}: {what}; the node does not start with a part of its log; \
+         {HOW_TO_GO_ON}"
     )]
     Damaged {
         /// The file.
@@ -390,9 +391,9 @@ fn builder(config: &LogStoreConfig) -> Builder {
 
 fn database_error(path: &Path, source: redb::Error) -> LogStoreError {
     let path = path.to_owned();
-    match source {
-        redb::Error::Corrupted(what) => LogStoreError::Rotten { path, what },
-        source => LogStoreError::Database { path, source: Box::new(source) },
+    match storage::damage(source) {
+        Ok(what) => LogStoreError::Rotten { path, what },
+        Err(source) => LogStoreError::Database { path, source: Box::new(source) },
     }
 }
 

@@ -38,8 +38,8 @@ mod streams;
 mod writer;
 
 use crate::fail_stop::FailStop;
-use crate::last_words::At;
-use crate::storage::OpenStorage;
+use crate::last_words::{At, HOW_TO_GO_ON};
+use crate::storage::{self, OpenStorage};
 use bytes::Bytes;
 use format::{Fault, GROUPS, GroupRow, Home, PARTS, ROWS};
 use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
@@ -149,10 +149,10 @@ pub enum StateStoreError {
         /// Why.
         source: Box<redb::Error>,
     },
-    /// redb found pages that are not as they were written, and no sound version of the file.
+    /// It is no redb file, or not ours, or pages are not as they were written and there is no sound version
+    /// of the file.
     #[error(
-        "the state {path} is damaged: {what}; the node does not start with a part of it, the others serve \
-         on while they are a majority"
+        "the state {path} is damaged: {what}; the node does not start with a part of it; {HOW_TO_GO_ON}"
     )]
     Rotten {
         /// The file.
@@ -163,7 +163,7 @@ pub enum StateStoreError {
     /// What it holds is not what was written.
     #[error(
         "the state {path} is damaged at {place}: {what}; the node does not start with a part of its \
-         state"
+         state; {HOW_TO_GO_ON}"
     )]
     Damaged {
         /// The file.
@@ -195,8 +195,10 @@ impl StateStoreError {
     fn of(path: &Path, fault: Fault) -> StateStoreError {
         let path = path.to_owned();
         match fault {
-            Fault::Database(redb::Error::Corrupted(what)) => StateStoreError::Rotten { path, what },
-            Fault::Database(source) => StateStoreError::Database { path, source: Box::new(source) },
+            Fault::Database(source) => match storage::damage(source) {
+                Ok(what) => StateStoreError::Rotten { path, what },
+                Err(source) => StateStoreError::Database { path, source: Box::new(source) },
+            },
             Fault::Damaged { place, what } => {
                 StateStoreError::Damaged { path, place, what: what.to_owned() }
             }

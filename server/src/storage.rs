@@ -101,6 +101,25 @@ pub(crate) fn prepare_file<E>(
     sync(path.parent().unwrap_or(Path::new("."))).map_err(Unprepared::Io)
 }
 
+/// What is wrong with the file itself, if that is what redb says: what is none of its own, or cut short, it
+/// calls an error of input.
+///
+/// # Errors
+/// What it says else.
+pub(crate) fn damage(error: redb::Error) -> Result<String, redb::Error> {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
+    match error {
+        redb::Error::Corrupted(what) => Ok(what),
+        redb::Error::Io(error) if matches!(error.kind(), InvalidData | UnexpectedEof) => {
+            Ok(error.to_string())
+        }
+        redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. } => {
+            Ok(error.to_string())
+        }
+        error => Err(error),
+    }
+}
+
 fn unfinished_name(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".unfinished");

@@ -1,4 +1,5 @@
 use super::*;
+use crate::state_store::StateStore;
 use raft_core::conf::Conf;
 use raft_core::frame::encode_entry;
 use raft_core::snapshot::{Snapshot, SnapshotId};
@@ -414,6 +415,30 @@ fn an_install_that_a_crash_interrupted_is_finished() {
     log.store.close().unwrap();
     let log = open_installing(&path, small(), &[(G1, id(3, 1)), (G2, id(7, 1))]).unwrap();
     assert_eq!((log.groups[&G1].base, log.groups[&G2].base), (id(9, 2), id(7, 1)));
+}
+
+/// Whoever reads the sentence knows which file it is, that others serve on, and what to do.
+#[test]
+fn what_is_no_log_is_refused_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log.redb");
+    open(&path).store.close().unwrap();
+    let sound = std::fs::read(&path).unwrap();
+    let other = directory.path().join("state.redb");
+    StateStore::create(&other, false).unwrap();
+    let other = std::fs::read(&other).unwrap();
+    for (content, what) in [
+        (&sound[..100], "failed to fill whole buffer"),
+        (&sound[..5000], "truncated"),
+        (&[7; 5000], "Not a redb database"),
+        (&other, "Table 'wal' does not exist"),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let Err(error) = try_open(&path, small()) else { panic!("{what}: it is no log") };
+        let said = error.to_string();
+        assert!(said.starts_with(&format!("the log {} is damaged: ", path.display())), "{said}");
+        assert!(said.contains(what) && said.ends_with(HOW_TO_GO_ON), "{said}");
+    }
 }
 
 /// What is live stands at the end of a file that is mostly free space.

@@ -110,7 +110,10 @@ fn what_cannot_be_used_is_refused_in_a_sentence() {
     });
     let error = try_open(&path, must_exist).err().unwrap().to_string();
     assert!(error.contains("has format 2; this program reads up to 1"), "{error}");
-    std::fs::write(&path, pattern(100_000, 1)).unwrap();
-    let error = try_open(&path, must_exist).err().unwrap();
-    assert!(matches!(error, StateStoreError::Database { .. }), "{error}");
+    for bytes in [100_000, 100] {
+        std::fs::write(&path, pattern(bytes, 1)).unwrap();
+        let error = try_open(&path, must_exist).err().unwrap();
+        assert!(matches!(error, StateStoreError::Rotten { .. }), "{error}");
+        assert!(error.to_string().ends_with(HOW_TO_GO_ON), "{error}");
+    }
 }
