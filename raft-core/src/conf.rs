@@ -270,11 +270,6 @@ impl Confs {
         self.known_from.is_some_and(|from| from <= index)
     }
 
-    /// Whether any is committed.
-    pub(crate) fn is_known(&self) -> bool {
-        self.known_from.is_some()
-    }
-
     /// The one that counts.
     pub(crate) fn newest(&self) -> &Conf {
         &self.later.last().unwrap_or(&self.committed).1

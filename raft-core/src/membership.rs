@@ -205,13 +205,12 @@ impl Raft {
         self.confs.name(self.config.id) || self.config.breaks(Mutant::BlankVotes)
     }
 
-    /// Whether this replica is in the group no more, as far as it is committed: its own log says so, or a
-    /// peer did. It leads nothing then, and its host may delete it, but for term and vote (R21). One that
-    /// joins, and whose log does not say yet who is in the group, is not removed.
-    pub fn is_removed(&self) -> bool {
+    /// Whether nothing says that this replica is in the group: its own log, as far as that is committed, or a peer
+    /// says that it is in it no more, or it joins and has not heard yet that it is. It leads nothing then. Whoever
+    /// knows that it is not to be a member may delete it, but for term and vote (R21).
+    pub fn is_no_member(&self) -> bool {
         let follows = matches!(self.role, RoleState::Follower(_));
-        let named = !self.confs.is_known() || self.confs.name(self.config.id);
-        follows && (self.removed_at.is_some() || !named)
+        follows && (self.removed_at.is_some() || !self.confs.name(self.config.id))
     }
 
     /// The committed configuration that does not name the asker, nor does one after it here.

@@ -96,7 +96,7 @@ impl Node {
             self.comings.unseated = groups.filter(|group| !seated(group)).collect();
         }
         for group in &self.comings.unseated {
-            let removed = self.replicas.get(group).is_some_and(Replica::is_removed);
+            let removed = self.replicas.get(group).is_some_and(Replica::is_no_member);
             if removed && !self.keeper.wanted().seats(*group, self.id) {
                 self.keeper.note_left(*group, Left::Clearing);
             }

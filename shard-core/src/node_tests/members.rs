@@ -438,3 +438,22 @@ fn r11_a_match_beyond_the_log_is_refused_and_told() {
     assert_eq!(told, Some((follower, G1, why)));
     world.append_once(2);
 }
+
+/// Whoever joined and is not wanted any more before the group could tell it anything goes again.
+#[test]
+fn a_joiner_that_heard_nothing_goes_when_it_is_not_wanted_any_more() {
+    let mut world = master_on(&[3, 4, 5]);
+    world.append_once(1);
+    // Without a majority nobody leads the group.
+    world.down.extend(ids(&[1, 2]));
+    world.run(4000);
+    world.change(G1, &[4], &[]);
+    world.run(2000);
+    assert!(world.hosts(G1).contains(&NodeId(4)));
+    world.change(G1, &[], &[4]);
+    world.run(2000);
+    assert!(!world.hosts(G1).contains(&NodeId(4)), "it stays for ever");
+    (1..=2).for_each(|id| world.start(NodeId(id)));
+    world.settle(G1, &[1, 2, 3]);
+    world.append_once(2);
+}

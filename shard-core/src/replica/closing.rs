@@ -5,9 +5,11 @@ use crate::wire::Answer;
 use raft_core::types::HardState;
 
 impl Replica {
-    /// Whether the group goes on without this node, by what is committed.
-    pub(crate) fn is_removed(&self) -> bool {
-        self.raft.is_removed()
+    /// Whether nothing that is committed here says that this node is in the group: where the map gives it no
+    /// seat either, the replica may go. One that joined and was not wanted any more before it heard anything
+    /// would stay for ever otherwise.
+    pub(crate) fn is_no_member(&self) -> bool {
+        self.raft.is_no_member()
     }
 
     /// Term and vote, with those that are on their way to the disk.
