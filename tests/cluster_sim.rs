@@ -39,6 +39,8 @@ fn faults_lose_nothing_and_every_move_ends() {
                 all.events += outcome.events;
                 all.moves += outcome.moves;
                 all.members += outcome.members;
+                all.made += outcome.made;
+                all.removed += outcome.removed;
                 all.crashes += outcome.crashes;
                 all.heal_ms = all.heal_ms.max(outcome.heal_ms);
                 all.wait_ms = all.wait_ms.max(outcome.wait_ms);
@@ -55,7 +57,8 @@ fn faults_lose_nothing_and_every_move_ends() {
     }
     println!("{count} seeds: {all:?}");
     assert!(failed.is_empty(), "{} seeds fail, the first:\n{}", failed.len(), failed[0]);
-    let much = all.crashes > 0 && all.members >= count / 2;
+    let groups = all.made >= count / 2 && all.removed >= count / 10;
+    let much = all.crashes > 0 && all.members >= count / 2 && groups;
     assert!(all.tally.done > 100 * count && much, "too little happened: {all:?}");
 }
 

@@ -203,6 +203,15 @@ impl Disk {
         self.unsynced.push_back(Step::Write(group, write));
     }
 
+    /// Whether of that group there is anything but a term and a vote.
+    pub fn has_more_than_a_vote(&self, group: GroupId) -> bool {
+        self.parts.get(&group).is_some_and(|part| {
+            let (log, state) = (&part.newest, &part.state);
+            let logged = log.base != EntryId::default() || !log.entries.is_empty();
+            logged || state.checkpoint.is_some() || !state.rows.is_empty() || state.staged.is_some()
+        })
+    }
+
     /// Whether something waits for a sync.
     pub fn is_dirty(&self) -> bool {
         !self.unsynced.is_empty()

@@ -231,13 +231,12 @@ impl World {
     /// A poll, and what it owes.
     fn turn(&mut self, id: NodeId, mut out: Output) {
         let (now, wall) = (self.now, self.wall(id));
-        let groups: Vec<_> = self.config.groups.keys().copied().collect();
         let host = self.hosts.get_mut(&id).expect("a node");
         let Some(node) = host.node.as_mut() else { return };
         if let Err(error) = node.poll(now, wall, &mut out) {
             panic!("node {id} stops: {error}");
         }
-        self.watch.look(id, node, now, &groups);
+        self.watch.look(id, node, now);
         let again = out.again;
         let owed = [out.writes.len(), out.messages.len(), out.state.len(), out.moves.len()];
         let owes =

@@ -17,6 +17,7 @@ pub mod network;
 pub mod random;
 pub mod rates;
 pub mod routers;
+mod settled;
 pub mod watch;
 pub mod workload;
 pub mod world;

@@ -26,6 +26,8 @@ pub struct Rates {
     pub sync_ms: u64,
     /// The administrator says something.
     pub admin_ms: u64,
+    /// The administrator drains groups.
+    pub drains: bool,
 }
 
 impl Rates {
@@ -39,7 +41,9 @@ impl Rates {
         let (crash_ms, pause_ms) = (pick([0, 2500, 1200, 600]), pick([0, 0, 3000, 1000]));
         let (router_ms, sync_ms) = (pick([0, 0, 1000, 300]), pick([1, 3, 20, 100]).max(1));
         let admin_ms = [80, 200, 400, 900][random.below(4) as usize];
+        let drains = random.below(8) == 0;
         Rates {
+            drains,
             loss,
             twice,
             late,
@@ -55,12 +59,12 @@ impl Rates {
 
     /// None but the time that a sync takes: clients are answered whatever the administrator does.
     pub fn is_calm(&self) -> bool {
-        Rates { sync_ms: 0, admin_ms: 0, ..*self } == Rates::default()
+        Rates { sync_ms: 0, admin_ms: 0, drains: false, ..*self } == Rates::default()
     }
 
     /// The same without faults.
     #[must_use]
     pub fn healed(&self) -> Rates {
-        Rates { sync_ms: 1, admin_ms: self.admin_ms, ..Rates::default() }
+        Rates { sync_ms: 1, admin_ms: self.admin_ms, drains: self.drains, ..Rates::default() }
     }
 }

@@ -49,10 +49,20 @@ impl Workload {
         (key, ask)
     }
 
-    /// What the administrator wants next, of groups 1 to `groups` and nodes 1 to `nodes`.
-    pub fn administer(&mut self, random: &mut Random, groups: u64, nodes: u64) -> MasterOp {
-        let group = GroupId(random.between(1, groups) as u32);
-        match random.below(24) {
+    /// What the administrator wants next, of these groups, the shardmaster first among them, and nodes 1 to
+    /// `nodes`; perhaps another group up to `last`. Only with `drains` are
+    /// slots given out by weight: thousands that nobody ever had are then among them.
+    pub fn administer(
+        &mut self,
+        random: &mut Random,
+        groups: &[GroupId],
+        nodes: u64,
+        last: u32,
+        drains: bool,
+    ) -> MasterOp {
+        let group = groups[random.between(1, groups.len() as u64 - 1) as usize];
+        match random.below(27) {
+            24..=26 => Self::groups(random, group, nodes, last, drains),
             20..=23 => Self::members(random, groups, nodes),
             0 => MasterOp::Rebalance { moves_max: Some(random.between(1, 4) as u32) },
             1 => MasterOp::Pause,
@@ -72,8 +82,8 @@ impl Workload {
     }
 
     /// A change of who is in a group, the shardmaster's among them.
-    fn members(random: &mut Random, groups: u64, nodes: u64) -> MasterOp {
-        let group = GroupId(random.below(groups + 1) as u32);
+    fn members(random: &mut Random, groups: &[GroupId], nodes: u64) -> MasterOp {
+        let group = groups[random.below(groups.len() as u64) as usize];
         let (one, other) = (NodeId(random.between(1, nodes)), NodeId(random.between(1, nodes)));
         match random.below(4) {
             0 => MasterOp::ReplaceNode { old: one, new: other, group: Some(group) },
@@ -83,6 +93,32 @@ impl Workload {
                 let evacuated = random.below(2) == 0;
                 MasterOp::SetEvacuated { node: one, evacuated }
             }
+        }
+    }
+
+    /// A group that comes, or that gives its slots away and goes.
+    fn groups(
+        random: &mut Random,
+        group: GroupId,
+        nodes: u64,
+        last: u32,
+        drains: bool,
+    ) -> MasterOp {
+        match random.below(6) {
+            0 | 1 => {
+                // An id that was used is refused, and no run has more than these.
+                let group = Some(GroupId(random.between(3, last.into()) as u32));
+                let first = random.between(1, nodes);
+                let voters = (first..first + 3).map(|id| NodeId((id - 1) % nodes + 1)).collect();
+                MasterOp::CreateGroup { group, voters, weight: 1, rebalance: drains }
+            }
+            2 if drains => MasterOp::DrainGroup { group },
+            2 => {
+                let ranges = slots().into_iter().map(|slot| (slot, slot)).collect();
+                MasterOp::MoveSlots { ranges, to: group }
+            }
+            3 => MasterOp::SetWeight { group, weight: random.between(1, 3) as u32 },
+            _ => MasterOp::RemoveGroup { group },
         }
     }
 }

@@ -15,7 +15,7 @@ use router::dispatch::LinkEvent;
 use shard_core::cluster_config::{
     ClusterConfig, ConfigNum, GroupConfig, NodeConfig, SHARDMASTER, SlotRange,
 };
-use shard_core::cluster_map::{ClusterMap, MemberStep};
+use shard_core::cluster_map::ClusterMap;
 use shard_core::kept::Kept;
 use shard_core::machine::Machine;
 use shard_core::node::Input;
@@ -38,6 +38,14 @@ const SETTLE_NS: Now = 5_000 * MS;
 pub const TIMEOUT_NS: Now = 5_000 * MS;
 /// Events of one run, at most: more is a loop without an end.
 const EVENTS_MAX: u64 = 6_000_000;
+
+/// The highest id that a group may get: ids are never used again.
+const GROUPS_MAX: u32 = 5;
+
+/// All groups that there may ever be, the shardmaster's among them.
+pub(super) fn every_group() -> impl Iterator<Item = GroupId> {
+    (0..=GROUPS_MAX).map(GroupId)
+}
 
 /// Something that happens.
 #[derive(Debug)]
@@ -89,6 +97,10 @@ pub struct Outcome {
     pub moves: u64,
     /// Groups whose members were changed, and are those that were wanted last.
     pub members: u64,
+    /// Groups that were made, and of those and the first ones the groups that were removed again.
+    pub made: u64,
+    /// See `made`.
+    pub removed: u64,
     /// Nodes that lost power.
     pub crashes: u64,
     /// How long it took to end all moves once nobody wanted any more. Milliseconds.
@@ -121,6 +133,8 @@ pub(super) struct World {
     pub(super) master_answers: Vec<Answered>,
     pub(super) crashes: u64,
     load: bool,
+    /// The groups that the administrator has seen.
+    seen: BTreeSet<GroupId>,
 }
 
 /// The cluster of a seed: 3 to 5 nodes, 2 or 3 groups for slots, each on three of the nodes.
@@ -175,6 +189,7 @@ impl World {
             master_answers: Vec::new(),
             crashes: 0,
             load: true,
+            seen: config.groups.keys().copied().collect(),
             config,
             random,
         };
@@ -309,14 +324,16 @@ impl World {
         if !self.load {
             return;
         }
-        let groups = self.config.shard_groups().count() as u64;
+        let groups: Vec<GroupId> = self.newest_map().config.groups.into_keys().collect();
+        self.seen.extend(&groups);
         if self.random.below(8) == 0 {
-            let group = GroupId(self.random.below(groups + 1) as u32);
+            let group = groups[self.random.below(groups.len() as u64) as usize];
             let to = NodeId(1 + self.random.below(self.hosts.len() as u64));
             self.submit_admin(Target::Group(group), Work::Transfer(to));
         } else {
             let nodes = self.hosts.len() as u64;
-            let op = self.workload.administer(&mut self.random, groups, nodes);
+            let drains = self.rates.drains;
+            let op = self.workload.administer(&mut self.random, &groups, nodes, GROUPS_MAX, drains);
             self.order(op);
         }
         let next = self.random.between(1, 2 * self.rates.admin_ms) * MS;
@@ -326,68 +343,6 @@ impl World {
     fn order(&mut self, op: MasterOp) {
         let work = Work::Master(MasterRequest { id: None, op });
         self.submit_admin(Target::Group(SHARDMASTER), work);
-    }
-
-    /// Whether nothing is left of any move, anywhere, and every slot is where it is to be.
-    fn is_settled(&self) -> Result<(), String> {
-        let nodes: Vec<_> =
-            self.hosts.iter().filter_map(|(id, h)| Some((id, h.node.as_ref()?))).collect();
-        let newest = nodes.iter().map(|(_, node)| node.view().map).max_by_key(|map| map.version);
-        let newest = newest.ok_or("no node runs")?;
-        for (id, node) in &nodes {
-            let map = node.view().map;
-            if map.version != newest.version {
-                return Err(format!("node {id} has map {} of {}", map.version, newest.version));
-            }
-            if let Some(record) = map.moves.values().next() {
-                let stands: Vec<_> = self.stands(record.order.slot);
-                return Err(format!("node {id}: {record:?}: {stands:#?}"));
-            }
-            if let Some((slot, waiting)) = map.waiting.iter().next() {
-                return Err(format!("slot {slot} waits: {waiting:?}"));
-            }
-            for group in self.config.groups.keys() {
-                let Some(replica) = node.replica(*group) else { continue };
-                let Machine::Shard(store) = replica.machine() else {
-                    continue;
-                };
-                if let Some(slot) = store.moving().next() {
-                    let stand = store.stand(slot);
-                    return Err(format!("node {id}, group {group}, slot {slot}: {stand:?}"));
-                }
-            }
-        }
-        self.has_members(&newest)?;
-        for range in &newest.config.slots {
-            for slot in range.first.0..=range.last.0 {
-                let owner = newest.owners.of(Slot(slot)).map(|(group, _)| group);
-                if owner != Some(range.group) {
-                    return Err(format!("slot {slot} is at {owner:?} and not {}", range.group));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether each group has the members that it is to have, and no replica is anywhere else.
-    fn has_members(&self, newest: &ClusterMap) -> Result<(), String> {
-        for (group, seats) in &newest.config.groups {
-            if let Some((wanted, voters)) = newest.wanted_members(*group) {
-                let settled = newest.reported_members(*group).filter(|members| {
-                    members.step == MemberStep::Settled && members.follows == wanted
-                });
-                if settled.is_none_or(|members| members.voters != voters) {
-                    return Err(format!("group {group}: {:?}", newest.members.get(group)));
-                }
-            }
-            for (id, host) in &self.hosts {
-                let node = host.node.as_ref().ok_or("a node does not run")?;
-                if node.replica(*group).is_some() != seats.voters.contains(id) {
-                    return Err(format!("a replica of group {group} on node {id}, or none"));
-                }
-            }
-        }
-        Ok(())
     }
 
     fn heal(&mut self) -> u64 {
@@ -420,11 +375,17 @@ impl World {
         took
     }
 
+    /// The newest map of any node; of the start while none runs.
+    pub(super) fn newest_map(&self) -> ClusterMap {
+        let nodes = self.hosts.values().filter_map(|host| host.node.as_ref());
+        let newest = nodes.map(|node| node.view().map).max_by_key(|map| map.version);
+        newest.unwrap_or_else(|| ClusterMap::clone(&Kept::first(&self.config).map))
+    }
+
     /// The number of the newest move that was settled.
     fn moves(&self) -> u64 {
         let nodes = self.hosts.values().filter_map(|host| host.node.as_ref());
-        let replicas = nodes
-            .flat_map(|node| self.config.groups.keys().filter_map(|group| node.replica(*group)));
+        let replicas = nodes.flat_map(|node| every_group().filter_map(|group| node.replica(group)));
         let settled = replicas.filter_map(|replica| match replica.machine() {
             Machine::Shard(store) => {
                 workload::slots().into_iter().map(|slot| store.stand(slot).settled.0).max()
@@ -432,30 +393,6 @@ impl World {
             Machine::Master(_) => None,
         });
         settled.max().unwrap_or(0)
-    }
-
-    /// The groups whose members were changed.
-    fn members(&self) -> u64 {
-        let nodes = self.hosts.values().filter_map(|host| host.node.as_ref());
-        let newest = nodes.map(|node| node.view().map).max_by_key(|map| map.version);
-        newest.map_or(0, |map| map.members.len() as u64)
-    }
-
-    /// How a slot stands everywhere.
-    fn stands(&self, slot: Slot) -> Vec<String> {
-        let nodes = self.hosts.iter().filter_map(|(id, host)| Some((id, host.node.as_ref()?)));
-        let all = nodes.flat_map(|(id, node)| {
-            let groups = self.config.groups.keys();
-            groups.filter_map(move |group| Some((id, group, node.replica(*group)?)))
-        });
-        all.map(|(id, group, replica)| match replica.machine() {
-            Machine::Shard(store) => {
-                let (led, stand) = (replica.leads(), store.stand(slot));
-                format!("node {id}, group {group}, leads {led}: {stand:?}")
-            }
-            Machine::Master(_) => format!("node {id}, leads group 0: {}", replica.leads()),
-        })
-        .collect()
     }
 
     fn keys(&self) -> BTreeSet<String> {
@@ -472,12 +409,16 @@ pub fn run(seed: u64) -> Outcome {
     world.run_until(FAULTS_NS, |_| false);
     let heal_ms = world.heal();
     let tally = world.history.check();
-    let (moves, members) = (world.moves(), world.members());
+    let newest = world.newest_map();
+    let (moves, members) = (world.moves(), newest.members.len() as u64);
+    world.seen.extend(newest.config.groups.keys());
+    let made = (world.seen.len() - world.config.groups.len()) as u64;
+    let removed = (world.seen.len() - newest.config.groups.len()) as u64;
     let waited = world.history.requests.iter();
     let waited = waited.filter_map(|r| r.answer.as_ref().map(|(at, _)| (at - r.asked) / MS));
     let wait_ms = waited.max().unwrap_or(0);
     let (trace, events, crashes) = (world.trace, world.events, world.crashes);
-    Outcome { trace, events, tally, moves, members, crashes, heal_ms, wait_ms }
+    Outcome { trace, events, tally, moves, members, made, removed, crashes, heal_ms, wait_ms }
 }
 
 impl World {
