@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 /// Asks whether it could win (thesis 9.6).
 #[derive(Clone, Debug)]
 pub(crate) struct PreCandidate {
+    /// Who leads the current term, as far as known: it may still hand over.
+    pub(crate) leader: Option<NodeId>,
     /// Answers of another round do not count.
     pub(crate) round: u64,
     /// One answer per voter, the first.
@@ -45,7 +47,9 @@ impl Raft {
         }
         let election_at = self.next_round(now);
         self.pre_vote_round += 1;
+        let leader = self.leader_of_term();
         self.role = RoleState::PreCandidate(PreCandidate {
+            leader,
             round: self.pre_vote_round,
             votes: BTreeMap::from([(self.config.id, true)]),
             ask_at: now + self.config.heartbeat_ns,
@@ -158,6 +162,10 @@ impl Raft {
             asking.election_at = self.early.after_refusal(now, asking.election_at);
         }
         match self.tally() {
+            // What it has promised since it asked holds for its own vote as well (R18).
+            VoteResult::Won if now < self.promised_until => {
+                self.follow(now, self.hard.term, None);
+            }
             VoteResult::Won => self.request_votes(now, false),
             VoteResult::Lost => self.follow(now, self.hard.term, None),
             VoteResult::Pending => {}

@@ -209,7 +209,7 @@ impl Raft {
         m: AppendEntries,
     ) -> Result<(), Reject> {
         self.hear_leader(now, from)?;
-        let promised_ns = self.promise_lease(now, m.lease_ns);
+        let promised_ns = self.promise_lease(now, from, m.lease_ns);
         let echo = Echo { stamp: m.stamp, promised_ns };
         // Nothing is matched, and nothing follows it, before a snapshot is installed (R26).
         if self.snapshots.installing.is_some() {

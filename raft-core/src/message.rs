@@ -228,8 +228,9 @@ pub struct InstallSnapshotReply {
 /// far below the end of the integers that no sum of ours overflows (E32).
 pub const ID_MAX: u64 = u64::MAX / 2;
 
-/// By how much a message's term may be above the receiver's: more elections than a group holds in a hundred
-/// thousand years. Whoever is on the way to [`ID_MAX`] is heard of long before it is there.
+/// By how much a term near [`ID_MAX`] may be above the receiver's: more elections than a group holds in a hundred
+/// thousand years. Below half of [`ID_MAX`], and below three quarters of who leads in it, any term is taken, since
+/// a replica that joins or was away for long begins far behind.
 pub const TERM_LEAP_MAX: u64 = 1 << 40;
 
 impl Message {
@@ -267,6 +268,15 @@ impl Message {
             return Err(Reject::Malformed("last entry out of range"));
         }
         Ok(())
+    }
+
+    /// Whether a replica of `own` may go to its term. One message must not carry a group to a term after which
+    /// there is no other, nor leave behind for ever those that it does not reach: who leads is believed further than
+    /// who asks (E32).
+    pub(crate) fn is_in_reach(&self, own: Term) -> bool {
+        let leads = matches!(self, Message::AppendEntries(_) | Message::InstallSnapshot(_));
+        let any = if leads { ID_MAX / 4 * 3 } else { ID_MAX / 2 };
+        self.term().0 <= any.max(own.0.saturating_add(TERM_LEAP_MAX))
     }
 
     /// The sender's term.

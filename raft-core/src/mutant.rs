@@ -136,6 +136,8 @@ pub enum Mutant {
     StuckLeaderHoldsTimers,
     /// Any term is taken, up to the last one (E32).
     AnyTerm,
+    /// A leader whose disk is stuck is promised that no vote is given (R15, R18).
+    PromiseToStuckLeader,
 }
 
 impl Mutant {
@@ -205,5 +207,6 @@ impl Mutant {
         Mutant::StreamWithoutEnd,
         Mutant::StuckLeaderHoldsTimers,
         Mutant::AnyTerm,
+        Mutant::PromiseToStuckLeader,
     ];
 }

@@ -148,6 +148,11 @@ impl Progress {
     pub(crate) fn reset(&mut self, now: Now) {
         match &mut self.state {
             ProgressState::Snapshot(stream) => stream.rewind(),
+            // Nothing is known of it in this term: to begin at the first entry would bring it all of the
+            // log again, or a snapshot where the first entry is gone.
+            ProgressState::Probe { .. } if self.match_index == Index(0) => {
+                self.probe(self.next_index);
+            }
             ProgressState::Probe { .. } | ProgressState::Replicate(_) => {
                 self.probe(self.match_index.next());
             }

@@ -11,7 +11,7 @@ use crate::frame;
 use crate::leader::Leader;
 use crate::liveness::{Early, Link};
 use crate::log::Log;
-use crate::message::{Message, TERM_LEAP_MAX};
+use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::progress::{Progress, WindowMax};
 use crate::random::Random;
@@ -60,11 +60,19 @@ pub struct Raft {
     reported: RoleChange,
     /// When `poll` last took everything, if nothing happened since.
     pub(crate) polled: Option<Now>,
-    /// A `Busy`, or `Transferring`, was given out.
-    pub(crate) busy: bool,
-    /// What the last payload that was refused as `Busy` takes; 0 if none was.
-    busy_bytes: u64,
+    pub(crate) busy: Busy,
     ticket: Option<Ticket>,
+}
+
+/// What was given out as `Busy`, or `Transferring`, since its host was last told that there is room.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Busy {
+    /// Reads.
+    pub(crate) reads: bool,
+    /// Proposals.
+    writes: bool,
+    /// What the last payload that was refused takes; 0 if none was.
+    bytes: u64,
 }
 
 /// What was refused as `Busy` comes again, and smaller payloads do not pass it meanwhile: they would keep
@@ -163,8 +171,7 @@ impl Raft {
             out: Vec::new(),
             reported: RoleChange { role: Role::Follower, term: hard.term, leader: None },
             polled: None,
-            busy: false,
-            busy_bytes: 0,
+            busy: Busy::default(),
             ticket: None,
             hard,
             config,
@@ -229,8 +236,7 @@ impl Raft {
     /// Refuses what no correct peer says, before it can change anything.
     fn refuse_impossible(&self, from: NodeId, message: &Message) -> Result<(), Reject> {
         message.check()?;
-        let highest = self.hard.term.0.saturating_add(TERM_LEAP_MAX);
-        if message.term().0 > highest && !self.config.breaks(Mutant::AnyTerm) {
+        if !message.is_in_reach(self.hard.term) && !self.config.breaks(Mutant::AnyTerm) {
             return Err(Reject::Malformed("term out of range"));
         }
         // Whether its configuration names the sender does not matter: it may be behind (R20, R29).
@@ -267,7 +273,7 @@ impl Raft {
             return proposed;
         }
         if let Some(to) = self.transferring() {
-            self.busy = true;
+            self.busy.writes = true;
             proposed.refused = Some(Refused::Transferring { to });
             return proposed;
         }
@@ -295,8 +301,7 @@ impl Raft {
             self.ticket = (!admitted).then_some(Ticket { bytes: needed.max(waits), until });
         }
         if !admitted {
-            self.busy = true;
-            self.busy_bytes = needed;
+            (self.busy.writes, self.busy.bytes) = (true, needed);
         }
         (!admitted).then_some(Refused::Busy)
     }
@@ -350,7 +355,7 @@ impl Raft {
             RoleState::Follower(_) | RoleState::PreCandidate(_) | RoleState::Candidate(_) => None,
         };
         // Whoever waits behind a ticket hears when it is over.
-        let ticket = self.ticket.filter(|ticket| self.busy && self.busy_bytes < ticket.bytes / 2);
+        let ticket = self.ticket.filter(|t| self.busy.writes && self.busy.bytes < t.bytes / 2);
         let ticket = ticket.map(|ticket| ticket.until);
         [role, retry, transfer, ticket, self.reads_deadline()].into_iter().flatten().min()
     }
@@ -457,16 +462,24 @@ impl Raft {
             effects.role = Some(role);
         }
         self.ticket.take_if(|ticket| ticket.until <= now);
-        // What is proposed elsewhere than at a leader is not refused for want of room, but reads are.
-        let writes = self.role() != Role::Leader
-            || self.admits(now, self.busy_bytes.max(1)) && self.transferring().is_none();
-        let reads = self.reads.waiting() < self.config.waiting_reads_max;
-        effects.room = self.busy && writes && reads;
-        self.busy &= !effects.room;
-        if effects.room {
-            self.busy_bytes = 0;
-        }
+        effects.room = self.find_room(now);
         !effects.is_empty()
+    }
+
+    /// Whether something of what was refused would be let in now. What is proposed elsewhere than at a leader is
+    /// not refused for want of room, but reads are.
+    fn find_room(&mut self, now: Now) -> bool {
+        let fits = |bytes: u64| self.admits(now, bytes.max(1));
+        let largest = self.ticket.map_or(0, |ticket| ticket.bytes);
+        let fit = fits(self.busy.bytes) || largest > 0 && fits(largest);
+        let leads = self.role() == Role::Leader;
+        let writes = self.busy.writes && (!leads || fit && self.transferring().is_none());
+        let reads = self.busy.reads && self.reads.waiting() < self.config.waiting_reads_max;
+        if writes {
+            (self.busy.writes, self.busy.bytes) = (false, 0);
+        }
+        self.busy.reads &= !reads;
+        writes || reads
     }
 
     fn hand_over_commits(&mut self, now: Now, effects: &mut Effects) {

@@ -111,7 +111,7 @@ impl Raft {
             return Err(Refused::NotLeader { hint: None });
         }
         if self.reads.waiting() >= self.config.waiting_reads_max {
-            self.busy = true;
+            self.busy.reads = true;
             return Err(Refused::Busy);
         }
         self.rebase_reads();
@@ -266,7 +266,7 @@ impl Raft {
 
     pub(crate) fn on_confirm(&mut self, now: Now, from: NodeId, m: Confirm) -> Result<(), Reject> {
         self.hear_leader(now, from)?;
-        let promised_ns = self.promise_lease(now, m.lease_ns);
+        let promised_ns = self.promise_lease(now, from, m.lease_ns);
         let reply = ConfirmReply { term: self.hard.term, seq: m.seq, stamp: m.stamp, promised_ns };
         self.send(from, Message::ConfirmReply(reply), Index(0));
         Ok(())
@@ -336,8 +336,11 @@ impl Raft {
 
     /// Promises to the leader that is heard now that no vote is given for so long (R18), if that is
     /// no longer than this replica would wait anyway. Durable before it is said (R8).
-    pub(crate) fn promise_lease(&mut self, now: Now, asked_ns: Now) -> Now {
-        if asked_ns == 0 || asked_ns > self.config.election_timeout_ns_min {
+    ///
+    /// Nothing is promised to a leader whose disk is stuck: another is to take its place (R15).
+    pub(crate) fn promise_lease(&mut self, now: Now, to: NodeId, asked_ns: Now) -> Now {
+        let stuck = self.is_stuck(to) && !self.config.breaks(Mutant::PromiseToStuckLeader);
+        if asked_ns == 0 || asked_ns > self.config.election_timeout_ns_min || stuck {
             return 0;
         }
         self.promised_until = self.promised_until.max(now + asked_ns);

@@ -23,6 +23,10 @@ use crate::types::{EntryId, Index, NodeId, Now, Term};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// How many times [`crate::Config::snapshot_patience_ns`] a receiver may take to install what it has, before its
+/// stream holds the log no more.
+const INSTALL_PATIENCES: u64 = 10;
+
 /// Names a snapshot within its group: replicas that took one at the same place give it the same name.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -144,6 +148,8 @@ pub(crate) struct Stream {
     moved_at: Now,
     /// When bytes were last let go.
     sent_at: Now,
+    /// When the receiver first said that it has everything.
+    whole_at: Option<Now>,
     /// Given up: offered again with the next sign of life, and holding no log.
     idle: bool,
     /// Streams to the same peer that came before, and were overtaken.
@@ -158,8 +164,16 @@ impl Incoming {
 
 impl Stream {
     pub(crate) fn new(snapshot: Snapshot, now: Now, retries: u32) -> Stream {
-        let (acknowledged, sent) = (0, 0);
-        Stream { snapshot, acknowledged, sent, moved_at: now, sent_at: now, idle: false, retries }
+        Stream {
+            snapshot,
+            acknowledged: 0,
+            sent: 0,
+            moved_at: now,
+            sent_at: now,
+            whole_at: None,
+            idle: false,
+            retries,
+        }
     }
 
     /// What left may be lost.
@@ -187,14 +201,21 @@ impl Stream {
         (self.snapshot.id, self.acknowledged, self.sent, self.idle)
     }
 
+    /// Whether the receiver, asked at `stamp`, after the last news, has lost what it had.
+    fn has_lost(&self, offset: u64, stamp: Now) -> bool {
+        offset < self.acknowledged && stamp >= self.moved_at.max(1)
+    }
+
     /// The receiver has `offset` bytes, as an answer to what left at `stamp` (0: unasked). Returns what
     /// may leave now.
     fn wants(&mut self, now: Now, offset: u64, stamp: Now, limits: Limits) -> Option<(u64, u64)> {
-        if offset > self.acknowledged || offset == self.snapshot.bytes {
+        let whole = offset == self.snapshot.bytes;
+        if whole && now >= self.whole_at.get_or_insert(now).saturating_add(limits.install_ns) {
+            // It has everything and does not come to an end with it: that is no progress.
+        } else if offset > self.acknowledged || whole {
             self.acknowledged = offset;
             self.moved_at = now;
-        } else if offset < self.acknowledged && stamp >= self.moved_at.max(1) {
-            // Asked after the last news: it has lost what it had.
+        } else if self.has_lost(offset, stamp) {
             self.acknowledged = offset;
             self.sent = offset;
         } else if self.sent > offset && now >= self.sent_at.saturating_add(limits.resend_ns) {
@@ -217,6 +238,8 @@ struct Limits {
     window_bytes: u64,
     /// What was let go and is not answered for so long is let go again.
     resend_ns: Now,
+    /// How long a receiver may take to install what it has.
+    install_ns: Now,
 }
 
 impl Snapshot {
@@ -276,10 +299,15 @@ impl Snapshots {
 
 impl Raft {
     /// The index up to which a checkpoint may become durable: applied, and on this replica's disk. One
-    /// beyond the durable log could not be continued by it after a crash (R6). 0 for a replica that joins
-    /// until what is applied says who is in the group: a checkpoint must say that (S14).
+    /// beyond the durable log could not be continued by it after a crash (R6). 0 while a
+    /// snapshot is being installed, and for a replica that joins until what is applied says who is in the group: a
+    /// checkpoint must say that (S14).
     pub fn checkpointable(&self) -> Index {
         let applied = self.apply.applied;
+        // The log begins after what the state machine has.
+        if self.snapshots.installing.is_some() {
+            return Index(0);
+        }
         if !self.confs.known_at(applied) && !self.config.breaks(Mutant::CheckpointOfNobody) {
             return Index(0);
         }
@@ -364,7 +392,7 @@ impl Raft {
         m: InstallSnapshot,
     ) -> Result<(), Reject> {
         self.hear_leader(now, from)?;
-        let promised_ns = self.promise_lease(now, m.lease_ns);
+        let promised_ns = self.promise_lease(now, from, m.lease_ns);
         let (stamp, at) = (m.stamp, m.snapshot.id.at);
         let (id, offset) = match &self.snapshots.installing {
             Some(whole) if self.log.contains(at) => (whole.id, whole.bytes),
@@ -484,6 +512,7 @@ impl Raft {
         let limits = Limits {
             window_bytes: self.config.snapshot_window_bytes,
             resend_ns: self.config.election_timeout_ns_min,
+            install_ns: self.config.snapshot_patience_ns.saturating_mul(INSTALL_PATIENCES),
         };
         let patience = 2 * self.config.heartbeat_ns;
         let lease_ns = self.config.lease_ns;
@@ -492,7 +521,10 @@ impl Raft {
         let Some(progress) = leader.peers.get_mut(&from) else { return };
         progress.answered(now, m.stamp, m.promised_ns, lease_ns);
         let ProgressState::Snapshot(stream) = &mut progress.state else { return };
-        if stream.idle {
+        // What it lost may be rotten here: there is a newer one.
+        let lost = m.id == stream.snapshot.id && stream.has_lost(m.offset, m.stamp.min(now));
+        let newer = newest.as_ref().is_some_and(|newest| newest.id != stream.snapshot.id);
+        if stream.idle || lost && newer {
             let Some(newest) = newest else { return };
             **stream = Stream::new(newest, now, stream.retries);
             progress.probe_at = Some(now);

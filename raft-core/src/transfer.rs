@@ -80,9 +80,18 @@ impl Raft {
     /// The leader wants this replica to lead: it campaigns at once, without asking first. Its
     /// requests pass the others' belief in that leader, for the term after it alone (R19).
     pub(crate) fn on_timeout_now(&mut self, now: Now, from: NodeId) {
-        let RoleState::Follower(follower) = &self.role else { return };
-        if follower.leader == Some(from) && self.may_campaign() {
+        if self.leader_of_term() == Some(from) && from != self.config.id && self.may_campaign() {
             self.request_votes(now, true);
+        }
+    }
+
+    /// Who leads the current term, whether it is believed in or not.
+    pub(crate) fn leader_of_term(&self) -> Option<NodeId> {
+        match &self.role {
+            RoleState::PreCandidate(asking) => asking.leader,
+            RoleState::Follower(_) | RoleState::Candidate(_) | RoleState::Leader(_) => {
+                self.leader()
+            }
         }
     }
 

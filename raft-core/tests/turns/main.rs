@@ -9,6 +9,7 @@ use raft_core::snapshot::*;
 use raft_core::types::*;
 use raft_core::{Config, Raft, Restored, invariants};
 
+mod held_up;
 mod late_and_false;
 
 fn id(index: u64, term: u64) -> EntryId {

@@ -79,11 +79,12 @@ impl Watch {
                 let known = *self.digests.entry((group, at)).or_insert(digest);
                 assert_eq!(known, digest, "I4: group {group} differs at {at} on node {id}, {now}");
             }
-            if let Machine::Shard(store) = replica.machine() {
-                if at > self.newest.get(&group).map_or(Index(0), |newest| newest.at) {
-                    let newest = Newest::of(at, &self.slots, |slot| store.stand(slot).phase);
-                    self.newest(group, newest, now);
-                }
+            let known = self.newest.get(&group).map_or(Index(0), |newest| newest.at);
+            if let Machine::Shard(store) = replica.machine()
+                && at > known
+            {
+                let newest = Newest::of(at, &self.slots, |slot| store.stand(slot).phase);
+                self.newest(group, newest, now);
             }
         }
     }

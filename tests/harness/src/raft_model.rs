@@ -325,7 +325,9 @@ impl Check<'_> {
         let cut = same < before.len();
         if let Some(m) = self.append(node) {
             assert!(has(before, m.prev), "model: n{id} appends behind a hole");
-            assert!(node.role == Role::Follower, "model: n{id} takes entries and does not follow");
+            // Who asks whether it could take the place of a leader on a stuck disk still hears it (R15).
+            let hears = matches!(node.role, Role::Follower | Role::PreCandidate);
+            assert!(hears, "model: n{id} takes entries and does not follow");
             let taken = m.entries.iter().all(|entry| has(after, entry.id));
             let only = after.len() as u64 == m.prev.index.0 + m.entries.len() as u64;
             assert!(taken && only, "model: n{id} makes another log than it was sent");
@@ -450,9 +452,15 @@ impl Check<'_> {
         let told = self.messages().map(told).max().unwrap_or_default();
         // A turn of many calls may compare logs in one term and end in a later one.
         let compared = |m: &AppendEntries| Index(m.prev.index.0 + m.entries.len() as u64);
+        let offered = self.messages().filter_map(|(_, message)| match message {
+            Message::InstallSnapshot(m) if has(&node.now.log, m.snapshot.id.at) => {
+                Some(m.snapshot.id.at.index)
+            }
+            _ => None,
+        });
         let earlier = match self.inputs.len() {
             1 => Index(0),
-            _ => self.appends().map(compared).fold(self.before.verified, Index::max),
+            _ => self.appends().map(compared).chain(offered).fold(self.before.verified, Index::max),
         };
         let verified = node.verified.max(earlier);
         assert!(

@@ -571,7 +571,8 @@ impl Sim {
             let clogged = clogged.get(&(from, to)).is_some_and(|until| until > now);
             !cuts.lose(from, to) && !clogged && awake(from)
         };
-        self.watch.look(&mut self.world, *now, awake, hears);
+        let stuck = |id: NodeId| trouble[&id].stalled_until > *now;
+        self.watch.look(&mut self.world, *now, awake, hears, stuck);
     }
 
     fn strike_all(&mut self) {

@@ -4,7 +4,7 @@
 use crate::raft_world::World;
 use raft_core::effects::{NodeLiveness, Role};
 use raft_core::types::{NodeId, Now, Term};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// From one look to the next.
 pub const EVERY: Now = 100_000_000;
@@ -17,6 +17,8 @@ enum Told {
     #[default]
     Up,
     Deaf,
+    /// Its disk is stuck.
+    Stalled,
     Down,
 }
 
@@ -34,6 +36,8 @@ struct Pair {
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
     pairs: BTreeMap<(NodeId, NodeId), Pair>,
+    /// Who was told that its own disk is stuck.
+    own: BTreeSet<NodeId>,
 }
 
 impl Watch {
@@ -43,16 +47,27 @@ impl Watch {
         world.call(observer, |raft, now| raft.liveness(now, id, NodeLiveness::Down { gone }));
     }
 
-    /// Looks around. Only those who are awake do; `hears(a, b)`: what b sends reaches a.
+    /// Looks around. Only those who are awake do; `hears(a, b)`: what b sends reaches a; the disks of some are
+    /// `stuck`, which a real node says after one timeout, and others of it after two.
     pub fn look(
         &mut self,
         world: &mut World,
         now: Now,
         awake: impl Fn(NodeId) -> bool,
         hears: impl Fn(NodeId, NodeId) -> bool,
+        stuck: impl Fn(NodeId) -> bool,
     ) {
         let ids = world.ids();
         let alive = |world: &World, id: NodeId| world.host(id).raft.is_some();
+        for id in ids.iter().copied().filter(|id| awake(*id)) {
+            let changes = match stuck(id) {
+                true => self.own.insert(id).then_some(NodeLiveness::DiskStalled),
+                false => self.own.remove(&id).then_some(NodeLiveness::Down { gone: false }),
+            };
+            if let Some(edge) = changes {
+                world.call(id, |raft, now| raft.liveness(now, id, edge));
+            }
+        }
         for (a, b) in ids.iter().flat_map(|a| ids.iter().map(|b| (*a, *b))) {
             if a == b || !alive(world, a) || !awake(a) {
                 continue;
@@ -66,6 +81,7 @@ impl Watch {
                 pair.echoed = now;
             }
             let told = match (now - pair.heard < SILENCE, now - pair.echoed < SILENCE) {
+                (true, true) if stuck(b) => Told::Stalled,
                 (true, true) => Told::Up,
                 (true, false) => Told::Deaf,
                 (false, _) => Told::Down,
@@ -84,6 +100,7 @@ impl Watch {
         let edge = match told {
             Told::Up => return world.connect(a, b),
             Told::Deaf => NodeLiveness::Deaf,
+            Told::Stalled => NodeLiveness::DiskStalled,
             Told::Down => NodeLiveness::Down { gone: false },
         };
         world.call(a, |raft, now| raft.liveness(now, b, edge));
