@@ -378,6 +378,29 @@ fn f11_f12_a_stuck_disk_hands_over_and_acknowledges_nothing() {
     check_every_replica(&cluster, &writers.end_all_told());
 }
 
+/// A stop does not hang on a disk that will never answer. What was acknowledged is on the disk, as after SIGKILL.
+#[test]
+fn f11_a_stop_ends_though_the_disk_is_stuck() {
+    let (mut cluster, writers) = start();
+    let mut random = Random::new(13);
+    writers.wait_for_acks(200);
+    for name in ["log", "state"] {
+        let path = file(&cluster, 1, name);
+        let before = durable(&cluster, 1);
+        Control::Stall.begin(&path);
+        writers.skip_acks();
+        writers.wait_for_acks(600);
+        cluster.node(1).signal("TERM");
+        ends_with(&mut cluster, 1, &["the disk has not taken what it was given"]);
+        Control::Stall.end(&path);
+        restart_well(&mut cluster, &mut random, &[1]);
+        assert!(durable(&cluster, 1) >= before);
+        writers.skip_acks();
+        writers.wait_for_acks(100);
+    }
+    check_every_replica(&cluster, &writers.end_all_told());
+}
+
 // ---- Disks that are full ----
 
 /// Whether a file of a node waits for room.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -96,7 +96,11 @@ pub fn open(
     Ok(kept)
 }
 
-/// The thread. Dropping it waits for a write that is under way.
+/// How long a stop waits for a write that is under way, and how often it looks.
+const STOP_MAX: Duration = Duration::from_secs(5);
+const STOP_LOOK: Duration = Duration::from_millis(2);
+
+/// The thread. Dropping it waits for a write that is under way, unless the disk is stuck.
 pub struct KeptWriter {
     to: Option<SyncSender<(u64, Arc<Kept>)>>,
     thread: Option<JoinHandle<()>>,
@@ -126,7 +130,12 @@ impl KeptWriter {
 impl Drop for KeptWriter {
     fn drop(&mut self) {
         self.to.take();
-        if let Some(thread) = self.thread.take() {
+        let Some(thread) = self.thread.take() else { return };
+        let until = Instant::now() + STOP_MAX;
+        while !thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(STOP_LOOK);
+        }
+        if thread.is_finished() {
             // A panic was told where it was.
             let _ = thread.join();
         }

@@ -21,6 +21,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
@@ -40,6 +41,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// How long a stop waits for others to lead: a transfer takes a few round trips, or is given up
 /// after an election timeout.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
+/// How long a stop waits for the disk to take what it was given. A disk that is stuck may never do so.
+const CLOSE_MAX: Duration = Duration::from_secs(15);
 /// A wake-up later than this means that the thread was busy with something else, or the machine
 /// stood still.
 const STALL: Duration = Duration::from_millis(50);
@@ -148,8 +151,31 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Worker
     };
     let inlets = Inlets { local: parts.local.from, inbox: parts.inbox, disk: parts.disk_events };
     let result = worker.run(inlets, shutdown).await;
-    let closed = worker.disk.close().map_err(WorkerError::Disk);
+    let closed = close(worker.disk).map_err(WorkerError::Disk);
     result.and(closed)
+}
+
+/// Closes both files, by a thread of its own: nobody can take back what was asked of a stuck disk.
+fn close(disk: Disk) -> Result<(), String> {
+    let (done, closed) = std::sync::mpsc::channel();
+    let close = move || {
+        // Nobody listens any more if it took too long.
+        let _ = done.send(disk.close());
+    };
+    let closing = std::thread::Builder::new().name("disk-close".to_owned()).spawn(close);
+    let closing = closing.map_err(|error| format!("cannot start a thread to close: {error}"))?;
+    match closed.recv_timeout(CLOSE_MAX) {
+        Ok(closed) => closed,
+        Err(RecvTimeoutError::Timeout) => Err(format!(
+            "the disk has not taken what it was given within {} seconds of the stop, so the node ends without \
+             that; what was answered is on it, and the next start goes on from there",
+            CLOSE_MAX.as_secs()
+        )),
+        Err(RecvTimeoutError::Disconnected) => match closing.join() {
+            Ok(()) => Ok(()),
+            Err(panic) => std::panic::resume_unwind(panic),
+        },
+    }
 }
 
 /// A router's side of the worker: its channel, and what did not fit into it.
