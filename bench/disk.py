@@ -222,8 +222,11 @@ def part_idle_group(cluster, args):
     port, log = cluster.port(1), cluster.folder / "node-1" / "log.redb"
     wait_for("start", lambda: Client(port, 30).call("SET", "started", "1") == "+OK", 120)
     slots = 16384 // GROUPS
-    # The slots of the first group are silent after this.
-    silent = next(key for key in (f"s{n}" for n in range(10**6)) if binascii.crc_hqx(key.encode(), 0) % 16384 < slots)
+    # The slots of the first group are silent after this. It has more log than is written anew in one piece.
+    named = (f"s{n}" for n in range(10**7))
+    mine = [key for key, _ in zip((k for k in named if binascii.crc_hqx(k.encode(), 0) % 16384 < slots), range(8000))]
+    load(port, [key.encode() for key in mine])
+    silent = mine[0]
     Client(port, 30).call("SET", silent, "kept")
     longest, written, n = 0, 0, 0
     while written < args.log_bytes:
