@@ -200,6 +200,7 @@ impl Raft {
     ) {
         let (lease_ns, from_receipt) =
             (self.config.lease_ns, self.config.breaks(Mutant::LeaseFromReceipt));
+        let patience = 2 * self.config.heartbeat_ns;
         let RoleState::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.peers.get_mut(&from) else { return };
         let stamp = if from_receipt { now } else { m.stamp };
@@ -211,6 +212,8 @@ impl Raft {
                 let last = self.log.last().index;
                 progress.finish_round(now, last, self.config.election_timeout_ns_min);
                 if rose {
+                    // It is there again: what it waits for does not wait for the silence before.
+                    progress.ask_soon(now, patience);
                     self.advance_commit();
                 }
             }

@@ -200,7 +200,7 @@ impl Progress {
         }
     }
 
-    /// A stream to it moves: if it stops, it is asked without the patience that silence has earned.
+    /// It makes progress: if that stops, it is asked without the patience that silence has earned.
     pub(crate) fn ask_soon(&mut self, now: Now, patience: Now) {
         self.backoff = 0;
         self.probe_at = self.probe_at.map(|at| at.min(now + patience));

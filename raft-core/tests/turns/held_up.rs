@@ -453,3 +453,50 @@ fn who_was_away_at_the_election_gets_what_it_lacks() {
         assert_eq!(m.prev.index, Index(100), "from the beginning");
     }
 }
+
+/// R12: a follower that was silent for long, and so is asked seldom, and that answers then, hears what is
+/// committed as soon as one that never was silent.
+#[test]
+fn who_was_silent_and_answers_hears_of_the_commit_soon() {
+    let (mut r, mut now) = leader();
+    let asked = |r: &mut Raft, now| {
+        let mut e = Effects::default();
+        let mut asked = None;
+        while r.poll(now, &mut e) {
+            if let Some(write) = e.write.take() {
+                r.persisted(now, write.token);
+            }
+            for peer in e.appendable.clone() {
+                while let Pull::Ready(Message::AppendEntries(m)) = r.next_append(now, peer, 1 << 20)
+                {
+                    match peer {
+                        NodeId(2) => {
+                            let (stamp, outcome) = (m.stamp, has_all(&m));
+                            let (term, promised_ns, commit) = (m.term, 0, m.commit);
+                            let reply =
+                                AppendEntriesReply { term, stamp, promised_ns, commit, outcome };
+                            r.step(now, peer, Message::AppendEntriesReply(reply)).unwrap();
+                        }
+                        _ => asked = Some(m),
+                    }
+                }
+            }
+        }
+        asked
+    };
+    r.propose(now, &mut std::iter::once(Bytes::from_static(b"x")));
+    let mut last = asked(&mut r, now).expect("n3 is sent it");
+    for _ in 0..12 {
+        now = r.deadline().expect("n3 is asked again");
+        r.tick(now);
+        last = asked(&mut r, now).unwrap_or(last);
+    }
+    assert!(r.deadline().unwrap() > now + 1000 * MS, "it is asked seldom");
+    let index = r.status().last.index;
+    let outcome = AppendOutcome::Accepted { matched: index, received: index };
+    let (stamp, promised_ns, commit) = (last.stamp, 0, Index(0));
+    let reply = AppendEntriesReply { term: last.term, stamp, promised_ns, commit, outcome };
+    r.step(now, NodeId(3), Message::AppendEntriesReply(reply)).unwrap();
+    asked(&mut r, now);
+    assert!(r.deadline().unwrap() <= now + 200 * MS, "it waits as if it were silent still");
+}
