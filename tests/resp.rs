@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use goldenscript::Runner;
+use harness::redirect_script::RedirectScript;
 use harness::resp_script::{RefusalScript, ScannerScript};
 use router::commands::{COMMANDS, Call, Local, parse};
 use router::reply::Reply;
@@ -28,6 +29,11 @@ fn scanner_scripts() {
 #[test]
 fn refusal_scripts() {
     run_scripts::<RefusalScript>("refusals");
+}
+
+#[test]
+fn redirect_scripts() {
+    run_scripts::<RedirectScript>("redirects");
 }
 
 /// HELP of a container names every subcommand that is served, and no other.

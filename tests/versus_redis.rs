@@ -395,6 +395,7 @@ const OWN_FIELDS: &[&str] = &[
     "aof_current_size",
     "disk_",
     "protocol_errors",
+    "total_moved_replies",
     "dispatch_",
     "raft_",
     "router_",

@@ -184,6 +184,11 @@ impl Backend {
         self.0.view()
     }
 
+    /// The group that has a slot and the node that leads it, unless that is about to change, as far as known.
+    pub fn leader_of(&self, slot: Slot) -> Option<(GroupId, NodeId)> {
+        self.0.leader_of(slot)
+    }
+
     /// The shard groups of which a node that can be reached names a leader.
     pub fn led_groups(&self) -> BTreeSet<GroupId> {
         self.0.led_groups()

@@ -9,6 +9,7 @@ use crate::admin::AdminRun;
 use crate::backend::{Answered, Refusal, Target, Work};
 use crate::commands::Barrier;
 use crate::info::KeysElsewhere;
+use crate::redirect::Scope;
 use crate::reply::{Reply, UNFIT_ANSWER, op_error_text, refusal_text};
 use shard_core::cluster_config::SHARDMASTER;
 use shard_core::op::{Op, Outcome};
@@ -41,8 +42,13 @@ enum Step {
 pub type Asks = Vec<(Target, Work)>;
 
 impl BarrierRun {
-    /// Begins: what is to be submitted first.
-    pub fn start(barrier: Barrier, view: &ClusterView, node: Option<NodeId>) -> (BarrierRun, Asks) {
+    /// Begins: what is to be submitted first. `scope` is what DBSIZE and FLUSHALL are about.
+    pub fn start(
+        barrier: Barrier,
+        view: &ClusterView,
+        node: Option<NodeId>,
+        scope: &Scope,
+    ) -> (BarrierRun, Asks) {
         let config = &view.map.config;
         let (step, query) = match barrier {
             Barrier::Transfer { group, to } if config.groups.contains_key(&group) => {
@@ -72,7 +78,8 @@ impl BarrierRun {
                 let none = vec![false; usize::from(SLOTS)];
                 let mut assigned = none.clone();
                 let owners = view.map.owners.ranges();
-                owners.iter().for_each(|range| mark(&mut assigned, (range.first, range.last)));
+                let owners = owners.iter().filter(|range| scope.has(range.group));
+                owners.for_each(|range| mark(&mut assigned, (range.first, range.last)));
                 (
                     Step::Ask { owned: none.clone(), occupied: none, assigned },
                     GroupQuery::OccupiedSlots,
@@ -81,11 +88,13 @@ impl BarrierRun {
         };
         let asks: Asks = config
             .shard_groups()
+            .filter(|group| scope.has(*group))
             .map(|group| (Target::Group(group), Work::Query(query.clone())))
             .collect();
         let mut run = BarrierRun { waiting: asks.len(), refusals: Refusals::default(), step };
-        if asks.is_empty() {
-            run.refusals.note(Refusal::ClusterDown);
+        let counts_none = matches!((&run.step, scope), (Step::Count { .. }, Scope::Own(_)));
+        if asks.is_empty() && !counts_none {
+            run.refusals.note_error(scope.empty_text());
         }
         (run, asks)
     }
@@ -319,7 +328,7 @@ mod tests {
         config.groups.insert(GroupId(1), GroupConfig { voters: Vec::new(), weight: 1 });
         config.assign_evenly();
         let view = ClusterView::of_config(&config);
-        let (mut run, asks) = BarrierRun::start(Barrier::FlushAll, &view, None);
+        let (mut run, asks) = BarrierRun::start(Barrier::FlushAll, &view, None, &Scope::All);
         assert_eq!(asks, [(Target::Group(GroupId(1)), Work::Query(GroupQuery::OccupiedSlots))]);
         let all = vec![(Slot(0), Slot(SLOTS - 1))];
         let answer = GroupAnswer::OccupiedSlots { owned: all.clone(), occupied: all };
@@ -366,7 +375,7 @@ mod tests {
             let mut info = Box::<KeysElsewhere>::default();
             (info.groups, info.unled) = (groups, unled);
             let (mut run, asks) =
-                BarrierRun::start(Barrier::Info(info), &ClusterView::default(), None);
+                BarrierRun::start(Barrier::Info(info), &ClusterView::default(), None, &Scope::All);
             assert_eq!(asks.len(), 2);
             let glance = |(_, work): &(Target, Work)| matches!(work, Work::Glance(_));
             assert!(asks.iter().all(glance), "INFO does not wait for a leader that hangs");
@@ -388,13 +397,13 @@ mod tests {
             let leader = LeaderView { leader: Some(leader), term: Default::default() };
             view.leaders.insert(GroupId(group), leader);
         }
-        let (mut run, asks) = BarrierRun::start(Barrier::Failover, &view, Some(one));
+        let (mut run, asks) = BarrierRun::start(Barrier::Failover, &view, Some(one), &Scope::All);
         assert_eq!(asks, [(Target::Group(GroupId(2)), Work::Transfer(one))]);
         assert!(!run.is_answered());
         run.answer(Answered::Group(GroupAnswer::Transfer(TransferAnswer::Leads)));
         assert_eq!((run.is_answered(), run.reply()), (true, Reply::OK));
         let reply = |barrier, node| {
-            let (run, asks) = BarrierRun::start(barrier, &view, node);
+            let (run, asks) = BarrierRun::start(barrier, &view, node, &Scope::All);
             assert!(asks.is_empty() && run.is_answered());
             run.reply()
         };
@@ -431,7 +440,7 @@ mod tests {
             ),
         ] {
             let barrier = Barrier::Transfer { group: GroupId(4), to: NodeId(7) };
-            let (mut run, asks) = BarrierRun::start(barrier, &view, None);
+            let (mut run, asks) = BarrierRun::start(barrier, &view, None, &Scope::All);
             assert_eq!(asks, [(Target::Group(GroupId(4)), Work::Transfer(NodeId(7)))]);
             run.answer(answer);
             assert_eq!(run.reply(), text.map_or(Reply::OK, Reply::error));

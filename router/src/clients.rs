@@ -24,6 +24,8 @@ pub struct ClientInfo {
     pub active: Cell<Instant>,
     /// The protocol of replies to come.
     pub protocol: Cell<Protocol>,
+    /// READONLY: on the cluster port, reads are served by any replica's node.
+    pub readonly: Cell<bool>,
     /// CLIENT SETNAME; empty: none.
     pub name: RefCell<Bytes>,
     /// CLIENT SETINFO LIB-NAME.
@@ -50,7 +52,7 @@ impl ClientInfo {
         // Writing to a string cannot fail.
         let _ = write!(
             line,
-            "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags=N db=0 sub=0 psub=0 ssub=0 \
+            "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags={} db=0 sub=0 psub=0 ssub=0 \
              multi=-1 qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll={} \
              omem={} tot-mem={} events=r cmd={} user=default redir=-1 resp={} lib-name={} \
              lib-ver={}",
@@ -60,6 +62,7 @@ impl ClientInfo {
             text(&self.name),
             self.since.elapsed().as_secs(),
             self.active.get().elapsed().as_secs(),
+            if self.readonly.get() { "r" } else { "N" },
             self.query_bytes.get(),
             self.output_bytes.get(),
             self.waiting.get(),
@@ -109,6 +112,7 @@ impl Clients {
             since: now,
             active: Cell::new(now),
             protocol: Cell::default(),
+            readonly: Cell::default(),
             name: RefCell::default(),
             lib_name: RefCell::default(),
             lib_version: RefCell::default(),

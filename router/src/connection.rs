@@ -11,6 +11,7 @@ use crate::commands::admin::{Admin, SetSlot};
 use crate::commands::{self, Barrier, Call, Join, Local};
 use crate::info::Info;
 use crate::pipeline::{Pipeline, PutBack};
+use crate::redirect::{Port, SentAway};
 use crate::reply::{Protocol, Reply};
 use crate::resp::{ProtocolError, Scanner};
 use crate::window::answers_values;
@@ -74,6 +75,7 @@ pub async fn serve(
         scanning: true,
         kept_input: false,
         held: VecDeque::new(),
+        sent_away: SentAway::default(),
     };
     let ended = connection.run(&mut stream, &shutdown).await;
     sink.close();
@@ -110,6 +112,8 @@ struct Connection {
     /// Commands taken from `input`, with their bytes, whose answers have no room yet: those that the
     /// pipeline put back, and the one behind them.
     held: VecDeque<(Call, usize)>,
+    /// On the cluster port: what was sent on to other nodes, and the client may not know yet.
+    sent_away: SentAway,
 }
 
 impl Connection {
@@ -163,6 +167,10 @@ impl Connection {
     }
 
     fn received(&mut self, bytes: usize) {
+        let took_all = self.input.len() == bytes && self.scanner.held_bytes() == 0;
+        if took_all && self.held.is_empty() && self.pipeline.is_empty() && self.output.is_empty() {
+            self.sent_away.forget();
+        }
         let counters = self.front.counters();
         counters.input_bytes.set(counters.input_bytes.get() + bytes as u64);
         counters.reads.set(counters.reads.get() + 1);
@@ -200,7 +208,8 @@ impl Connection {
             let config = || self.front.backend().view();
             if self.pipeline.is_blocked() {
                 let node = self.front.backend().node();
-                let asks = self.pipeline.start_barrier(&config(), node);
+                let scope = self.front.scope();
+                let asks = self.pipeline.start_barrier(&config(), node, &scope);
                 self.submit(asks);
                 // A barrier without anybody to ask is answered already.
                 self.pipeline.write_ready(&mut self.output, OUTPUT_BYTES_AHEAD);
@@ -273,6 +282,10 @@ impl Connection {
                 self.reply(&Reply::Array(Vec::new()));
             }
             Call::Op { slot, op, shape } => {
+                if let Some(moved) = self.send_away(slot, &op) {
+                    return self.reply(&moved);
+                }
+                let protocol = self.client.info.protocol.get();
                 let tag = self.pipeline.push_one(protocol, (slot, &op), shape, asked);
                 let backend = self.front.backend();
                 backend.submit(&self.sink, tag, Target::Slot(slot), Work::Op(op));
@@ -300,6 +313,22 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// The reply that sends the client to another node, on the port that does so.
+    fn send_away(&mut self, slot: Slot, op: &Op) -> Option<Reply> {
+        let names_keys = !matches!(op, Op::CountKeys | Op::ListKeys { .. } | Op::FlushSlot);
+        if self.front.port() == Port::Plain || !names_keys {
+            return None;
+        }
+        let reply = self.sent_away.repeat(slot).or_else(|| {
+            let reads_here = self.client.info.readonly.get() && !op.is_write();
+            let moved = self.front.redirect(slot, reads_here)?;
+            Some(self.sent_away.note(slot, moved))
+        })?;
+        let moved = &self.front.counters().moved;
+        moved.set(moved.get() + 1);
+        Some(reply)
     }
 
     /// A reply that is known goes out in the protocol that the connection has now.

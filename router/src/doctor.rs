@@ -162,6 +162,7 @@ impl Topology<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redirect::Port;
     use shard_core::cluster_config::{GroupConfig, NodeConfig};
     use shard_core::cluster_map::Waiting;
     use shard_core::wire::{ClusterView, LeaderView, NodeStatus, PeerStatus, ReplicaStatus};
@@ -198,7 +199,13 @@ mod tests {
         let (mut view, mut status) = well();
         change(&mut view, &mut status);
         let led = [GroupId(1)].into();
-        let topology = Topology { view: &view, led, node: Some(NodeId(1)), status: Some(&status) };
+        let topology = Topology {
+            view: &view,
+            led,
+            node: Some(NodeId(1)),
+            status: Some(&status),
+            port: Port::Plain,
+        };
         let text = topology.doctor();
         text.lines().skip(1).map(str::to_owned).collect()
     }

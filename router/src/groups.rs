@@ -99,6 +99,7 @@ fn member_state(map: &ClusterMap, group: GroupId) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redirect::Port;
     use shard_core::cluster_config::NodeConfig;
     use shard_core::cluster_map::{GroupMembers, Membership};
     use shard_core::wire::{ClusterView, LeaderView, NodeStatus, ReplicaStatus};
@@ -147,7 +148,7 @@ mod tests {
     fn shown(view: &ClusterView) -> (String, Vec<Row>) {
         let status = status();
         let (led, node) = ([G1].into(), Some(NodeId(1)));
-        let topology = Topology { view, led, node, status: Some(&status) };
+        let topology = Topology { view, led, node, status: Some(&status), port: Port::Plain };
         let Reply::Array(groups) = topology.groups_reply() else { panic!("no array") };
         let field = |map: &Reply, name: &'static str| {
             let Reply::Map(pairs) = map else { panic!("no map") };
@@ -201,7 +202,7 @@ mod tests {
         for (reported, nodes, sure) in steps {
             let view = view(reported);
             let (led, node) = ([G1].into(), Some(NodeId(1)));
-            let topology = Topology { view: &view, led, node, status: None };
+            let topology = Topology { view: &view, led, node, status: None, port: Port::Plain };
             let seats: Vec<u64> = (1..=4).filter(|id| topology.has_seat(G1, NodeId(*id))).collect();
             assert_eq!(seats, nodes, "{reported:?}");
             assert_eq!(topology.replicas_of_every_write(), sure, "{reported:?}");

@@ -256,6 +256,7 @@ fn stats(section: &mut Section) {
     section.put("total_error_replies", counters.errors.get());
     section.put("total_reads_processed", counters.reads.get());
     section.put("total_writes_processed", counters.writes.get());
+    section.put("total_moved_replies", counters.moved.get());
     section.put("protocol_errors", counters.protocol_errors.get());
     let dispatch = section.front.backend().stats();
     for (name, value) in [

@@ -23,6 +23,7 @@ mod local;
 pub mod meet;
 pub mod node_name;
 mod pipeline;
+pub mod redirect;
 pub mod reply;
 mod settings;
 mod topology;
@@ -30,6 +31,7 @@ mod window;
 
 use crate::backend::Backend;
 use crate::clients::{ClientGuard, Clients};
+use crate::redirect::{Moving, Port, Scope};
 use crate::topology::Topology;
 use shard_core::moves::SlotEpoch;
 use shard_core::slot::Slot;
@@ -110,42 +112,94 @@ pub struct Counters {
     pub reads: Cell<u64>,
     /// Writes.
     pub writes: Cell<u64>,
+    /// Commands that the cluster port sent on to another node.
+    pub moved: Cell<u64>,
 }
 
-/// What all connections to one router share, over any number of listeners. Clones are the same one.
+/// What all connections to one router share, over any number of listeners, seen from one kind of port.
+/// Clones are the same one.
 #[derive(Clone, Debug)]
-pub struct FrontEnd(Rc<Shared>);
+pub struct FrontEnd {
+    shared: Rc<Shared>,
+    config: Rc<ServeConfig>,
+    port: Port,
+}
 
 #[derive(Debug)]
 struct Shared {
     backend: Backend,
-    config: ServeConfig,
     clients: Rc<Clients>,
     counters: Counters,
     started: Instant,
     /// Slots that SETSLOT has opened here, with the epoch they had then.
     opened: RefCell<BTreeMap<Slot, SlotEpoch>>,
+    moving: RefCell<Moving>,
 }
 
 impl FrontEnd {
     /// A front end without connections.
     pub fn new(backend: Backend, config: ServeConfig) -> FrontEnd {
-        FrontEnd(Rc::new(Shared {
+        let shared = Shared {
             backend,
-            config,
             clients: Rc::default(),
             counters: Counters::default(),
             started: Instant::now(),
             opened: RefCell::default(),
-        }))
+            moving: RefCell::default(),
+        };
+        FrontEnd { shared: Rc::new(shared), config: Rc::new(config), port: Port::Plain }
+    }
+
+    /// The same front end for clients of the node's cluster port, which is this one.
+    pub fn on_cluster_port(&self, port: u16) -> FrontEnd {
+        let config = ServeConfig { port, ..(*self.config).clone() };
+        FrontEnd { config: Rc::new(config), port: Port::Cluster, ..self.clone() }
+    }
+
+    pub(crate) fn port(&self) -> Port {
+        self.port
+    }
+
+    /// The error that sends a client of the cluster port to another node for a key of a slot; None: it is
+    /// served here. `reads_here`: so is whatever this node has a replica of.
+    pub(crate) fn redirect(&self, slot: Slot, reads_here: bool) -> Option<String> {
+        let backend = self.backend();
+        let (group, leader) = backend.leader_of(slot)?;
+        let (own, status) = (backend.node(), backend.status());
+        // Most keys that are asked for here are here.
+        if Some(leader) == own {
+            return None;
+        }
+        let node = redirect::door(Some(leader), own, status.as_deref())?;
+        let view = backend.view();
+        if self.shared.moving.borrow_mut().has(&view.map, slot) {
+            return None;
+        }
+        if reads_here && own.is_some_and(|own| view.map.voters(group).contains(&own)) {
+            return None;
+        }
+        redirect::moved(&view, status.as_deref()?, slot, node)
+    }
+
+    /// What a command on whole groups is about on this port.
+    pub(crate) fn scope(&self) -> Scope {
+        match self.port {
+            Port::Plain => Scope::All,
+            Port::Cluster => {
+                let (view, status) = (self.backend().view(), self.backend().status());
+                let topology = self.topology(&view, status.as_deref());
+                let groups = view.map.config.shard_groups();
+                Scope::Own(groups.filter(|group| topology.door(*group).is_none()).collect())
+            }
+        }
     }
 
     pub(crate) fn backend(&self) -> &Backend {
-        &self.0.backend
+        &self.shared.backend
     }
 
     pub(crate) fn config(&self) -> &ServeConfig {
-        &self.0.config
+        &self.config
     }
 
     /// Bytes of commands and replies of clients that are not through yet, and of requests under way.
@@ -156,7 +210,7 @@ impl FrontEnd {
     /// SETSLOT opens a slot or closes it: redis-cli moves the keys of an open one by hand until there are
     /// none, which is done for it here.
     pub(crate) fn set_opened(&self, slot: Slot, opened: bool) {
-        let mut slots = self.0.opened.borrow_mut();
+        let mut slots = self.shared.opened.borrow_mut();
         match opened {
             true => {
                 let owner = self.backend().view().map.owners.of(slot);
@@ -169,7 +223,7 @@ impl FrontEnd {
     /// Whether a slot that SETSLOT has opened here is on its way, or has been since.
     pub(crate) fn is_opened(&self, slot: Slot) -> bool {
         let view = self.backend().view();
-        self.0.opened.borrow().get(&slot).is_some_and(|at| {
+        self.shared.opened.borrow().get(&slot).is_some_and(|at| {
             let owner = view.map.owners.of(slot);
             let has_moved = owner.is_some_and(|(_, epoch)| epoch > *at);
             has_moved || view.map.config.group_of(slot) != owner.map(|(group, _)| group)
@@ -177,15 +231,15 @@ impl FrontEnd {
     }
 
     pub(crate) fn clients(&self) -> &Rc<Clients> {
-        &self.0.clients
+        &self.shared.clients
     }
 
     pub(crate) fn counters(&self) -> &Counters {
-        &self.0.counters
+        &self.shared.counters
     }
 
     pub(crate) fn uptime(&self) -> Duration {
-        self.0.started.elapsed()
+        self.shared.started.elapsed()
     }
 
     pub(crate) fn topology<'a>(
@@ -194,7 +248,8 @@ impl FrontEnd {
         status: Option<&'a NodeStatus>,
     ) -> Topology<'a> {
         let backend = self.backend();
-        Topology { view, led: backend.led_groups(), node: backend.node(), status }
+        let (led, node) = (backend.led_groups(), backend.node());
+        Topology { view, led, node, status, port: self.port }
     }
 
     /// Accepts connections until `shutdown`, then closes the listener, answers what connections have

@@ -143,7 +143,8 @@ async fn read(
                 | WireFrame::Chunk(_)
                 | WireFrame::Move(_)
                 | WireFrame::Map(_)
-                | WireFrame::Witness(_) => {
+                | WireFrame::Witness(_)
+                | WireFrame::ClusterPort(_) => {
                     return Err(LinkError::Misplaced);
                 }
             }

@@ -2,6 +2,7 @@
 
 use crate::FrontEnd;
 use crate::clients::ClientInfo;
+use crate::commands::server::table;
 use crate::commands::{Client, Local};
 use crate::info::{REDIS_VERSION, unix_micros};
 use crate::reply::{Protocol, Reply};
@@ -15,6 +16,11 @@ pub fn answer(front: &FrontEnd, client: &ClientInfo, call: Local) -> Reply {
         Local::Hello { protocol, name } => hello(client, protocol, name),
         Local::Quit => Reply::OK,
         Local::Reset => reset(client),
+        Local::ReadOnly(on) => {
+            client.readonly.set(on);
+            Reply::OK
+        }
+        Local::Commands(names) => table(names.as_deref(), front.port()),
         Local::Time => time(),
         Local::Wait => Reply::Integer(with_topology(front, |t| t.replicas_of_every_write())),
         Local::Role => with_topology(front, |topology| topology.role()),
@@ -56,6 +62,7 @@ fn hello(client: &ClientInfo, protocol: Option<Protocol>, name: Option<Bytes>) -
 
 fn reset(client: &ClientInfo) -> Reply {
     client.protocol.set(Protocol::Resp2);
+    client.readonly.set(false);
     client.name.replace(Bytes::new());
     Reply::Simple("RESET")
 }

@@ -5,6 +5,7 @@ use crate::backend::{Answered, Target, Work};
 use crate::barrier::{Asks, BarrierRun, Refusals};
 use crate::commands::{Barrier, Join, Split};
 use crate::connection::EXPECTED_BYTES_MAX;
+use crate::redirect::Scope;
 use crate::reply::{
     Protocol, Reply, Shape, UNFIT_ANSWER, answer_bytes, op_error_text, put_answer, put_integer,
     put_values,
@@ -216,17 +217,18 @@ impl Pipeline {
     }
 
     /// Starts the barrier command whose turn it is, if any; returns what to submit.
-    /// `node` is the one in this process.
+    /// `node` is the one in this process, `scope` what commands on whole groups are about.
     pub fn start_barrier(
         &mut self,
         view: &ClusterView,
         node: Option<NodeId>,
+        scope: &Scope,
     ) -> Vec<(u64, Target, Work)> {
         match self.entries.front_mut() {
             Some(Entry { state, .. }) if matches!(state, State::Blocked(_)) => {
                 let blocked = std::mem::replace(state, State::Ready(Bytes::new()));
                 let State::Blocked(barrier) = blocked else { return Vec::new() };
-                let (run, asks) = BarrierRun::start(barrier, view, node);
+                let (run, asks) = BarrierRun::start(barrier, view, node, scope);
                 *state = State::Running(Box::new(run));
                 self.tagged(asks)
             }

@@ -6,6 +6,7 @@
 
 use crate::commands::Cluster;
 use crate::node_name::{node_name, shard_name};
+use crate::redirect::{self, Port};
 use crate::reply::Reply;
 use shard_core::cluster_config::{ClusterConfig, GroupConfig, SHARDMASTER, SlotRange};
 use shard_core::slot::{SLOTS, Slot};
@@ -24,6 +25,8 @@ pub struct Topology<'a> {
     pub node: Option<NodeId>,
     /// What that node says of itself.
     pub status: Option<&'a NodeStatus>,
+    /// The kind of port that was asked: addresses are those of such ports.
+    pub port: Port,
 }
 
 /// Another node as this one's master or replica.
@@ -146,9 +149,40 @@ impl Topology<'_> {
         leader.into_iter().chain(followers).collect()
     }
 
-    /// Host and port at which a node serves clients.
+    /// The node to which the cluster port sends clients of a group; None: they are served here.
+    pub(crate) fn door(&self, group: GroupId) -> Option<NodeId> {
+        let leader = self.view.leaders.get(&group).and_then(|view| view.leader);
+        redirect::door(leader.filter(|_| self.led.contains(&group)), self.node, self.status)
+    }
+
+    /// The nodes of a group that its clients are told, the one to go to first: on the cluster port whoever
+    /// serves them now, and of the others those that are there and have such a port.
+    fn doors(&self, group: GroupId) -> Vec<NodeId> {
+        match self.port {
+            Port::Plain => self.seats(group),
+            Port::Cluster => {
+                let first = self.door(group).unwrap_or(self.myself());
+                let is_open = |node: &NodeId| {
+                    self.status.is_some_and(|status| redirect::is_open(*node, status))
+                };
+                let others = self.seats(group).into_iter().filter(|node| *node != first);
+                [first].into_iter().chain(others.filter(is_open)).collect()
+            }
+        }
+    }
+
+    /// Host and port at which a node serves clients of the kind that asks; the port is 0 where it is not known
+    /// to have one.
     fn resp(&self, node: NodeId) -> (String, u16) {
-        self.config().nodes.get(&node).map_or((String::new(), 0), |node| split_address(&node.resp))
+        let Some(addresses) = self.config().nodes.get(&node) else { return (String::new(), 0) };
+        let (host, port) = split_address(&addresses.resp);
+        let ports = self.status.map(|status| &status.cluster_ports);
+        match self.port {
+            Port::Plain => (host, port),
+            Port::Cluster => {
+                (host, ports.and_then(|ports| ports.get(&node)).copied().unwrap_or_default())
+            }
+        }
     }
 
     /// Whether a link to the node stands; without a node here nothing is known against it.
@@ -177,10 +211,11 @@ impl Topology<'_> {
         let myself = if Some(node) == self.node { "myself," } else { "" };
         let flags = if master.is_some() { "slave" } else { "master" };
         let failed = if self.has_failed(node) { ",fail" } else { "" };
+        let nowhere = if port == 0 { ",noaddr" } else { "" };
         let master = master.map_or_else(|| "-".into(), |master| self.name(master));
         let link = if self.is_linked(node) { "connected" } else { "disconnected" };
         let mut line = format!(
-            "{} {host}:{port}@{peer} {myself}{flags}{failed} {master} 0 0 {} {link}",
+            "{} {host}:{port}@{peer} {myself}{flags}{failed}{nowhere} {master} 0 0 {} {link}",
             self.name(node),
             self.view.map.version,
         );
@@ -223,7 +258,7 @@ impl Topology<'_> {
                 Reply::Integer(i64::from(range.first.0)),
                 Reply::Integer(i64::from(range.last.0)),
             ];
-            row.extend(self.seats(range.group).into_iter().map(|node| {
+            row.extend(self.doors(range.group).into_iter().map(|node| {
                 let (host, port) = self.resp(node);
                 Reply::Array(vec![
                     Reply::text(host),
@@ -244,6 +279,7 @@ impl Topology<'_> {
             let learners = self.view.map.seated(group);
             let learners = learners.filter(|node| self.view.map.is_learner(group, *node));
             let nodes = self.seats(group).into_iter().chain(learners);
+            let nodes = nodes.filter(|node| self.resp(*node).1 > 0);
             let nodes = nodes.map(|node| self.shard_node(group, node)).collect();
             Reply::Map(vec![
                 (Reply::text("slots"), Reply::Array(slots)),
@@ -520,7 +556,13 @@ mod tests {
             ..NodeStatus::default()
         };
         let led = [GroupId(1)].into();
-        let topology = Topology { view: &view, led, node: Some(NodeId(2)), status: Some(&status) };
+        let topology = Topology {
+            view: &view,
+            led,
+            node: Some(NodeId(2)),
+            status: Some(&status),
+            port: Port::Plain,
+        };
         (topology.info(), topology.nodes())
     }
 
@@ -551,7 +593,8 @@ mod tests {
         let leader = LeaderView { leader: Some(NodeId(1)), term: Default::default() };
         view.leaders.insert(SHARDMASTER, leader);
         let led = [SHARDMASTER].into();
-        let info = Topology { view: &view, led, node: None, status: None }.info();
+        let info =
+            Topology { view: &view, led, node: None, status: None, port: Port::Plain }.info();
         assert!(info.starts_with("cluster_state:fail\r\n"), "{info}");
     }
 
@@ -564,7 +607,8 @@ mod tests {
         let leader = LeaderView { leader: Some(NodeId(1)), term: Default::default() };
         view.leaders.insert(GroupId(1), leader);
         for (led, state) in [([GroupId(1)].into(), "ok"), (BTreeSet::new(), "fail")] {
-            let info = Topology { view: &view, led, node: None, status: None }.info();
+            let info =
+                Topology { view: &view, led, node: None, status: None, port: Port::Plain }.info();
             assert!(info.starts_with(&format!("cluster_state:{state}\r\n")), "{info}");
         }
     }
@@ -597,7 +641,8 @@ mod tests {
         let led: BTreeSet<GroupId> = [GroupId(1), GroupId(2)].into();
         let followers = |status: &NodeStatus| {
             let (led, node) = (led.clone(), Some(status.node));
-            let topology = Topology { view: &view, led, node, status: Some(status) };
+            let topology =
+                Topology { view: &view, led, node, status: Some(status), port: Port::Plain };
             assert_eq!(topology.master_offset(), 150);
             let followers = topology.followers().into_iter();
             followers.map(|f| (f.port, f.offset, f.silent_s)).collect::<Vec<_>>()
@@ -613,7 +658,13 @@ mod tests {
             let peer = PeerStatus { state, ..PeerStatus::default() };
             status.peers = [(NodeId(1), peer)].into();
             let node = Some(NodeId(2));
-            let topology = Topology { view: &view, led: led.clone(), node, status: Some(&status) };
+            let topology = Topology {
+                view: &view,
+                led: led.clone(),
+                node,
+                status: Some(&status),
+                port: Port::Plain,
+            };
             let Reply::Array(role) = topology.role() else { panic!("no array") };
             assert_eq!(role[3..], [Reply::text(word), Reply::Integer(100)]);
         }

@@ -63,6 +63,10 @@ pub struct DevArgs {
     /// Port for clients, 1 to 65535 less the number of nodes; node i listens on PORT + i as well.
     #[arg(long, value_name = "P", default_value_t = 6379, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
+    /// Opens a second port for each node, P + i for node i, that sends clients to leaders with MOVED, for
+    /// cluster-aware ones; 1 to 65535 less the number of nodes [default: none].
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
+    pub cluster_ports: Option<u16>,
     /// Directory for the data of all nodes; a second start on it resumes the cluster.
     #[arg(long, default_value = "./flotilla-data")]
     pub dir: PathBuf,
@@ -186,6 +190,14 @@ pub struct NodeSettings {
     /// host:port that other nodes are told [default: the cluster file's peer of this node].
     #[arg(long, value_name = "ADDR")]
     pub announce_peer: Option<String>,
+    /// Opens a second port for clients, 1 to 65535, on the host of --resp: it sends them to leaders with MOVED,
+    /// for cluster-aware ones. To be set on every node, or on none [default: none].
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
+    pub cluster_port: Option<u16>,
+    /// The cluster port that clients are told, beside the host of --announce-resp [default:
+    /// --cluster-port].
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
+    pub announce_cluster_port: Option<u16>,
     /// host:port where a node of a cluster that runs serves clients: this one joins that cluster, as a
     /// spare that is in no group yet. Needs --secret-file, --resp and --peer, and no cluster file; at later
     /// starts --id and --dir are enough.
@@ -324,6 +336,8 @@ impl NodeArgs {
             cluster_file: flags.cluster_file.or(file.cluster_file),
             announce_resp: flags.announce_resp.or(file.announce_resp),
             announce_peer: flags.announce_peer.or(file.announce_peer),
+            cluster_port: flags.cluster_port.or(file.cluster_port),
+            announce_cluster_port: flags.announce_cluster_port.or(file.announce_cluster_port),
             join: flags.join.or(file.join),
             secret_file: flags.secret_file.or(file.secret_file),
             spare: flags.spare || file.spare,
@@ -365,6 +379,18 @@ impl NodeSettings {
             && !(1..=65_000).contains(&maxclients)
         {
             return Err(value("maxclients", &format!("{maxclients} is not in 1..=65000")));
+        }
+        for (flag, port) in [
+            ("cluster-port", self.cluster_port),
+            ("announce-cluster-port", self.announce_cluster_port),
+        ] {
+            if port == Some(0) {
+                return Err(value(flag, "0 is not in 1..=65535"));
+            }
+        }
+        if self.announce_cluster_port.is_some() && self.cluster_port.is_none() {
+            let message = "there is no port to announce without --cluster-port";
+            return Err(value("announce-cluster-port", message));
         }
         if let Some(seconds) = self.timeout
             && seconds > 31_536_000
@@ -457,6 +483,13 @@ mod tests {
             ("id = 0", &[], "--id: node ids count from 1"),
             ("request-timeout = 5", &[], "--request-timeout: 5 is not in 100..=600000"),
             ("maxclients = 0", &[], "--maxclients: 0 is not in 1..=65000"),
+            ("cluster-port = 0", &[], "--cluster-port: 0 is not in 1..=65535"),
+            (
+                "announce-cluster-port = 7",
+                &[],
+                "--announce-cluster-port: there is no port to announce without --cluster-port",
+            ),
+            ("", &["--cluster-port", "65536"], "--cluster-port"),
             ("timeout = 99999999", &[], "--timeout: 99999999 is not in 0..=31536000"),
             ("maxmemory = \"9tb\"", &[], "line 1, column 13: '9tb' has no unit of b, k, kb"),
             ("maxmemory = -1", &[], "line 1, column 13: not a number of bytes"),

@@ -4,7 +4,9 @@
 use crate::cluster_file::{self, Cluster, ClusterFile, GroupEntry, NodeEntry, Seats};
 use crate::config::DevArgs;
 use crate::data_dir;
-use crate::process::{DiskOptions, NodeOptions, StatusWatch, Stop, prepare_node, run_node};
+use crate::process::{
+    ClusterPort, DiskOptions, NodeOptions, StatusWatch, Stop, prepare_node, run_node,
+};
 use crate::standalone::{self, RunError, bind, runtime};
 use shard_core::cluster_config::NodeConfig;
 use shard_core::{GroupId, NodeId};
@@ -39,13 +41,14 @@ pub fn run(args: DevArgs) -> Result<(), RunError> {
     let (ended_tx, mut ended) = mpsc::channel(sockets.nodes.len());
     let mut started = Vec::new();
     let mut drained = Vec::new();
-    for (id, (resp, peer)) in sockets.nodes {
+    for (id, Doors { resp, cluster_port, peer }) in sockets.nodes {
         let options = NodeOptions {
             id,
             dir: node_directory(&args.dir, id),
             cluster: cluster.clone(),
             addresses: addresses.clone(),
             resp,
+            cluster_port,
             peer,
             request_timeout: Duration::from_millis(crate::config::REQUEST_TIMEOUT_MS),
             clients: args.clients.clone(),
@@ -206,32 +209,52 @@ async fn first_failure(ended: &mut mpsc::Receiver<Result<(), RunError>>) -> Resu
 
 /// Bound sockets of every node: what is not free is told before anything starts.
 struct Sockets {
-    nodes: BTreeMap<NodeId, (Vec<TcpListener>, TcpListener)>,
+    nodes: BTreeMap<NodeId, Doors>,
+}
+
+/// Those of one node.
+struct Doors {
+    resp: Vec<TcpListener>,
+    cluster_port: Option<ClusterPort>,
+    peer: TcpListener,
 }
 
 impl Sockets {
     fn bind(args: &DevArgs, nodes: u16) -> Result<Sockets, RunError> {
-        let last = args.port.checked_add(nodes).ok_or_else(|| {
+        let full = |flag: &str, port: u16| {
             RunError::Sentence(format!(
-                "--port: {} leaves no room for the ports of {nodes} nodes above it",
-                args.port
+                "{flag}: {port} leaves no room for the ports of {nodes} nodes above it"
             ))
-        })?;
-        let mut front = Some(bind_for_clients(args.bind, args.port)?);
+        };
+        args.port.checked_add(nodes).ok_or_else(|| full("--port", args.port))?;
+        if let Some(first) = args.cluster_ports {
+            first.checked_add(nodes).ok_or_else(|| full("--cluster-ports", first))?;
+        }
+        let mut front = Some(bind_for_clients("--port", args.bind, args.port)?);
         let mut bound = BTreeMap::new();
-        for (id, port) in (1..).zip(args.port + 1..=last) {
-            let mut resp = vec![bind_for_clients(args.bind, port)?];
+        for i in 1..=nodes {
+            let mut resp = vec![bind_for_clients("--port", args.bind, args.port + i)?];
             resp.extend(front.take());
             let peer = bind("between the nodes", SocketAddr::from(([127, 0, 0, 1], 0)))?;
-            bound.insert(NodeId(id), (resp, peer));
+            bound.insert(NodeId(u64::from(i)), Doors { resp, cluster_port: None, peer });
+        }
+        for (doors, i) in bound.values_mut().zip(1..) {
+            doors.cluster_port = match args.cluster_ports.map(|first| first + i) {
+                None => None,
+                Some(told) => {
+                    let socket = bind_for_clients("--cluster-ports", args.bind, told)?;
+                    Some(ClusterPort { socket, told })
+                }
+            };
         }
         Ok(Sockets { nodes: bound })
     }
 
     fn addresses(&self, args: &DevArgs) -> Result<BTreeMap<NodeId, NodeConfig>, RunError> {
         let mut addresses = BTreeMap::new();
-        for (id, (_, peer)) in &self.nodes {
-            let peer = peer
+        for (id, doors) in &self.nodes {
+            let peer = doors
+                .peer
                 .local_addr()
                 .map_err(|error| RunError::Sentence(format!("a socket has no address: {error}")))?;
             let resp = SocketAddr::new(args.bind, args.port + id.0 as u16);
@@ -243,8 +266,8 @@ impl Sockets {
 }
 
 /// Binds a port for clients. What is wrong with the port is told of it, all else of the address.
-fn bind_for_clients(ip: IpAddr, port: u16) -> Result<TcpListener, RunError> {
-    bind("--port", SocketAddr::new(ip, port)).map_err(|failed| match failed {
+fn bind_for_clients(flag: &'static str, ip: IpAddr, port: u16) -> Result<TcpListener, RunError> {
+    bind(flag, SocketAddr::new(ip, port)).map_err(|failed| match failed {
         RunError::Bind { error, .. } if error.kind() == io::ErrorKind::AddrNotAvailable => {
             RunError::Sentence(format!("--bind: {ip} is not an address of this machine"))
         }
@@ -410,11 +433,15 @@ fn banner(args: &DevArgs, cluster: &Cluster) -> String {
     // Where redis-cli looks by itself.
     let usual = args.bind == IpAddr::from(Ipv4Addr::LOCALHOST) || args.bind.is_unspecified();
     let host = if usual { String::new() } else { format!(" -h {}", args.bind) };
+    let cluster_ports = args.cluster_ports.map_or_else(String::new, |first| {
+        let ports = (1..=nodes as u16).map(|i| (first + i).to_string()).collect::<Vec<_>>();
+        format!("cluster   {}, for cluster-aware clients: these send them on\n", ports.join(" "))
+    });
     format!(
         "Flotilla {version}: {nodes} nodes, {groups} groups x {replicas} replicas, shardmaster x \
          {masters}\n\
          clients   {clients} (node 1), or the nodes' own ports: {ports}; any serves any key\n\
-         data      {dir}\n\
+         {cluster_ports}data      {dir}\n\
          try       redis-cli{host} -p {port} SET greeting hello\n\
          \x20         redis-cli{host} -p {port} CLUSTER SHARDS\n\
          stop      Ctrl-C; the same command resumes the cluster",

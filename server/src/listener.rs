@@ -98,6 +98,20 @@ pub enum Inbound {
         /// What it says.
         message: WitnessMessage,
     },
+    /// A peer's process is heard, perhaps for the first time.
+    PeerOpened {
+        /// The peer, proved.
+        from: NodeId,
+        /// Its process.
+        epoch: u64,
+    },
+    /// A peer says to which of its ports cluster-aware clients come.
+    ClusterPort {
+        /// The peer, proved.
+        from: NodeId,
+        /// The port.
+        port: u16,
+    },
     /// A peer sends a piece of a snapshot.
     Chunk {
         /// The peer, proved.
@@ -275,7 +289,7 @@ async fn connection(shared: Rc<Shared>, mut stream: TcpStream, address: SocketAd
     let ended = match (peer.purpose, peer.node) {
         (Purpose::Router, _) => serve_router(&shared, stream).await,
         (Purpose::Control | Purpose::Bulk, Some(node)) => {
-            serve_peer(&shared, stream, node, peer.purpose == Purpose::Bulk).await
+            serve_peer(&shared, stream, (node, peer.epoch), peer.purpose == Purpose::Bulk).await
         }
         (Purpose::Control | Purpose::Bulk, None) => Ok(()),
     };
@@ -317,13 +331,17 @@ async fn or_refuse<T>(
 async fn serve_peer(
     shared: &Shared,
     mut stream: TcpStream,
-    node: NodeId,
+    (node, epoch): (NodeId, u64),
     bulk: bool,
 ) -> Result<(), ConnectionError> {
     let replaced = CancellationToken::new();
     let before = shared.known.current.borrow_mut().insert((node, bulk), replaced.clone());
     if let Some(before) = before {
         before.cancel();
+    }
+    let opened = Inbound::PeerOpened { from: node, epoch };
+    if !bulk && shared.inbox.send(opened).await.is_err() {
+        return Ok(());
     }
     let reading = read_frames(&mut stream, async |frame| match frame {
         WireFrame::Raft(envelope) => {
@@ -343,6 +361,9 @@ async fn serve_peer(
         }
         WireFrame::Witness(message) => {
             Ok(shared.inbox.send(Inbound::Witness { from: node, message }).await.is_ok())
+        }
+        WireFrame::ClusterPort(port) => {
+            Ok(shared.inbox.send(Inbound::ClusterPort { from: node, port }).await.is_ok())
         }
         WireFrame::ToNode(_) | WireFrame::ToRouter(_) => Err(ConnectionError::WrongFrame),
     });
@@ -373,7 +394,8 @@ async fn serve_router(shared: &Shared, stream: TcpStream) -> Result<(), Connecti
         | WireFrame::Chunk(_)
         | WireFrame::Move(_)
         | WireFrame::Map(_)
-        | WireFrame::Witness(_) => Err(ConnectionError::WrongFrame),
+        | WireFrame::Witness(_)
+        | WireFrame::ClusterPort(_) => Err(ConnectionError::WrongFrame),
     });
     let ended = tokio::select! {
         ended = reading => ended,

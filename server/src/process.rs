@@ -73,6 +73,8 @@ pub struct NodeOptions {
     pub resp: Vec<StdListener>,
     /// Bound socket for peers and routers.
     pub peer: StdListener,
+    /// Where cluster-aware clients come, if anywhere.
+    pub cluster_port: Option<ClusterPort>,
     /// How long a request is retried inside.
     pub request_timeout: Duration,
     /// What clients may do.
@@ -85,6 +87,14 @@ pub struct NodeOptions {
     pub lease_reads: bool,
     /// How log and state are kept.
     pub disk: DiskOptions,
+}
+
+/// A port that sends clients to leaders.
+pub struct ClusterPort {
+    /// Bound socket.
+    pub socket: StdListener,
+    /// The port that clients are told, beside the host of the node's address for clients.
+    pub told: u16,
 }
 
 /// How a node's log and state are kept. The program takes the default.
@@ -177,6 +187,7 @@ pub async fn run_node(
 ) -> Result<(), NodeError> {
     let NodeOptions { id, dir, cluster, addresses, resp, peer, .. } = options;
     let NodeOptions { request_timeout, clients, maxmemory, lease_reads, disk, join, .. } = options;
+    let cluster_port = options.cluster_port;
     let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
     // Held until the end: no other process can open the directory meanwhile.
     let mut data_dir = DataDir::open(&dir, &identity)?;
@@ -203,6 +214,7 @@ pub async fn run_node(
     let secret = Secret::new(cluster.secret);
     let joining = join.map(|place| tokio::task::spawn_local(spare::join(backend.clone(), place)));
     let front = FrontEnd::new(backend, ServeConfig { maxmemory, ..serve_config(&resp, &clients)? });
+    let told = cluster_port.as_ref().map(|cluster_port| cluster_port.told);
     let buffers = Rc::new({
         let front = front.clone();
         move || front.buffered_bytes()
@@ -217,13 +229,13 @@ pub async fn run_node(
         }
     };
     let opened = (opened, kept_writer);
-    let parts = start_replicas(opened, setup, adjust, secret, peer, local_router, &stop)?;
+    let local = (local_router, told);
+    let parts = start_replicas(opened, setup, adjust, secret, peer, local, &stop)?;
     let mut worker = tokio::task::spawn_local(worker::run(parts, stop.replicas.clone()));
 
     let mut clients = JoinSet::new();
-    for listener in resp {
-        let listener = into_tokio(listener)?;
-        let (front, stop) = (front.clone(), stop.clients.clone());
+    for (listener, front) in doors(resp, cluster_port, &front)? {
+        let (listener, stop) = (into_tokio(listener)?, stop.clients.clone());
         clients.spawn_local(async move { front.serve(listener, stop).await });
     }
     info!(node = %id, dir = %dir.display(), "node started");
@@ -238,6 +250,20 @@ pub async fn run_node(
     finish(worker.await)
 }
 
+/// The sockets for clients, each with the front end that serves it.
+fn doors(
+    resp: Vec<StdListener>,
+    cluster_port: Option<ClusterPort>,
+    front: &FrontEnd,
+) -> Result<Vec<(StdListener, FrontEnd)>, NodeError> {
+    let mut doors: Vec<_> = resp.into_iter().map(|socket| (socket, front.clone())).collect();
+    if let Some(ClusterPort { socket, .. }) = cluster_port {
+        let port = socket.local_addr().map_err(system("a socket has no address"))?.port();
+        doors.push((socket, front.on_cluster_port(port)));
+    }
+    Ok(doors)
+}
+
 /// Opens the replicas on what the disk has, and links them to their peers.
 fn start_replicas(
     ((disk, disk_events, recovered), kept): ((Disk, DiskEvents, Recovereds), KeptWriter),
@@ -245,7 +271,7 @@ fn start_replicas(
     adjust: impl Fn(&mut Config) + 'static,
     secret: Secret,
     peer: StdListener,
-    local_router: LocalRouter,
+    (local_router, cluster_port): (LocalRouter, Option<u16>),
     stop: &Stop,
 ) -> Result<Parts, NodeError> {
     let clock = Clock::start();
@@ -273,7 +299,7 @@ fn start_replicas(
     let known = Rc::new(Known::default());
     known.set((!node.is_spare()).then(|| node.nodes().into_keys().collect()));
     let shared = Shared::new(node, clock);
-    let transport = Transport::start(local.clone(), shared.clone(), inbox_tx.clone());
+    let transport = Transport::start(local.clone(), shared.clone(), inbox_tx.clone(), cluster_port);
     let listening = stop.replicas.child_token();
     tokio::task::spawn_local(listener::listen(
         into_tokio(peer)?,
@@ -283,7 +309,18 @@ fn start_replicas(
         listening,
     ));
     let (hand_over, local) = (stop.hand_over, local_router);
-    Ok(Parts { shared, disk, disk_events, inbox, transport, kept, known, local, hand_over })
+    Ok(Parts {
+        shared,
+        disk,
+        disk_events,
+        inbox,
+        transport,
+        kept,
+        known,
+        local,
+        cluster_port,
+        hand_over,
+    })
 }
 
 /// What each group's replica starts from.

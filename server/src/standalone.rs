@@ -7,7 +7,8 @@ use crate::config::{
 };
 use crate::dev::refuse_embedded_cluster;
 use crate::process::{
-    DiskOptions, NodeError, NodeOptions, Stop, into_tokio, run_node, serve_config, start_backend,
+    ClusterPort, DiskOptions, NodeError, NodeOptions, Stop, into_tokio, run_node, serve_config,
+    start_backend,
 };
 use crate::{data_dir, logging, spare};
 use router::FrontEnd;
@@ -153,6 +154,9 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
     // Where the others are says the map.
     let addresses = BTreeMap::from([(id, own.clone())]);
     cluster.config.nodes.insert(id, own);
+    let resp_at = resolve("resp", &resp)?;
+    let told = settings.announce_cluster_port;
+    let cluster_port = settings.cluster_port.map(|port| open_cluster_port(resp_at, port, told));
     Ok(NodeOptions {
         id,
         clients: ClientSettings { maxclients: settings.maxclients, timeout: settings.timeout },
@@ -161,7 +165,8 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
         join: settings.join.as_deref().and_then(spare::split),
         dir,
         addresses,
-        resp: vec![bind("--resp", resolve("resp", &resp)?)?],
+        resp: vec![bind("--resp", resp_at)?],
+        cluster_port: cluster_port.transpose()?,
         peer: bind("--peer", resolve("peer", &peer)?)?,
         request_timeout: Duration::from_millis(
             settings.request_timeout.unwrap_or(REQUEST_TIMEOUT_MS),
@@ -172,6 +177,16 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
             ..DiskOptions::default()
         },
     })
+}
+
+/// The cluster port stands beside the address for clients.
+fn open_cluster_port(
+    resp: SocketAddr,
+    port: u16,
+    told: Option<u16>,
+) -> Result<ClusterPort, RunError> {
+    let socket = bind("--cluster-port", SocketAddr::new(resp.ip(), port))?;
+    Ok(ClusterPort { socket, told: told.unwrap_or(port) })
 }
 
 /// A cluster file that comes later may bring new addresses and a new secret. New voters it may not:

@@ -90,6 +90,7 @@ struct Shared {
     credentials: Credentials,
     source: Rc<dyn AppendSource>,
     inbox: mpsc::Sender<Inbound>,
+    cluster_port: Option<u16>,
     next_link: Cell<u64>,
     sent: Cell<u64>,
     sent_bytes: Cell<u64>,
@@ -146,17 +147,20 @@ struct Link {
 }
 
 impl Transport {
-    /// With no links yet: [`Transport::set_peers`] begins them.
+    /// With no links yet: [`Transport::set_peers`] begins them. `cluster_port` is what peers tell their
+    /// cluster-aware clients of this node.
     pub fn start(
         local: LocalIdentity,
         source: Rc<dyn AppendSource>,
         inbox: mpsc::Sender<Inbound>,
+        cluster_port: Option<u16>,
     ) -> Rc<Transport> {
         let shared = Shared {
             node: local.node,
             credentials: local.credentials(),
             source,
             inbox,
+            cluster_port,
             next_link: Cell::new(1),
             sent: Cell::new(0),
             sent_bytes: Cell::new(0),
@@ -471,6 +475,8 @@ async fn stand(shared: &Shared, link: &Link, streams: Streams) -> bool {
     let (mut control_read, mut control) = streams.control.into_split();
     let (mut bulk_read, mut bulk) = streams.bulk.into_split();
     link.up.set(true);
+    let said = shared.cluster_port.map(WireFrame::ClusterPort);
+    link.queue.borrow_mut().extend(said);
     if shared.inbox.send(Inbound::LinkUp { node, epoch, link: number }).await.is_err() {
         return false;
     }

@@ -112,6 +112,8 @@ pub struct Parts {
     pub known: Rc<Known>,
     /// The router in this process.
     pub local: LocalRouter,
+    /// The port to which cluster-aware clients come, as they are told.
+    pub cluster_port: Option<u16>,
     /// Whether a stop hands leaderships to other nodes first.
     pub hand_over: bool,
 }
@@ -144,6 +146,9 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Worker
         status_due: Instant::now(),
         disk_room: DiskRoom::default(),
         hand_over: parts.hand_over,
+        cluster_port: parts.cluster_port,
+        peers_ports: BTreeMap::new(),
+        peers_cut: BTreeSet::new(),
         replies_dropped: Cell::new(0),
         stalls: 0,
         peers_met: BTreeSet::new(),
@@ -201,6 +206,11 @@ struct Worker {
     /// What the replicas know of it.
     disk_room: DiskRoom,
     hand_over: bool,
+    cluster_port: Option<u16>,
+    /// Of each peer the process that was heard last, and where its cluster-aware clients go.
+    peers_ports: BTreeMap<NodeId, (u64, Option<u16>)>,
+    /// Peers to which the link does not stand.
+    peers_cut: BTreeSet<NodeId>,
     replies_dropped: Cell<u64>,
     stalls: u64,
     /// Peers that were up; and of them, those of which a loss was told.
@@ -375,10 +385,23 @@ impl Worker {
             Inbound::Move { from, envelope } => self.handle(Input::Move { from, envelope }),
             Inbound::Map { from, message } => self.handle(Input::Map { from, message }),
             Inbound::Witness { from, message } => self.handle(Input::Witness { from, message }),
+            Inbound::PeerOpened { from, epoch } => self.peer_opened(from, epoch),
+            Inbound::ClusterPort { from, port } => {
+                if let Some((_, before)) = self.peers_ports.get_mut(&from) {
+                    *before = Some(port);
+                    self.status_due = Instant::now();
+                }
+            }
             Inbound::LinkUp { node, epoch, link } => {
+                if self.peers_cut.remove(&node) {
+                    self.status_due = Instant::now();
+                }
                 self.handle(Input::LinkUp { node, epoch, link });
             }
             Inbound::LinkDown { node, refused } => {
+                if self.peers_cut.insert(node) {
+                    self.status_due = Instant::now();
+                }
                 self.handle(Input::LinkDown { node, refused });
             }
             Inbound::RouterOpened { conn, replies } => {
@@ -391,6 +414,15 @@ impl Worker {
             Inbound::RouterClosed { conn } => {
                 self.routers.remove(&origin(conn));
             }
+        }
+    }
+
+    /// What a process before said of its ports does not count for one that has begun since.
+    fn peer_opened(&mut self, from: NodeId, epoch: u64) {
+        let (before, port) = self.peers_ports.entry(from).or_insert((epoch, None));
+        if *before != epoch {
+            (*before, *port) = (epoch, None);
+            self.status_due = Instant::now();
         }
     }
 
@@ -497,9 +529,13 @@ impl Worker {
     }
 
     /// Has links to the nodes of the map, and to no others.
-    fn follow_map(&self) {
+    fn follow_map(&mut self) {
         let node = self.shared.node.borrow();
         let nodes = node.nodes();
+        if !node.is_spare() {
+            self.peers_ports.retain(|peer, _| nodes.contains_key(peer));
+            self.peers_cut.retain(|peer| nodes.contains_key(peer));
+        }
         self.known.set((!node.is_spare()).then(|| nodes.keys().copied().collect()));
         let peers = nodes.into_iter().map(|(node, addresses)| (node, addresses.peer));
         self.transport.set_peers(peers.collect());
@@ -555,6 +591,8 @@ impl Worker {
 
     /// That a peer is up is news only after it was lost, and that it is not only after it was up.
     fn log_edge(&mut self, peer: NodeId, edge: PairEdge) {
+        // Clients are sent to peers by what is said of them.
+        self.status_due = Instant::now();
         let met = self.peers_met.contains(&peer);
         match edge {
             PairEdge::Up { link, .. } => {
@@ -602,6 +640,12 @@ impl Worker {
         status.log_file_bytes = log.file_bytes;
         status.log_commits = log.commits;
         status.log_entries = log.entries;
+        for (node, peer) in &mut status.peers {
+            peer.cut = self.peers_cut.contains(node);
+        }
+        let said = self.peers_ports.iter().filter_map(|(node, (_, port))| Some((*node, (*port)?)));
+        status.cluster_ports =
+            said.chain(self.cluster_port.map(|own| (status.node, own))).collect();
         let links = self.transport.stats();
         status.counters.extend([
             ("raft_log_bytes", log.log_bytes),

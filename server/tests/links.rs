@@ -100,9 +100,12 @@ async fn next(inbox: &mut mpsc::Receiver<Inbound>) -> Inbound {
 }
 
 async fn raft_from(inbox: &mut mpsc::Receiver<Inbound>, node: NodeId) -> RaftEnvelope {
-    match next(inbox).await {
-        Inbound::Raft { from, envelope } if from == node => envelope,
-        other => panic!("{other:?}"),
+    loop {
+        match next(inbox).await {
+            Inbound::Raft { from, envelope } if from == node => return envelope,
+            Inbound::PeerOpened { .. } => {}
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -125,10 +128,14 @@ struct Dialing {
 
 /// Node 1's links.
 fn dialing(peers: &[(NodeId, &str)]) -> Dialing {
+    dialing_with(peers, None)
+}
+
+fn dialing_with(peers: &[(NodeId, &str)], cluster_port: Option<u16>) -> Dialing {
     let appends = Rc::new(Appends::default());
     let (sender, inbox) = mpsc::channel(64);
     let peers = peers.iter().map(|(node, address)| (*node, (*address).to_owned())).collect();
-    let transport = Transport::start(identity(N1, 11), appends.clone(), sender);
+    let transport = Transport::start(identity(N1, 11), appends.clone(), sender, cluster_port);
     transport.set_peers(peers);
     Dialing { transport, appends, inbox }
 }
@@ -173,6 +180,29 @@ fn a_node_that_is_forgotten_loses_its_links_and_one_that_comes_gets_them() {
         link_up(&mut one.inbox, N2).await;
         one.transport.send(N2, small(2));
         assert_eq!(raft_from(&mut port.inbox, N1).await, small(2));
+    });
+}
+
+#[test]
+fn on_each_link_a_node_says_first_which_process_it_is_and_where_its_cluster_port_is() {
+    run(async {
+        let mut port = port(identity(N2, 22)).await;
+        for cluster_port in [Some(7001), None] {
+            let mut one = dialing_with(&[(N2, &port.address)], cluster_port);
+            link_up(&mut one.inbox, N2).await;
+            one.transport.send(N2, small(1));
+            match next(&mut port.inbox).await {
+                Inbound::PeerOpened { from: N1, epoch: 11 } => {}
+                other => panic!("{other:?}"),
+            }
+            if let Some(expected) = cluster_port {
+                match next(&mut port.inbox).await {
+                    Inbound::ClusterPort { from: N1, port } => assert_eq!(port, expected),
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(raft_from(&mut port.inbox, N1).await, small(1));
+        }
     });
 }
 

@@ -54,6 +54,7 @@ const KIND_CHUNK: u8 = 5;
 const KIND_MOVE: u8 = 6;
 const KIND_MAP: u8 = 7;
 const KIND_WITNESS: u8 = 8;
+const KIND_CLUSTER_PORT: u8 = 9;
 
 /// The payload of a command entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +118,9 @@ pub enum WireFrame {
     Map(MapMessage),
     /// From one node to another: of what their disks must have.
     Witness(WitnessMessage),
+    /// From one node to another: the port to which its cluster-aware clients come. Said first on each
+    /// link by a node that has one, so that one without it keeps links to nodes that do not know this.
+    ClusterPort(u16),
 }
 
 /// Why bytes are not an entry or a frame. Whoever sent them gets no answer: the socket is closed.
@@ -226,6 +230,10 @@ pub fn encode_frame(wire: &WireFrame, out: &mut BytesMut) {
             out.put_u8(KIND_WITNESS);
             append(message, out);
         }
+        WireFrame::ClusterPort(port) => {
+            out.put_u8(KIND_CLUSTER_PORT);
+            append(port, out);
+        }
         WireFrame::Chunk(SnapshotChunk { group, id, offset, bytes }) => {
             out.put_u8(KIND_CHUNK);
             append(&(group, id, offset), out);
@@ -272,6 +280,7 @@ pub fn decode_frame(buf: &mut BytesMut, bytes_max: usize) -> Result<Option<WireF
         KIND_MOVE => WireFrame::Move(whole(&bytes)?),
         KIND_MAP => WireFrame::Map(whole(&bytes)?),
         KIND_WITNESS => WireFrame::Witness(whole(&bytes)?),
+        KIND_CLUSTER_PORT => WireFrame::ClusterPort(whole(&bytes)?),
         other => return Err(CodecError::Kind(other)),
     }))
 }

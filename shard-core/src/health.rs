@@ -119,6 +119,8 @@ fn peer_status(pair: &PairStatus) -> PeerStatus {
         sync_age_ms: pair.sync_age_ns / MILLISECOND,
         claimed: pair.claimed,
         believed: pair.believed,
+        // Told by whoever holds the links.
+        cut: false,
     }
 }
 

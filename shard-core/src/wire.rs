@@ -384,6 +384,9 @@ pub struct NodeStatus {
     pub sync_age_ms: u64,
     /// Every other node that was heard of.
     pub peers: BTreeMap<NodeId, PeerStatus>,
+    /// The ports to which cluster-aware clients come, of this node and of others that have said so in their
+    /// lives of now, or their last ones.
+    pub cluster_ports: BTreeMap<NodeId, u16>,
     /// Counters by name, for INFO: name (as Redis or Flotilla names it) and value.
     pub counters: Vec<(&'static str, u64)>,
 }
@@ -411,6 +414,8 @@ pub struct PeerStatus {
     pub claimed: u32,
     /// Groups that this node believes it to lead.
     pub believed: u32,
+    /// The link to it broke, and has not come back: the first that is noticed of a process that has ended.
+    pub cut: bool,
 }
 
 /// One replica for INFO.

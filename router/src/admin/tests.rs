@@ -4,6 +4,7 @@ use super::*;
 use crate::barrier::BarrierRun;
 use crate::commands::{Barrier, Call, parse};
 use crate::node_name::node_name;
+use crate::redirect::Scope;
 use bytes::Bytes;
 use shard_core::GroupId;
 use shard_core::cluster_config::{ClusterConfig, GroupConfig, NodeConfig, SHARDMASTER};
@@ -59,7 +60,8 @@ impl World {
             Ok((_, other)) => panic!("{line}: {other:?}"),
             Err(text) => return Reply::Error(text),
         };
-        let (mut run, mut asks) = BarrierRun::start(barrier, &self.view, Some(NodeId(1)));
+        let (mut run, mut asks) =
+            BarrierRun::start(barrier, &self.view, Some(NodeId(1)), &Scope::All);
         while let Some((target, work)) = asks.pop() {
             let answered = match work {
                 Work::AwaitOwner { group, .. } => {
@@ -266,7 +268,7 @@ fn k13_without_a_shardmaster_nobody_is_told_that_nothing_happened() {
     let mut words: Vec<Bytes> = ["CLUSTER", "REBALANCE"].map(Bytes::from).to_vec();
     let Ok((_, Call::Barrier(barrier))) = parse(&mut words) else { panic!("it is a barrier") };
     assert!(matches!(barrier, Barrier::Admin(_)));
-    let (mut run, asks) = BarrierRun::start(barrier, &world.view, None);
+    let (mut run, asks) = BarrierRun::start(barrier, &world.view, None, &Scope::All);
     assert_eq!(asks.len(), 1);
     run.answer(Answered::Refused(Refusal::ClusterDown));
     assert_eq!((run.is_answered(), run.reply()), (true, Reply::error(UNKNOWN)));

@@ -9,6 +9,7 @@ use crate::link::{self, LinkQueue};
 use crate::meet::{Met, meet};
 use shard_core::handshake::{Credentials, Nonce, Purpose};
 use shard_core::introduction::{FIELDS, Introduction};
+use shard_core::slot::Slot;
 use shard_core::wire::{ClusterView, NodeStatus, ToNode, ToRouter};
 use shard_core::{GroupId, NodeId};
 use std::cell::{Cell, RefCell};
@@ -223,6 +224,10 @@ impl Inner {
 
     pub(super) fn view(&self) -> Rc<ClusterView> {
         self.dispatch.borrow().view()
+    }
+
+    pub(super) fn leader_of(&self, slot: Slot) -> Option<(GroupId, NodeId)> {
+        self.dispatch.borrow().leader_of(slot)
     }
 
     pub(super) fn led_groups(&self) -> BTreeSet<GroupId> {

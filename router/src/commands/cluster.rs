@@ -15,7 +15,17 @@ fn cluster(call: Cluster) -> Result<Call, ErrorText> {
     Ok(Call::Local(Local::Cluster(call)))
 }
 
-/// READONLY, READWRITE and ASKING: every key is served here, always by its leader.
+/// READONLY: reads of keys whose replica is here are served here, always the newest value.
+pub fn readonly(_: &mut Arguments) -> Result<Call, ErrorText> {
+    Ok(Call::Local(Local::ReadOnly(true)))
+}
+
+/// READWRITE
+pub fn readwrite(_: &mut Arguments) -> Result<Call, ErrorText> {
+    Ok(Call::Local(Local::ReadOnly(false)))
+}
+
+/// ASKING: nobody is answered ASK.
 pub fn ok(_: &mut Arguments) -> Result<Call, ErrorText> {
     answer(Reply::OK)
 }

@@ -155,6 +155,10 @@ pub enum Local {
     Quit,
     /// RESET.
     Reset,
+    /// READONLY (true) and READWRITE.
+    ReadOnly(bool),
+    /// COMMAND, or COMMAND INFO with names.
+    Commands(Option<Vec<Bytes>>),
     /// TIME.
     Time,
     /// WAIT.
@@ -316,8 +320,8 @@ pub const COMMANDS: &[CommandSpec] = &[
     spec("role",       1, Here,  NO_KEYS,  ROLE,         server::role),
     spec("wait",       3, Here,  NO_KEYS,  &["noscript"], server::wait),
     container("cluster", -2, Admin, SLOW, connection::needs_subcommand, CLUSTER_COMMANDS),
-    spec("readonly",   1, Here,  NO_KEYS,  STALE_FAST,   cluster::ok),
-    spec("readwrite",  1, Here,  NO_KEYS,  STALE_FAST,   cluster::ok),
+    spec("readonly",   1, Here,  NO_KEYS,  STALE_FAST,   cluster::readonly),
+    spec("readwrite",  1, Here,  NO_KEYS,  STALE_FAST,   cluster::readwrite),
     spec("asking",     1, Here,  NO_KEYS,  FAST,         cluster::ok),
     spec("raft.transfer_leader", 3, Admin, NO_KEYS, ADMIN, cluster::transfer_leader),
 ];

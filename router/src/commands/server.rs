@@ -5,6 +5,7 @@ use super::{
     docs, integer, lookup, lookup_subcommand, quote,
 };
 use crate::glob::glob_match;
+use crate::redirect::Port;
 use crate::reply::Reply;
 use crate::settings::SETTINGS;
 use bytes::Bytes;
@@ -126,7 +127,7 @@ pub fn help(container: &str, entries: &[(&'static str, &[&'static str])]) -> Rep
 
 /// COMMAND
 pub fn command(_: &mut Arguments) -> Result<Call, ErrorText> {
-    answer(Reply::Array(COMMANDS.iter().map(describe).collect()))
+    Ok(Call::Local(Local::Commands(None)))
 }
 
 /// COMMAND COUNT
@@ -155,8 +156,17 @@ pub fn command_info(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     if arguments.len() == 2 {
         return command(arguments);
     }
-    let row = |name: &Bytes| lookup_full(name).map_or(Reply::Nil, describe);
-    answer(Reply::Array(command_names(arguments)?.iter().map(row).collect()))
+    let names = command_names(arguments)?.to_vec();
+    Ok(Call::Local(Local::Commands(Some(names))))
+}
+
+/// The rows of these names, or of all commands, as clients of such a port are told.
+pub fn table(names: Option<&[Bytes]>, port: Port) -> Reply {
+    let row = |name: &Bytes| lookup_full(name).map_or(Reply::Nil, |spec| describe(spec, port));
+    Reply::Array(match names {
+        None => COMMANDS.iter().map(|spec| describe(spec, port)).collect(),
+        Some(names) => names.iter().map(row).collect(),
+    })
 }
 
 /// COMMAND DOCS
@@ -245,7 +255,7 @@ pub fn command_help(_: &mut Arguments) -> Result<Call, ErrorText> {
 }
 
 /// A row as COMMAND shows it: ten elements, as of Redis 7.
-fn describe(spec: &'static CommandSpec) -> Reply {
+fn describe(spec: &'static CommandSpec, port: Port) -> Reply {
     let words =
         |words: Vec<&'static str>| Reply::Set(words.into_iter().map(Reply::Simple).collect());
     Reply::Array(vec![
@@ -256,9 +266,9 @@ fn describe(spec: &'static CommandSpec) -> Reply {
         Reply::Integer(spec.keys.last),
         Reply::Integer(spec.keys.step),
         words(categories(spec)),
-        Reply::Set(tips(spec).into_iter().map(Reply::text).collect()),
+        Reply::Set(tips(spec, port).into_iter().map(Reply::text).collect()),
         Reply::Set(key_specs(spec)),
-        Reply::Set(spec.subcommands.iter().map(describe).collect()),
+        Reply::Set(spec.subcommands.iter().map(|spec| describe(spec, port)).collect()),
     ])
 }
 
@@ -300,10 +310,17 @@ fn categories(spec: &CommandSpec) -> Vec<&'static str> {
     .collect()
 }
 
-/// Hints for clients, as of Redis 7.0 but for this: Redis tells them to spread DBSIZE and others over all nodes; here one node
-/// answers for all, so that hint is not given.
-fn tips(spec: &CommandSpec) -> Vec<&'static str> {
+/// Hints for clients, as of Redis 7.0 but for this: Redis tells them to spread some commands over all
+/// nodes; here one node answers for all, so that hint is not given but on the cluster port, and there of
+/// those alone that are about the slots of the node.
+fn tips(spec: &CommandSpec, port: Port) -> Vec<&'static str> {
     match spec.name {
+        "dbsize" if port == Port::Cluster => {
+            vec!["request_policy:all_shards", "response_policy:agg_sum"]
+        }
+        "flushall" | "flushdb" if port == Port::Cluster => {
+            vec!["request_policy:all_shards", "response_policy:all_succeeded"]
+        }
         "mget" => vec!["request_policy:multi_shard"],
         "del" | "unlink" | "exists" | "touch" => {
             vec!["request_policy:multi_shard", "response_policy:agg_sum"]

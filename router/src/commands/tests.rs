@@ -154,9 +154,9 @@ fn keys_of_several_slots_are_split_and_keep_their_places() {
 
 #[test]
 fn command_info_and_docs_answer_a_bounded_number_of_names() {
-    for subcommand in ["INFO", "DOCS"] {
+    for (subcommand, taken) in [("INFO", "Local(Commands("), ("DOCS", "Local(Reply(")] {
         let names = |count| refusal(&format!("COMMAND {subcommand}{}", " cluster".repeat(count)));
-        assert!(names(1024).starts_with("Local(Reply("), "{subcommand}");
+        assert!(names(1024).starts_with(taken), "{subcommand}");
         assert_eq!(names(1025), "ERR too many command names");
     }
 }

@@ -47,7 +47,7 @@ impl News {
     }
 
     /// Whether the newest term heard of has a leader.
-    fn is_led(&self, group: GroupId) -> bool {
+    pub(super) fn is_led(&self, group: GroupId) -> bool {
         let views = self.heard.values().filter_map(|leaders| leaders.get(&group));
         let newest = views.max_by_key(|view| (view.term, view.leader.is_some()));
         newest.is_some_and(|view| view.leader.is_some())

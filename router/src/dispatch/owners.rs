@@ -2,9 +2,9 @@
 
 use super::{Dispatch, Now};
 use crate::backend::Refusal;
-use shard_core::GroupId;
 use shard_core::moves::SlotEpoch;
 use shard_core::slot::Slot;
+use shard_core::{GroupId, NodeId};
 
 impl Dispatch {
     /// Slots may have other owners now. A lane goes along with its slot.
@@ -46,6 +46,15 @@ impl Dispatch {
     pub(super) fn owner(&self, slot: Slot) -> Option<GroupId> {
         let moved = self.moved.get(&slot).map(|(group, _)| *group);
         moved.or_else(|| self.view.map.owners.of(slot).map(|(group, _)| group))
+    }
+
+    /// The group that has a slot and the node that leads it. None if one of them is not sure: a group said
+    /// that it gave the slot away, or nobody that can be reached names a leader.
+    pub fn leader_of(&self, slot: Slot) -> Option<(GroupId, NodeId)> {
+        let (group, _) = self.view.map.owners.of(slot)?;
+        let leader = self.view.leaders.get(&group)?.leader?;
+        let is_sure = !self.moved.contains_key(&slot) && self.news.is_led(group);
+        is_sure.then_some((group, leader))
     }
 
     /// The newest change of owner of a slot that was heard of.

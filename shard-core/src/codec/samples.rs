@@ -581,7 +581,7 @@ impl Samples {
     }
 
     pub(super) fn frame(&mut self) -> WireFrame {
-        match self.below(8) {
+        match self.below(9) {
             0 => WireFrame::Raft(self.envelope()),
             1 => WireFrame::ToNode(self.node_message()),
             2 => WireFrame::ToRouter(self.router_message()),
@@ -589,7 +589,8 @@ impl Samples {
             4 => WireFrame::Chunk(self.chunk()),
             5 => WireFrame::Move(self.move_envelope()),
             6 => WireFrame::Map(self.map_message()),
-            _ => WireFrame::Witness(self.witness_message()),
+            7 => WireFrame::Witness(self.witness_message()),
+            _ => WireFrame::ClusterPort(self.number() as u16),
         }
     }
 

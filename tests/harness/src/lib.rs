@@ -21,6 +21,7 @@ pub mod raft_shrink;
 pub mod raft_sim;
 pub mod raft_watch;
 pub mod raft_world;
+pub mod redirect_script;
 pub mod resp;
 pub mod resp_script;
 pub mod shard_script;

@@ -6,7 +6,9 @@
 use bytes::{Bytes, BytesMut};
 use goldenscript::{ArgumentConsumer, Block, Command, Context, Runner};
 use router::backend::Answered;
+use router::commands::server::table;
 use router::commands::{self, Arguments, COMMANDS, Call, CommandSpec, Local, Split};
+use router::redirect::Port;
 use router::reply::{Protocol, Reply, put_answer};
 use router::resp::{ProtocolError, Scanner};
 use shard_core::GroupId;
@@ -176,6 +178,10 @@ impl RefusalScript {
         match commands::parse(&mut arguments) {
             Err(text) => encode(|protocol, out| Reply::Error(text.clone()).encode(protocol, out)),
             Ok((_, Call::Local(Local::Reply(reply)))) => {
+                encode(|protocol, out| reply.encode(protocol, out))
+            }
+            Ok((_, Call::Local(Local::Commands(names)))) => {
+                let reply = table(names.as_deref(), Port::Plain);
                 encode(|protocol, out| reply.encode(protocol, out))
             }
             Ok((_, Call::Op { slot, op, shape })) => {
