@@ -23,6 +23,8 @@ const PORT_BASE: u16 = 12_000;
 const PORT_RANGES: u16 = 1_000;
 /// Ports of one range: `dev` needs one and one a node, three processes need two each and a router's.
 const PORT_RANGE_LENGTH: u16 = 12;
+/// Below the cluster ports of nodes 1 to 3, in a range.
+const CLUSTER_PORTS: u16 = 6;
 /// Bytes of a log that a failing test prints.
 const LOG_TAIL_BYTES: usize = 6_000;
 
@@ -132,6 +134,12 @@ impl Process {
     /// Sets a variable for its further starts.
     pub fn set_variable(&mut self, name: &str, value: &str) {
         self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Takes an argument and its value out of those of its further starts.
+    pub fn drop_argument(&mut self, flag: &str) {
+        let at = self.arguments.iter().position(|word| word == flag).expect("such an argument");
+        self.arguments.drain(at..at + 2);
     }
 
     /// Starts it again, with the arguments of the first start.
@@ -291,14 +299,7 @@ pub struct DevCluster {
 impl DevCluster {
     /// Starts three nodes with two groups and waits until they serve. `more` are further arguments.
     pub fn start(more: &[&str]) -> DevCluster {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let ports = Ports::take();
-        let mut words = arguments(&["dev", "--port", &ports.port(0).to_string(), "--dir"]);
-        words.push(folder.path().join("data").display().to_string());
-        words.extend(arguments(more));
-        let mut process = Process::start("dev", &words, folder.path());
-        process.wait_until_it_serves(ports.port(0));
-        DevCluster { process, ports, _folder: folder }
+        DevCluster::start_on(Ports::take(), |_| arguments(more))
     }
 
     /// Where clients connect.
@@ -309,6 +310,28 @@ impl DevCluster {
     /// The port of embedded node `i`, from 1.
     pub fn node_port(&self, i: u16) -> u16 {
         self.ports.port(i)
+    }
+
+    /// The same, with a cluster port for each node.
+    pub fn start_redirecting() -> DevCluster {
+        DevCluster::start_on(Ports::take(), |ports| {
+            arguments(&["--cluster-ports", &ports.port(CLUSTER_PORTS).to_string()])
+        })
+    }
+
+    fn start_on(ports: Ports, more: impl FnOnce(&Ports) -> Vec<String>) -> DevCluster {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut words = arguments(&["dev", "--port", &ports.port(0).to_string(), "--dir"]);
+        words.push(folder.path().join("data").display().to_string());
+        words.extend(more(&ports));
+        let mut process = Process::start("dev", &words, folder.path());
+        process.wait_until_it_serves(ports.port(0));
+        DevCluster { process, ports, _folder: folder }
+    }
+
+    /// The cluster port of embedded node `i`, from 1, if they were asked for.
+    pub fn cluster_port(&self, i: u16) -> u16 {
+        self.ports.port(CLUSTER_PORTS + i)
     }
 
     /// A connection to the cluster.
@@ -359,6 +382,22 @@ impl ThreeNodes {
 
     /// The same, with so many groups.
     pub fn start_groups(launch: &Launch, more: &[&str], groups: u32) -> ThreeNodes {
+        ThreeNodes::start_each(launch, groups, |_, _| arguments(more))
+    }
+
+    /// The same, two groups, with a cluster port for each of these nodes.
+    pub fn start_redirecting(nodes: &[u16]) -> ThreeNodes {
+        ThreeNodes::start_each(&Launch::Program, 2, |ports, id| match nodes.contains(&id) {
+            true => arguments(&["--cluster-port", &ports.port(CLUSTER_PORTS + id).to_string()]),
+            false => Vec::new(),
+        })
+    }
+
+    fn start_each(
+        launch: &Launch,
+        groups: u32,
+        more: impl Fn(&Ports, u16) -> Vec<String>,
+    ) -> ThreeNodes {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ports = Ports::take();
         let file = write_cluster_file_of(folder.path(), &ports, groups);
@@ -367,9 +406,9 @@ impl ThreeNodes {
                 let dir = folder.path().join(format!("node-{id}")).display().to_string();
                 let id_text = id.to_string();
                 let words = ["node", "--id", &id_text, "--dir", &dir, "--cluster-file", &file];
-                let words = [&words[..], more].concat();
+                let words = [arguments(&words), more(&ports, id)].concat();
                 let name = format!("node {id}");
-                Process::start_as(launch.clone(), &name, &arguments(&words), folder.path())
+                Process::start_as(launch.clone(), &name, &words, folder.path())
             })
             .collect();
         let listen = format!("127.0.0.1:{}", ports.port(0));
@@ -391,7 +430,12 @@ impl ThreeNodes {
         self.ports.port(id)
     }
 
-    /// A port that none of them uses, `offset` from 7 to 11.
+    /// The cluster port of node `id`, from 1, if it was asked for.
+    pub fn cluster_port(&self, id: u16) -> u16 {
+        self.ports.port(CLUSTER_PORTS + id)
+    }
+
+    /// A port that none of them uses, `offset` from 7 to 11; without cluster ports, that is.
     pub fn spare_port(&self, offset: u16) -> u16 {
         assert!(offset > 2 * Self::COUNT);
         self.ports.port(offset)
