@@ -322,8 +322,8 @@ impl Dispatch {
             }
         }
         if view.map.version > self.view.map.version {
-            Rc::make_mut(&mut self.view).map = view.map.clone();
-            self.reroute(now);
+            let before = std::mem::replace(&mut Rc::make_mut(&mut self.view).map, view.map.clone());
+            self.reroute(now, &before.owners);
         }
     }
 

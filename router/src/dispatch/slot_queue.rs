@@ -358,14 +358,6 @@ impl SlotQueue {
         }
     }
 
-    /// Nobody owns the slot: what has no seq is refused at once.
-    pub(super) fn refuse_unsent(&mut self, refusal: Refusal, book: &mut Book) {
-        self.drop_unsent(book, |op, book| {
-            book.answer(&mut op.ticket, Answered::Refused(refusal));
-            true
-        });
-    }
-
     /// Drops every op without a seq that `goes` picks.
     fn drop_unsent(
         &mut self,
