@@ -202,6 +202,14 @@ impl ClusterMap {
         self.moves.values().filter(|record| record.ended.is_none())
     }
 
+    /// Whether it differs from another one in more than moves and what they have brought about.
+    pub(crate) fn differs_besides_moves(&self, other: &ClusterMap) -> bool {
+        let ClusterMap { version: _, owners: _, moves: _, config, waiting, .. } = self;
+        let ClusterMap { paused, evacuated, founders, members, .. } = self;
+        (*paused, evacuated, founders) != (other.paused, &other.evacuated, &other.founders)
+            || (config, waiting, members) != (&other.config, &other.waiting, &other.members)
+    }
+
     /// Whether the map makes sense, whoever sent it.
     ///
     /// # Errors

@@ -5,8 +5,10 @@
 
 mod groups;
 mod members;
+mod views;
 
 use self::groups::Comings;
+use self::views::Views;
 use crate::checkpoint::{SnapshotChunk, StateCommand, StateEvent};
 use crate::cluster_config::{ClusterConfig, NodeConfig, SHARDMASTER};
 use crate::cluster_map::ClusterMap;
@@ -170,7 +172,7 @@ pub struct Output {
     pub fetches: Vec<(GroupId, Fetch)>,
     /// Role changes, for the log.
     pub roles: Vec<(GroupId, RoleChange)>,
-    /// A leader or the configuration changed: routers want the new view.
+    /// A leader or the map changed, and not only just now: routers want the new view.
     pub view_changed: bool,
     /// There is more to do at once.
     pub again: bool,
@@ -210,6 +212,7 @@ pub struct Node {
     feed: MapFeed,
     keeper: Keeper,
     comings: Comings,
+    views: Views,
     /// What groups here say to groups here.
     loopback: VecDeque<MoveEnvelope>,
     replicas: BTreeMap<GroupId, Replica>,
@@ -271,6 +274,7 @@ impl Node {
             feed: MapFeed::new(id, Arc::clone(&kept.map)),
             keeper: Keeper::new(kept),
             comings: Comings::new(unwanted),
+            views: Views::default(),
             opener,
             witness,
             failed: None,
@@ -450,7 +454,7 @@ impl Node {
         batch: RequestBatch,
         out: &mut Output,
     ) {
-        let group = batch.group;
+        let (group, map) = (batch.group, Arc::clone(self.feed.map()));
         let Some(replica) = self.replicas.get_mut(&group) else {
             let replies = out.replies.entry(origin).or_default();
             let answer = Answer::NotLeader { hint: None };
@@ -468,7 +472,7 @@ impl Node {
                 }
                 continue;
             }
-            replica.request(wall, origin, request, &mut self.scratch);
+            replica.request(wall, &map, origin, request, &mut self.scratch);
         }
         self.touched.insert(group);
         self.collect(now, group, out);
@@ -532,6 +536,7 @@ impl Node {
         for (origin, reply) in self.transfers.ended(&self.replicas, self.id) {
             out.replies.entry(origin).or_default().push(reply);
         }
+        out.view_changed = self.views.poll(now, out.view_changed);
         Ok(())
     }
 
@@ -671,8 +676,8 @@ impl Node {
     /// When `poll` must be called next, if nothing else happens.
     pub fn deadline(&self) -> Option<Now> {
         let replicas = self.replicas.values().filter_map(Replica::deadline);
-        let others = self.feed.deadline().into_iter().chain(self.keeper.deadline());
-        replicas.chain(self.health.pairs.deadline()).chain(others).min()
+        let others = [self.feed.deadline(), self.keeper.deadline(), self.views.deadline()];
+        replicas.chain(self.health.pairs.deadline()).chain(others.into_iter().flatten()).min()
     }
 
     /// Tells the replicas whether this node may lead, when that changes: they do not campaign while it

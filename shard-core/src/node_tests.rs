@@ -27,6 +27,7 @@ mod groups;
 mod members;
 mod memory;
 mod moves;
+mod pace;
 mod reads;
 mod snapshots;
 mod witness;
@@ -91,6 +92,8 @@ struct World {
     epochs: BTreeMap<NodeId, u64>,
     next_link: u64,
     config: ClusterConfig,
+    /// How often nodes told routers what they know.
+    views: u64,
     /// Messages and heartbeats that nodes have sent each other.
     sent: u64,
     /// The bytes of those messages, as they travel.
@@ -173,6 +176,7 @@ impl World {
             epochs: BTreeMap::new(),
             next_link: 0,
             config,
+            views: 0,
             sent: 0,
             sent_bytes: 0,
             stuck: BTreeSet::new(),
@@ -258,6 +262,7 @@ impl World {
 
     fn carry_out(&mut self, id: NodeId, out: Output) {
         let mut next = std::mem::take(&mut self.queue);
+        self.views += u64::from(out.view_changed);
         let disks = self.disks.get_mut(&id).unwrap();
         for (group, write) in &out.writes {
             disks.entry(*group).or_default().write(write);

@@ -5,6 +5,7 @@
 //! applied at that index has the term it was proposed in (scenarios C7, C10). What only reads takes
 //! no entry: [`reads`].
 
+mod admission;
 mod checkpoints;
 mod closing;
 mod collect;
@@ -15,7 +16,7 @@ mod reads;
 
 pub use self::checkpoints::{CheckpointConfig, STAGED_BYTES_MAX};
 pub use self::error::ReplicaError;
-pub use self::mover::{PARKED_BYTES_MAX, PARKED_MAX};
+pub use self::mover::{PARKED_BYTES_MAX, PARKED_MAX, SLOTS_AT_ONCE_MAX};
 
 use self::checkpoints::Checkpoints;
 use self::collect::Collection;
@@ -32,12 +33,7 @@ use crate::memory::MemoryUse;
 use crate::migration::MoveEnvelope;
 use crate::op::Op;
 use crate::session::LogTime;
-use crate::shard_store::ShardStore;
-use crate::slot::Slot;
-use crate::wire::{
-    Answer, GroupAnswer, LaneRequest, LeaderView, ReadRequest, ReplicaStatus, Reply, Request,
-    RequestBody, TransferAnswer,
-};
+use crate::wire::{Answer, GroupAnswer, LeaderView, ReplicaStatus, Reply, TransferAnswer};
 use raft_core::conf::Conf;
 use raft_core::effects::{Effects, Envelope, FetchResult, Refused, Role, RoleChange, Write};
 use raft_core::message::Message;
@@ -69,13 +65,6 @@ const LANE_ITEM_BYTES: usize = 64;
 struct Client {
     origin: Origin,
     id: u64,
-}
-
-/// A request that has to wait: for its entry, or for its read to be confirmed.
-enum Admitted {
-    /// With its bytes in the entry.
-    Item(EntryItem, usize),
-    Read(ReadRequest),
 }
 
 /// The clients of one proposed entry. `None`: an item of our own.
@@ -248,100 +237,6 @@ impl Replica {
         message: Message,
     ) -> Result<(), raft_core::effects::Reject> {
         self.raft.step(now, from, message)
-    }
-
-    /// A request from a router: refused at once, or proposed with the next poll.
-    pub fn request(
-        &mut self,
-        wall: LogTime,
-        origin: Origin,
-        request: Request,
-        out: &mut ReplicaOutput,
-    ) {
-        let client = Client { origin, id: request.id };
-        if self.role.role != Role::Leader {
-            let answer = Answer::NotLeader { hint: self.role.leader };
-            return out.replies.push((origin, Reply { id: request.id, answer }));
-        }
-        if let Some(slot) = self.waits_for_slot(&request.body) {
-            let bytes = LANE_ITEM_BYTES + request.body.op_bytes();
-            if let Err(answer) = self.park(client, request.body, slot, bytes) {
-                out.replies.push((origin, Reply { id: request.id, answer }));
-            }
-            return;
-        }
-        match self.admit(wall, request.body) {
-            Ok(Admitted::Item(item, bytes)) => self.batch.push(item, Some(client), bytes),
-            Ok(Admitted::Read(read)) => self.reads.push(client, read),
-            Err(answer) => out.replies.push((origin, Reply { id: request.id, answer })),
-        }
-    }
-
-    /// Turns a request into what has to wait, or into the answer that need not.
-    fn admit(&self, wall: LogTime, body: RequestBody) -> Result<Admitted, Answer> {
-        if self.is_full() {
-            return Err(Answer::Busy);
-        }
-        let store = match &self.machine {
-            Machine::Shard(store) => store,
-            Machine::Master(master) => return reads::admit_to_master(master, body),
-        };
-        if let Some(answer) = self.hindrance(&body, store) {
-            return Err(answer);
-        }
-        match body {
-            RequestBody::LogTime => Err(Answer::LogTime(self.stamp(wall))),
-            // The node judges whether the target may lead.
-            RequestBody::Transfer { .. } | RequestBody::Master(_) => Err(Answer::Invalid),
-            RequestBody::Group(query) => Ok(Admitted::Item(EntryItem::Group(query), 16)),
-            RequestBody::Lane(lane) => {
-                let bytes = LANE_ITEM_BYTES + lane.op.bytes();
-                Ok(Admitted::Item(EntryItem::Lane(lane), bytes))
-            }
-            RequestBody::Read(read) if !self.reads.has_room(&read) => Err(Answer::Busy),
-            RequestBody::Read(read) => Ok(Admitted::Read(read)),
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        let waiting = self.waiting_count + self.batch.items.len() + self.reads.count();
-        waiting + self.mover.parked() >= WAITING_MAX
-    }
-
-    /// The slot that a request has to wait for: nobody is served there for a moment, or its copy has to
-    /// catch up, or others wait there already.
-    fn waits_for_slot(&self, body: &RequestBody) -> Option<Slot> {
-        let Machine::Shard(store) = &self.machine else { return None };
-        let (slot, writes) = match body {
-            RequestBody::Lane(LaneRequest { slot, .. }) => (*slot, true),
-            RequestBody::Read(ReadRequest { slot, .. }) => (*slot, false),
-            RequestBody::Group(_)
-            | RequestBody::LogTime
-            | RequestBody::Transfer { .. }
-            | RequestBody::Master(_) => return None,
-        };
-        let waits = self.mover.parks(slot)
-            || store.hindrance(slot) == Some(Answer::Frozen)
-            || writes && self.is_throttled(store, slot);
-        (self.settled && waits && !self.is_full()).then_some(slot)
-    }
-
-    /// What a request would be told anyway once its turn came.
-    fn hindrance(&self, body: &RequestBody, store: &ShardStore) -> Option<Answer> {
-        match body {
-            RequestBody::Lane(LaneRequest { slot, .. })
-            | RequestBody::Read(ReadRequest { slot, .. })
-                if self.settled =>
-            {
-                store.hindrance(*slot)
-            }
-            RequestBody::Lane(_)
-            | RequestBody::Read(_)
-            | RequestBody::Group(_)
-            | RequestBody::LogTime
-            | RequestBody::Transfer { .. }
-            | RequestBody::Master(_) => None,
-        }
     }
 
     /// The stamp for an entry proposed now: the wall clock, but log time never goes back.

@@ -77,6 +77,18 @@ pub enum RequestBody {
 }
 
 impl RequestBody {
+    /// The slot that it is about.
+    pub(crate) fn slot(&self) -> Option<Slot> {
+        match self {
+            RequestBody::Lane(LaneRequest { slot, .. })
+            | RequestBody::Read(ReadRequest { slot, .. }) => Some(*slot),
+            RequestBody::Group(_)
+            | RequestBody::LogTime
+            | RequestBody::Transfer { .. }
+            | RequestBody::Master(_) => None,
+        }
+    }
+
     /// Bytes of keys and values in it.
     pub(crate) fn op_bytes(&self) -> usize {
         match self {

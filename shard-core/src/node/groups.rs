@@ -41,8 +41,8 @@ impl Comings {
 impl Node {
     /// The groups whose slots move by either map have to look at it.
     pub(super) fn map_changed(&mut self, now: Now, before: &ClusterMap, out: &mut Output) {
-        out.view_changed = true;
         let map = self.feed.map();
+        out.view_changed |= self.views.map_changed(now, before, map);
         out.peers_changed |= map.config.nodes != before.config.nodes;
         self.keeper.hear(map);
         for record in before.moves.values().chain(map.moves.values()) {

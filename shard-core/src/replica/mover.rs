@@ -8,13 +8,23 @@
 //! Messages may be lost, doubled and late. Each names its move, round and cursor; what does not fit is
 //! ignored, what gets no answer is sent again.
 //!
-//! **Bounds.** Of a slot that comes, [`CHUNKS_IN_FLIGHT_MAX`] chunks are in the log and not applied; one
-//! is asked for at a time. Requests that are parked count as waiting ([`super::WAITING_MAX`]), and a slot
-//! parks [`PARKED_MAX`] and [`PARKED_BYTES_MAX`] at most.
+//! **Bounds.** Of a slot that comes, [`pulling::CHUNKS_IN_FLIGHT_MAX`] chunks are in the log and not applied; one
+//! is asked for at a time. How many slots come at a time, and how fast, is the matter of [`pace`]. Requests
+//! that are parked count as waiting ([`super::WAITING_MAX`]), and a slot parks [`PARKED_MAX`] and
+//! [`PARKED_BYTES_MAX`] at most.
 
+mod pace;
+mod parking;
+mod pulling;
 mod reports;
 
-use super::{Client, Replica, ReplicaOutput};
+pub use self::pace::AT_ONCE_MAX as SLOTS_AT_ONCE_MAX;
+pub use self::parking::{PARKED_BYTES_MAX, PARKED_MAX};
+
+use self::pace::Pace;
+use self::parking::Parked;
+use self::pulling::Pull;
+use super::{Replica, ReplicaOutput};
 use crate::cluster_map::{ClusterMap, MoveRecord};
 use crate::codec::EntryItem;
 use crate::machine::Machine;
@@ -23,9 +33,8 @@ use crate::migration::{
 };
 use crate::moves::{Move, MoveId, MoveOutcome, RefuseReason};
 use crate::session::LogTime;
-use crate::shard_store::{ShardStore, SlotPhase, SlotStand};
+use crate::shard_store::{SlotPhase, SlotStand};
 use crate::slot::Slot;
-use crate::wire::{Answer, Request, RequestBody};
 use raft_core::effects::Role;
 use raft_core::types::{GroupId, NodeId, Now};
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,20 +48,8 @@ const RETRY_NS_MAX: Now = 1_000 * MS;
 const RESOLVE_NS: Now = 300 * MS;
 /// A destination that got nothing for so long refuses when the source asks.
 const PATIENCE_NS: Now = 5_000 * MS;
-/// The quorum here is taken to be there for so long after it has committed rows.
-const FRESH_NS: Now = 500 * MS;
-/// Chunks of one slot that are proposed and not applied.
-const CHUNKS_IN_FLIGHT_MAX: u32 = 4;
 /// The last round may have so many bytes and rows: what a client waits for.
 const LAST_ROUND: Behind = Behind { rows: 1024, bytes: 256 << 10 };
-/// Requests that one frozen slot parks.
-pub const PARKED_MAX: usize = 1024;
-/// Their bytes.
-pub const PARKED_BYTES_MAX: usize = 8 << 20;
-/// From this round on a slot takes so many bytes of changes in a round, or half of those of the round
-/// before: then every round is shorter than the last, whatever is written.
-const THROTTLE_FROM_ROUND: u32 = 2;
-const THROTTLE_BYTES: u64 = 1 << 20;
 
 /// What one leader remembers of the moves of its group.
 #[derive(Debug, Default)]
@@ -72,9 +69,11 @@ pub(super) struct Mover {
     /// Steps on their way through the log. One move's may be taken leave of while the next of the same slot
     /// begins: each has a place of its own, or they would be proposed in turns without end.
     proposed: BTreeMap<(Slot, MoveId), (MoveStep, Now)>,
-    /// Of the map of this version: slots that are to come here, or whose refusal is news here.
-    wanted: BTreeSet<Slot>,
-    wanted_of: Option<u64>,
+    /// Of the map of this version: the moves that this group has a side of, by slot, in the order of their
+    /// numbers. A map has thousands, and each slot is looked at in each turn.
+    ordered: BTreeMap<Slot, Vec<MoveId>>,
+    ordered_of: Option<u64>,
+    pace: Pace,
     due: Option<Now>,
 }
 
@@ -112,20 +111,6 @@ impl Asked {
     }
 }
 
-/// How far a slot that comes is.
-#[derive(Debug)]
-struct Pull {
-    id: MoveId,
-    /// What is applied.
-    applied: (u32, Option<RowName>),
-    /// Behind what is proposed.
-    proposed: (u32, Option<RowName>),
-    in_flight: u32,
-    behind: Behind,
-    /// When something was applied last.
-    progress: Now,
-}
-
 /// Of a slot that goes.
 #[derive(Debug)]
 struct Serve {
@@ -140,13 +125,6 @@ struct Serve {
     /// The newest round, and the bytes of its changes.
     round: u32,
     round_bytes: u64,
-}
-
-/// Requests for a slot that serves nobody now.
-#[derive(Debug, Default)]
-struct Parked {
-    requests: Vec<(Client, RequestBody)>,
-    bytes: usize,
 }
 
 impl Mover {
@@ -226,55 +204,53 @@ impl Mover {
         });
     }
 
-    /// The slots that the map says something new about.
+    /// The moves that the map has of this group.
     fn look_at(&mut self, map: &ClusterMap, group: GroupId) {
-        if self.wanted_of == Some(map.version) {
+        if self.ordered_of == Some(map.version) {
             return;
         }
-        self.wanted_of = Some(map.version);
-        let concerns = |order: &Move| order.to == group || order.from == Some(group);
-        let records = map.moves.values().map(|record| record.order);
-        self.wanted = records.filter(concerns).map(|order| order.slot).collect();
+        self.ordered_of = Some(map.version);
+        self.ordered.clear();
+        let concerns = |order: &&Move| order.to == group || order.from == Some(group);
+        for order in map.moves.values().map(|record| &record.order).filter(concerns) {
+            self.ordered.entry(order.slot).or_default().push(order.id);
+        }
+    }
+
+    /// What the map says of the moves of a slot that this group has a side of, in the order of their numbers.
+    fn records<'a>(&self, map: &'a ClusterMap, slot: Slot) -> impl Iterator<Item = &'a MoveRecord> {
+        let ids = self.ordered.get(&slot).map_or(&[][..], |ids| ids);
+        ids.iter().filter_map(|id| map.moves.get(id))
+    }
+
+    /// Whether a slot may be begun now: its copy would take turns from others, and from clients.
+    fn may_begin(&mut self, now: Now, order: &Move) -> bool {
+        // One without a source has nothing to copy; one that is on its way through the log counts already.
+        let counted = order.from.is_none() || self.begun(now, &(order.slot, order.id)).is_some();
+        let may = counted || self.pace.may_begin(now);
+        if let Some(at) = self.pace.deadline(now).filter(|_| !may) {
+            self.wake(at);
+        }
+        may
+    }
+
+    /// Since when the beginning of a move is on its way through the log, if it is.
+    fn begun(&self, now: Now, of: &(Slot, MoveId)) -> Option<Now> {
+        let (step, at) = self.proposed.get(of)?;
+        let begins = matches!(step, MoveStep::BeginImport(_));
+        (begins && now < at.saturating_add(RETRY_NS_MAX)).then_some(*at)
+    }
+
+    /// Counts the slots that are being copied, or about to be.
+    fn pace_turn(&mut self, now: Now) {
+        let begun = self.proposed.keys().filter(|(slot, _)| !self.pulls.contains_key(slot));
+        let begun = begun.filter_map(|of| self.begun(now, of));
+        let copied = self.pulls.values().map(Pull::progress);
+        self.pace = self.pace.turn(now, copied.chain(begun));
     }
 }
 
 impl Replica {
-    /// Parks a request for a slot that serves nobody for a moment, or says why not.
-    pub(super) fn park(
-        &mut self,
-        client: Client,
-        body: RequestBody,
-        slot: Slot,
-        bytes: usize,
-    ) -> Result<(), Answer> {
-        let parked = self.mover.parked.entry(slot).or_default();
-        let fits = parked.requests.len() < PARKED_MAX && parked.bytes + bytes <= PARKED_BYTES_MAX;
-        if !fits && !parked.requests.is_empty() {
-            return Err(Answer::Busy);
-        }
-        parked.bytes += bytes;
-        parked.requests.push((client, body));
-        self.mover.parked_count += 1;
-        Ok(())
-    }
-
-    /// Whether writes to a slot wait until its round is over: else the copy would never catch up.
-    pub(super) fn is_throttled(&self, store: &ShardStore, slot: Slot) -> bool {
-        let Some(serve) = self.mover.serves.get(&slot) else { return false };
-        let allowed = THROTTLE_BYTES.max(serve.round_bytes / 2);
-        serve.round >= THROTTLE_FROM_ROUND
-            && store.behind(slot).is_some_and(|behind| behind.bytes > allowed)
-    }
-
-    /// Another role drives nothing, and answers what waits.
-    pub(super) fn forget_moves(&mut self, answer: &Answer, out: &mut ReplicaOutput) {
-        let mover = std::mem::take(&mut self.mover);
-        for parked in mover.parked.into_values() {
-            let clients: Vec<_> = parked.requests.iter().map(|(client, _)| Some(*client)).collect();
-            super::answer_all(&clients, answer, out);
-        }
-    }
-
     /// Says and proposes what is due.
     pub(super) fn drive_moves(
         &mut self,
@@ -290,25 +266,29 @@ impl Replica {
         let Machine::Shard(store) = &self.machine else { return };
         self.mover.look_at(map, self.group);
         let slots: BTreeSet<Slot> =
-            store.moving().chain(self.mover.wanted.iter().copied()).collect();
+            store.moving().chain(self.mover.ordered.keys().copied()).collect();
         self.mover.keep_only(now, &slots);
+        self.mover.pace_turn(now);
         for slot in slots {
             self.drive_slot(now, slot, map, out);
         }
-        self.unpark(wall, out);
+        self.unpark(wall, map, out);
     }
 
     fn drive_slot(&mut self, now: Now, slot: Slot, map: &ClusterMap, out: &mut ReplicaOutput) {
         let Machine::Shard(store) = &self.machine else { return };
         let stand = store.stand(slot);
+        if !matches!(stand.phase, SlotPhase::Importing { .. })
+            && let Some(pull) = self.mover.pulls.remove(&slot)
+        {
+            self.mover.pace.ended(now, pull.since());
+        }
         // What the map says of the move that is next here. One that has begun need not be the first of them:
         // an earlier one may have been refused before this side heard of it.
         let group = self.group;
-        let next = |is_side: fn(&Move, GroupId) -> bool| {
-            let mut records = map.moves.values();
-            records.find(|MoveRecord { order, .. }| {
-                order.slot == slot && order.id > stand.settled && is_side(order, group)
-            })
+        let next = |mover: &Mover, is_side: fn(&Move, GroupId) -> bool| {
+            let mut records = mover.records(map, slot);
+            records.find(|record| record.order.id > stand.settled && is_side(&record.order, group))
         };
         let named = |order: &Move| map.moves.get(&order.id);
         if let Some(ended) = stand.ended {
@@ -318,12 +298,13 @@ impl Replica {
         match &stand.phase {
             SlotPhase::Absent => {
                 // Until the end of the last one is forgotten the entry would change nothing.
-                if let Some(record) = next(|order, group| order.to == group)
+                if let Some(record) = next(&self.mover, |order, group| order.to == group)
                     && stand.ended.is_none()
                 {
-                    match record.cancel {
-                        true => self.refuse(now, record.order, RefuseReason::Cancelled),
-                        false => self.propose_step(now, MoveStep::BeginImport(record.order)),
+                    if record.cancel {
+                        self.refuse(now, record.order, RefuseReason::Cancelled);
+                    } else if self.mover.may_begin(now, &record.order) {
+                        self.propose_step(now, MoveStep::BeginImport(record.order));
                     }
                 }
             }
@@ -340,7 +321,7 @@ impl Replica {
                 }
             }
             SlotPhase::Owned => {
-                if let Some(record) = next(|order, group| order.from == Some(group))
+                if let Some(record) = next(&self.mover, |order, group| order.from == Some(group))
                     && stand.ended.is_none()
                 {
                     match record.ended {
@@ -356,61 +337,6 @@ impl Replica {
                     }
                 }
             }
-        }
-    }
-
-    /// Asks the source for what comes next.
-    fn pull(
-        &mut self,
-        now: Now,
-        order: Move,
-        applied: (u32, Option<RowName>),
-        map: &ClusterMap,
-        out: &mut ReplicaOutput,
-    ) {
-        let Some(source) = order.from else { return };
-        let slot = order.slot;
-        let pull =
-            self.mover.pulls.entry(slot).or_insert_with(|| Pull::new(order.id, &applied, now));
-        if pull.id != order.id {
-            *pull = Pull::new(order.id, &applied, now);
-        }
-        if pull.applied != applied {
-            pull.applied = applied;
-            pull.progress = now;
-            pull.in_flight = pull.in_flight.saturating_sub(1);
-        }
-        if pull.applied == pull.proposed {
-            pull.in_flight = 0;
-        }
-        let first = pull.proposed == (0, Some(RowName::new()));
-        let message = match &pull.proposed {
-            (_, Some(_)) if pull.in_flight >= CHUNKS_IN_FLIGHT_MAX => None,
-            (_, Some(_)) if first => Some(MoveMessage::Begin(order)),
-            (round, Some(from)) => Some(MoveMessage::Fetch { round: *round, from: from.clone() }),
-            // Only what is applied counts: rows that are only on their way here may be lost with the
-            // leader, and the source would not tell of them again.
-            (_, None) if pull.in_flight > 0 => None,
-            (round, None) => {
-                // A source that is frozen waits for this group's quorum: it is asked for that only just
-                // after that quorum has committed something. Another round is such a thing.
-                let fresh = now <= pull.progress.saturating_add(FRESH_NS);
-                let freeze = fresh && pull.behind.is_within(&LAST_ROUND);
-                Some(MoveMessage::Next { round: round + 1, freeze })
-            }
-        };
-        let Some(message) = message else {
-            // What is proposed may have been lost with another leader's term.
-            if now >= pull.progress.saturating_add(RETRY_NS_MAX) {
-                pull.proposed = pull.applied.clone();
-                pull.in_flight = 0;
-                pull.progress = now;
-            }
-            let at = pull.progress.saturating_add(RETRY_NS_MAX);
-            return self.mover.wake(at);
-        };
-        if self.mover.may_ask(now, slot, Topic::Pull, order.id) {
-            self.ask((source, Topic::Pull), slot, order.id, message, map, out);
         }
     }
 
@@ -697,30 +623,6 @@ impl Replica {
         self.mover.wake(now);
     }
 
-    fn on_chunk(&mut self, now: Now, slot: Slot, id: MoveId, chunk: Chunk, behind: Behind) {
-        let Some(pull) = self.mover.pulls.get_mut(&slot).filter(|pull| pull.id == id) else {
-            return;
-        };
-        let awaited = match &pull.proposed {
-            (round, Some(from)) => chunk.round == *round && chunk.from == *from,
-            (round, None) => {
-                round.checked_add(1) == Some(chunk.round)
-                    && chunk.from.is_empty()
-                    && pull.in_flight == 0
-            }
-        };
-        if !awaited || pull.in_flight >= CHUNKS_IN_FLIGHT_MAX {
-            return;
-        }
-        pull.proposed = (chunk.round, chunk.next.clone());
-        pull.in_flight += 1;
-        pull.behind = behind;
-        self.mover.answered(slot, Topic::Pull);
-        let bytes = 128 + chunk.bytes();
-        self.batch.push(EntryItem::Move(MoveStep::Import { slot, id, chunk }), None, bytes);
-        self.mover.wake(now);
-    }
-
     fn on_resolve(
         &mut self,
         now: Now,
@@ -739,31 +641,10 @@ impl Replica {
         }
         self.mover.leaders.insert(source, from);
         let progress = self.mover.pulls.get(&slot).filter(|pull| pull.id == id);
-        if progress.is_some_and(|pull| now >= pull.progress.saturating_add(PATIENCE_NS)) {
+        if progress.is_some_and(|pull| now >= pull.progress().saturating_add(PATIENCE_NS)) {
             self.refuse(now, order, RefuseReason::NoProgress);
         }
         self.mover.wake(now);
-    }
-
-    /// Requests for slots that serve again, or that have gone, go on in their order.
-    fn unpark(&mut self, wall: LogTime, out: &mut ReplicaOutput) {
-        let Machine::Shard(store) = &self.machine else { return };
-        let free: Vec<Slot> = self
-            .mover
-            .parked
-            .keys()
-            .copied()
-            .filter(|slot| {
-                store.hindrance(*slot) != Some(Answer::Frozen) && !self.is_throttled(store, *slot)
-            })
-            .collect();
-        for slot in free {
-            let Some(parked) = self.mover.parked.remove(&slot) else { continue };
-            self.mover.parked_count -= parked.requests.len();
-            for (Client { origin, id }, body) in parked.requests {
-                self.request(wall, origin, Request { id, body }, out);
-            }
-        }
     }
 }
 
@@ -776,18 +657,4 @@ fn store_chunk(
 ) -> Option<(Chunk, Behind)> {
     let Machine::Shard(store) = machine else { return None };
     store.chunk(slot, id, round, from, MOVE_CHUNK)
-}
-
-impl Pull {
-    fn new(id: MoveId, applied: &(u32, Option<RowName>), now: Now) -> Pull {
-        Pull {
-            id,
-            applied: applied.clone(),
-            proposed: applied.clone(),
-            in_flight: 0,
-            // Nobody has said yet.
-            behind: Behind { rows: u64::MAX, bytes: u64::MAX },
-            progress: now,
-        }
-    }
 }

@@ -11,7 +11,8 @@
 //! **Bounds.** So many requests wait for a group, reads among them ([`super::WAITING_MAX`]); their
 //! keys have [`READ_BYTES_MAX`]; none waits longer than [`READ_PATIENCE_NS`].
 
-use super::{Admitted, Client, Machine, Replica, ReplicaOutput, answer_to};
+use super::admission::Admitted;
+use super::{Client, Machine, Replica, ReplicaOutput, answer_to};
 use crate::cluster_config::ConfigNum;
 use crate::codec::{self, EntryBatch, EntryItem};
 use crate::session::{LogTime, SessionId};

@@ -38,6 +38,10 @@ pub(crate) enum Mutant {
     ExportNotSaved,
     /// The end of a move is not kept for the shardmaster.
     EndNotKept,
+    /// Every slot that is to come is begun at once.
+    BeginAll,
+    /// Nothing rests between the pieces of a slot.
+    NoRest,
     /// A node is forgotten by a report that follows a configuration which still names it.
     ForgetByOlder,
     /// What a group said earlier of its members counts though it comes late.

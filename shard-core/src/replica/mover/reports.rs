@@ -70,9 +70,9 @@ impl Replica {
         out: &mut ReplicaOutput,
     ) {
         let is_told = |id: MoveId| stand.ended.is_some_and(|ended| ended.order.id == id);
-        let skipped = map.moves.values().find_map(|record| {
+        let skipped = self.mover.records(map, slot).find_map(|record| {
             let order = record.order;
-            let here = order.slot == slot && order.from == Some(self.group);
+            let here = order.from == Some(self.group);
             let over = order.id <= stand.settled && !is_told(order.id) && !record.source_reported;
             let (outcome, _) = record.ended.filter(|_| here && over)?;
             Some(Ended { order, outcome })
