@@ -51,6 +51,8 @@ FLOOD_BATCH = 100
 FLOOD_WRITERS = 2
 # Goals: the 99th percentile during moves, in times of that without; the longest wait in milliseconds.
 RATIO_GOAL, LONGEST_GOAL_MS = 2.0, 50.0
+# Which samples count: of requests that read, or not.
+READS, WRITES, ALL = (1.0,), (0.0,), (0.0, 1.0)
 BUCKETS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 # Of what the values are cut.
 FILLING = random.Random(5).randbytes(1 << 15).hex().encode()
@@ -183,7 +185,8 @@ class Clients:
         now = time.monotonic()
         reply, length = taken
         client.received = client.received[length:]
-        self.samples.extend((client.sent_at, now - client.sent_at))
+        reads = client.about[0] == "read"
+        self.samples.extend((client.sent_at, now - client.sent_at, reads))
         self.answered(client, reply)
         return True
 
@@ -444,26 +447,29 @@ def report(phases, samples, failures):
     samples.sort()
     by_phase, histograms, goals = {}, [], []
     for kind, name, begun, ended, cpu in phases.list:
-        ms = [1000 * took for at, took in samples if begun <= at < ended]
+        ms = [(1000 * took, reads) for at, took, reads in samples if begun <= at < ended]
         failed = sum(begun <= at < ended for at, _ in failures)
         if ms:
             by_phase[name] = (kind, ended - begun, cpu, ms, failed)
     quiet = [one for kind, _, _, ms, _ in by_phase.values() if kind == "quiet" for one in ms]
-    quiet_p99 = percentile(quiet, 0.99)
+    pick = lambda ms, which: [one for one, reads in ms if reads in which]
+    quiet_p99 = {which: percentile(pick(quiet, which), 0.99) for which in (ALL, READS, WRITES)}
     print("\n| phase | s | requests | CPU | p50, ms | p99, ms | of quiet | p99.9, ms | longest, ms | failed |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name, (_, seconds, cpu, ms, failed) in by_phase.items():
-        print(row(name, seconds, cpu, ms, failed, quiet_p99))
+        print(row(name, seconds, cpu, pick(ms, ALL), failed, quiet_p99[ALL]))
     for kind in dict.fromkeys(kind for kind, *_ in by_phase.values()):
         parts = [part for part in by_phase.values() if part[0] == kind]
         ms = [one for part in parts for one in part[3]]
         seconds, failed = sum(part[1] for part in parts), sum(part[4] for part in parts)
         cpu = sum(part[1] * part[2] for part in parts) / seconds
-        print(row(f"**all of {kind}**", seconds, cpu, ms, failed, quiet_p99))
+        for which, what in ((READS, ", reads"), (WRITES, ", writes"), (ALL, "")):
+            print(row(f"**all of {kind}{what}**", seconds, cpu, pick(ms, which), failed, quiet_p99[which]))
+        ms = pick(ms, ALL)
         if kind in ("quiet", "moves"):
             histograms.append((kind, ms))
         if kind == "moves":
-            ratio, longest = percentile(ms, 0.99) / quiet_p99, max(ms)
+            ratio, longest = percentile(ms, 0.99) / quiet_p99[ALL], max(ms)
             goals.append(f"p99 during moves: {ratio:.2f} times that without, goal {RATIO_GOAL:.0f}")
             goals.append(f"longest wait during moves: {longest:.1f} ms, goal {LONGEST_GOAL_MS:.0f}")
     for name, ms in histograms:
@@ -522,7 +528,7 @@ def bench(cluster, options):
     for _ in processes:
         data, failed, read = results.get(timeout=600)
         numbers = array.array("d", data)
-        samples.extend(zip(numbers[::2], numbers[1::2]))
+        samples.extend(zip(numbers[::3], numbers[1::3], numbers[2::3]))
         failures.extend(failed)
         seen += read
     for process in processes:
