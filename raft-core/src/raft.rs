@@ -243,21 +243,21 @@ impl Raft {
         if from == self.config.id || from == NodeId(0) {
             return Err(Reject::NoPeer(from));
         }
-        let contradicts = match message {
-            Message::AppendEntries(m) => self.contradicts_commit(m),
-            Message::InstallSnapshot(m) => self.contradicts_snapshot(m.term, m.snapshot.id.at),
+        const CONTRADICTION: &str = "contradicts a committed entry";
+        let what = match message {
+            Message::AppendEntries(m) if self.contradicts_commit(m) => CONTRADICTION,
+            Message::InstallSnapshot(m) if self.contradicts_snapshot(m.term, m.snapshot.id.at) => {
+                CONTRADICTION
+            }
             Message::AppendEntriesReply(m) if self.is_beyond_log(m) => {
-                return Err(Reject::Malformed("a match beyond the leader's log"));
+                "a match beyond the leader's log"
             }
             Message::InstallSnapshotReply(m) if self.is_beyond_snapshot(from, m) => {
-                return Err(Reject::Malformed("an offset beyond the snapshot's end"));
+                "an offset beyond the snapshot's end"
             }
-            _ => false,
+            _ => return Ok(()),
         };
-        if contradicts {
-            return Err(Reject::Malformed("contradicts a committed entry"));
-        }
-        Ok(())
+        Err(Reject::Malformed(what))
     }
 
     /// Appends a prefix of the batch if this replica leads. What the outcome refuses was not
@@ -469,6 +469,9 @@ impl Raft {
     /// Whether something of what was refused would be let in now. What is proposed elsewhere than at a leader is
     /// not refused for want of room, but reads are.
     fn find_room(&mut self, now: Now) -> bool {
+        if !self.busy.writes && !self.busy.reads {
+            return false;
+        }
         let fits = |bytes: u64| self.admits(now, bytes.max(1));
         let largest = self.ticket.map_or(0, |ticket| ticket.bytes);
         let fit = fits(self.busy.bytes) || largest > 0 && fits(largest);

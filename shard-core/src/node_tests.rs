@@ -8,6 +8,7 @@ use crate::node::{Input, Node, NodeSetup, Output};
 use crate::op::{Op, Outcome};
 use crate::replica::{CheckpointConfig, Origin, Recovered};
 use crate::session::{LogTime, Seq, SessionId};
+use crate::shard_store::{Mutant, set_mutant};
 use crate::slot::hash_slot;
 use crate::transfers::WISHES_PER_GROUP_MAX;
 use crate::wire::{
@@ -34,6 +35,16 @@ mod witness;
 
 const MS: u64 = 1_000_000;
 const G1: GroupId = GroupId(1);
+
+/// Fails unless each scenario fails while that rule is broken.
+fn each_is_noticed(table: &[(Mutant, fn())]) {
+    for (mutant, scenario) in table {
+        set_mutant(Some(*mutant));
+        let ended = std::panic::catch_unwind(scenario);
+        set_mutant(None);
+        assert!(ended.is_err(), "{mutant:?} is not noticed");
+    }
+}
 
 /// What a node's disk holds of a group.
 #[derive(Clone, Default)]

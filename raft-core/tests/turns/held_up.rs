@@ -2,10 +2,6 @@
 //! to no end, and who waits for room. Three cores speak to each other here, their messages carried by hand.
 
 use super::*;
-use raft_core::frame::encode_entry;
-
-const MS: Now = 1_000_000;
-
 /// Three cores, one clock, and disks that are done at once.
 struct Net {
     cores: Vec<Raft>,
@@ -164,16 +160,10 @@ fn the_go_ahead_of_a_stuck_leader_is_taken() {
 fn a_leader_with_leases_on_a_stuck_disk_is_replaced_though_it_speaks() {
     let mut r = open(500 * MS);
     r.liveness(1, NodeId(2), NodeLiveness::Up { epoch: 1, link: 1 });
-    let entry = encode_entry(GroupId(1), id(1, 1), EntryKind::Command, b"x");
-    let append = AppendEntries {
-        term: Term(1),
-        prev: EntryId::default(),
-        commit: Index(0),
-        stamp: 1,
-        lease_ns: 500 * MS,
-        entries: Entries::from_iter([entry]),
-    };
-    r.step(1, NodeId(2), Message::AppendEntries(append)).unwrap();
+    let mut lent = append(1, EntryId::default(), 0, &[entry(id(1, 1))]);
+    let Message::AppendEntries(m) = &mut lent else { unreachable!() };
+    m.lease_ns = 500 * MS;
+    r.step(1, NodeId(2), lent).unwrap();
     poll(&mut r, 1);
     r.liveness(2, NodeId(2), NodeLiveness::DiskStalled);
     poll(&mut r, 2);
@@ -198,10 +188,10 @@ fn streaming(log_disk_bytes_max: u64) -> (Raft, Now, Snapshot) {
     let now = r.deadline().unwrap();
     lead(&mut r, now);
     r.liveness(now, NodeId(3), NodeLiveness::Down { gone: true });
-    readme_loop(&mut r, now, has_all);
+    serve_all(&mut r, now, has_all);
     let whole = snap(r.status().last);
     r.checkpointed(now, whole.clone());
-    readme_loop(&mut r, now, has_all);
+    serve_all(&mut r, now, has_all);
     r.liveness(now, NodeId(3), NodeLiveness::Up { epoch: 1, link: 1 });
     assert_eq!(poll(&mut r, now).appendable, [NodeId(3)]);
     let offer = r.next_append(now, NodeId(3), 1 << 20);
@@ -209,32 +199,17 @@ fn streaming(log_disk_bytes_max: u64) -> (Raft, Now, Snapshot) {
     (r, now, whole)
 }
 
-/// A host that does what is due; n2 has all it is sent, and what n3 is offered comes back.
-fn serve(r: &mut Raft, now: Now) -> Vec<InstallSnapshot> {
-    let (mut e, mut offers) = (Effects::default(), Vec::new());
-    while r.poll(now, &mut e) {
-        if let Some(write) = e.write.take() {
-            r.persisted(now, write.token);
+/// n2 has all it is sent; what n3 is offered comes back.
+fn offers(r: &mut Raft, now: Now) -> Vec<InstallSnapshot> {
+    let mut offers = Vec::new();
+    serve(r, now, |peer, message| match message {
+        Message::InstallSnapshot(m) => {
+            offers.push(m);
+            None
         }
-        for entry in e.commit.drain(..) {
-            r.applied(now, entry.id.index, entry.frame.len() as u64);
-        }
-        for peer in e.appendable.clone() {
-            while let Pull::Ready(message) = r.next_append(now, peer, 1 << 20) {
-                match message {
-                    Message::InstallSnapshot(m) => offers.push(m),
-                    Message::AppendEntries(m) if peer == NodeId(2) => {
-                        let (stamp, outcome) = (m.stamp, has_all(&m));
-                        let (term, promised_ns, commit) = (m.term, 0, m.commit);
-                        let reply =
-                            AppendEntriesReply { term, stamp, promised_ns, commit, outcome };
-                        r.step(now, peer, Message::AppendEntriesReply(reply)).unwrap();
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
+        Message::AppendEntries(m) if peer == NodeId(2) => Some(answer(&m, has_all(&m))),
+        _ => None,
+    });
     offers
 }
 
@@ -254,18 +229,18 @@ fn a_rotten_checkpoint_gives_way_to_a_newer_one() {
     for turn in 0..20 {
         now += 100 * MS;
         n3_has(&mut r, now, now, rotten.id, 0);
-        let offers = serve(&mut r, now);
+        let offered = offers(&mut r, now);
         if let Some(newer) = newer
-            && offers.iter().any(|offer| offer.snapshot.id == newer)
+            && offered.iter().any(|offer| offer.snapshot.id == newer)
         {
             return;
         }
         now += 100 * MS;
         n3_has(&mut r, now, 0, rotten.id, 60);
-        serve(&mut r, now);
+        offers(&mut r, now);
         if turn == 3 {
             r.propose(now, &mut std::iter::once(Bytes::from_static(b"y")));
-            serve(&mut r, now);
+            offers(&mut r, now);
             let snapshot = snap(r.status().last);
             newer = Some(snapshot.id);
             r.checkpointed(now, snapshot);
@@ -281,9 +256,9 @@ fn a_receiver_that_never_installs_holds_writes_up_for_a_while() {
     n3_has(&mut r, now, now, whole.id, 100);
     let one = || std::iter::once(Bytes::from_static(b"y"));
     assert_eq!(r.propose(now, &mut one()).count, 1);
-    serve(&mut r, now);
+    offers(&mut r, now);
     r.checkpointed(now, snap(r.status().last));
-    serve(&mut r, now);
+    offers(&mut r, now);
     assert_eq!(r.propose(now, &mut one()).refused, Some(Refused::Busy));
     let began = now;
     let mut taken = 0;
@@ -291,7 +266,7 @@ fn a_receiver_that_never_installs_holds_writes_up_for_a_while() {
         now = r.deadline().expect("a probe, or the end").max(now + MS);
         assert!(now < began + 3_600_000 * MS, "an hour, in which it answers every offer");
         r.tick(now);
-        for offer in serve(&mut r, now) {
+        for offer in offers(&mut r, now) {
             n3_has(&mut r, now, offer.stamp, offer.snapshot.id, 100);
         }
         taken += r.propose(now, &mut one()).count;
@@ -309,22 +284,7 @@ fn who_holds_the_ticket_hears_that_there_is_room() {
     assert_eq!(r.propose(now, &mut payload(1)).count, 1);
     assert_eq!(r.propose(now, &mut payload(15)).refused, Some(Refused::Busy));
     assert_eq!(r.propose(now, &mut payload(1)).refused, Some(Refused::Busy));
-    let mut told = false;
-    let mut e = Effects::default();
-    while r.poll(now, &mut e) {
-        told |= e.room;
-        if let Some(write) = e.write.take() {
-            r.persisted(now, write.token);
-        }
-        for peer in e.appendable.clone() {
-            while let Pull::Ready(Message::AppendEntries(m)) = r.next_append(now, peer, 1 << 20) {
-                let (stamp, outcome) = (m.stamp, has_all(&m));
-                let (term, promised_ns, commit) = (m.term, 0, m.commit);
-                let reply = AppendEntriesReply { term, stamp, promised_ns, commit, outcome };
-                r.step(now, peer, Message::AppendEntriesReply(reply)).unwrap();
-            }
-        }
-    }
+    let told = serve_all(&mut r, now, has_all).room;
     assert_eq!(r.memory().unsettled_bytes, 0);
     assert!(told, "nothing is under way, it would fit, and nobody says so");
     assert_eq!(r.propose(now, &mut payload(15)).count, 1);
@@ -338,28 +298,13 @@ fn room_for_writes_is_told_though_reads_wait() {
     let mut r = open_with(c);
     let now = r.deadline().unwrap();
     lead(&mut r, now);
-    readme_loop(&mut r, now, has_all);
+    serve_all(&mut r, now, has_all);
     let one = || std::iter::once(Bytes::from(vec![1u8; 60]));
     assert_eq!(r.propose(now, &mut one()).count, 1);
     assert_eq!(r.propose(now, &mut one()).refused, Some(Refused::Busy));
     r.read_index(now, ReadId(1), ReadMode::Index).unwrap();
     assert_eq!(r.read_index(now, ReadId(2), ReadMode::Index), Err(Refused::Busy));
-    let mut told = false;
-    let mut e = Effects::default();
-    while r.poll(now, &mut e) {
-        told |= e.room;
-        if let Some(write) = e.write.take() {
-            r.persisted(now, write.token);
-        }
-        for peer in e.appendable.clone() {
-            while let Pull::Ready(Message::AppendEntries(m)) = r.next_append(now, peer, 1 << 20) {
-                let (stamp, outcome) = (m.stamp, has_all(&m));
-                let (term, promised_ns, commit) = (m.term, 0, m.commit);
-                let reply = AppendEntriesReply { term, stamp, promised_ns, commit, outcome };
-                r.step(now, peer, Message::AppendEntriesReply(reply)).unwrap();
-            }
-        }
-    }
+    let told = serve_all(&mut r, now, has_all).room;
     assert_eq!(r.memory().waiting_reads, 1, "nobody has answered for the read");
     assert!(told, "all is committed, and nobody says so");
 }
@@ -368,16 +313,7 @@ fn room_for_writes_is_told_though_reads_wait() {
 #[test]
 fn nothing_is_checkpointable_while_a_snapshot_is_installed() {
     let mut r = open(0);
-    let entry = encode_entry(GroupId(1), id(1, 1), EntryKind::Command, b"x");
-    let append = AppendEntries {
-        term: Term(1),
-        prev: EntryId::default(),
-        commit: Index(1),
-        stamp: 1,
-        lease_ns: 0,
-        entries: Entries::from_iter([entry]),
-    };
-    r.step(1, NodeId(2), Message::AppendEntries(append)).unwrap();
+    r.step(1, NodeId(2), append(1, EntryId::default(), 1, &[entry(id(1, 1))])).unwrap();
     poll(&mut r, 1);
     r.applied(1, Index(1), 0);
     assert_eq!(r.checkpointable(), Index(1));
@@ -398,15 +334,7 @@ fn a_preferred_node_campaigns_first() {
         let mut c = Config::new(NodeId(1), GroupId(1), voters());
         c.priorities = priorities.to_vec();
         let mut r = Raft::open(c, Restored::default(), seed, 0).unwrap();
-        let append = |term| AppendEntries {
-            term: Term(term),
-            prev: EntryId::default(),
-            commit: Index(0),
-            stamp: 1,
-            lease_ns: 0,
-            entries: Entries::new(),
-        };
-        r.step(0, NodeId(2), Message::AppendEntries(append(1))).unwrap();
+        r.step(0, NodeId(2), append(1, EntryId::default(), 0, &[])).unwrap();
         poll(&mut r, 0);
         let ordinary = r.deadline().unwrap();
         r.liveness(0, NodeId(2), NodeLiveness::Up { epoch: 1, link: 1 });
@@ -430,9 +358,7 @@ fn a_preferred_node_campaigns_first() {
 /// asked from the end of the log backwards, not sent all of it, nor a snapshot of what it has.
 #[test]
 fn who_was_away_at_the_election_gets_what_it_lacks() {
-    let log: Vec<Entry> = (1..=100)
-        .map(|index| encode_entry(GroupId(1), id(index, 1), EntryKind::Command, b"x"))
-        .collect();
+    let log: Vec<Entry> = (1..=100).map(|index| entry(id(index, 1))).collect();
     let hard = HardState { term: Term(1), ..HardState::default() };
     let checkpoint = snap(id(60, 1));
     let whole = Restored::of_log(hard, &log);
@@ -459,29 +385,17 @@ fn who_was_away_at_the_election_gets_what_it_lacks() {
 #[test]
 fn who_was_silent_and_answers_hears_of_the_commit_soon() {
     let (mut r, mut now) = leader();
+    // What n3 was asked last; n2 has all it is sent.
     let asked = |r: &mut Raft, now| {
-        let mut e = Effects::default();
         let mut asked = None;
-        while r.poll(now, &mut e) {
-            if let Some(write) = e.write.take() {
-                r.persisted(now, write.token);
+        serve(r, now, |peer, message| match message {
+            Message::AppendEntries(m) if peer == NodeId(2) => Some(answer(&m, has_all(&m))),
+            Message::AppendEntries(m) => {
+                asked = Some(m);
+                None
             }
-            for peer in e.appendable.clone() {
-                while let Pull::Ready(Message::AppendEntries(m)) = r.next_append(now, peer, 1 << 20)
-                {
-                    match peer {
-                        NodeId(2) => {
-                            let (stamp, outcome) = (m.stamp, has_all(&m));
-                            let (term, promised_ns, commit) = (m.term, 0, m.commit);
-                            let reply =
-                                AppendEntriesReply { term, stamp, promised_ns, commit, outcome };
-                            r.step(now, peer, Message::AppendEntriesReply(reply)).unwrap();
-                        }
-                        _ => asked = Some(m),
-                    }
-                }
-            }
-        }
+            _ => None,
+        });
         asked
     };
     r.propose(now, &mut std::iter::once(Bytes::from_static(b"x")));
@@ -494,6 +408,7 @@ fn who_was_silent_and_answers_hears_of_the_commit_soon() {
     assert!(r.deadline().unwrap() > now + 1000 * MS, "it is asked seldom");
     let index = r.status().last.index;
     let outcome = AppendOutcome::Accepted { matched: index, received: index };
+    // It has not heard what is committed.
     let (stamp, promised_ns, commit) = (last.stamp, 0, Index(0));
     let reply = AppendEntriesReply { term: last.term, stamp, promised_ns, commit, outcome };
     r.step(now, NodeId(3), Message::AppendEntriesReply(reply)).unwrap();

@@ -3,20 +3,7 @@
 
 use super::*;
 use raft_core::conf::ConfChange;
-use raft_core::frame::encode_entry;
 use raft_core::message::ID_MAX;
-
-const MS: Now = 1_000_000;
-
-fn append(term: u64, prev: EntryId, commit: u64, entries: &[Entry]) -> Message {
-    let entries = entries.iter().cloned().collect();
-    let (term, commit) = (Term(term), Index(commit));
-    Message::AppendEntries(AppendEntries { term, prev, commit, stamp: 1, lease_ns: 0, entries })
-}
-
-fn entry(at: EntryId) -> Entry {
-    encode_entry(GroupId(1), at, EntryKind::Command, b"x")
-}
 
 fn conf_entry(at: EntryId, conf: &Conf) -> Entry {
     encode_entry(GroupId(1), at, EntryKind::Conf, &conf.encode())
@@ -141,9 +128,9 @@ fn leader_with_a_stream() -> (Raft, Now) {
     let now = r.deadline().unwrap();
     lead(&mut r, now);
     r.liveness(now, NodeId(3), NodeLiveness::Down { gone: true });
-    readme_loop(&mut r, now, has_all);
+    serve_all(&mut r, now, has_all);
     r.checkpointed(now, snap(r.status().last));
-    readme_loop(&mut r, now, has_all);
+    serve_all(&mut r, now, has_all);
     assert_eq!(r.status().base, r.status().last);
     r.liveness(now, NodeId(3), NodeLiveness::Up { epoch: 1, link: 1 });
     let offered = poll(&mut r, now).appendable;
@@ -159,10 +146,10 @@ fn a_receiver_that_is_gone_holds_writes_up_no_longer_than_the_patience() {
     let (mut r, now) = leader_with_a_stream();
     let one = || std::iter::once(Bytes::from_static(b"y"));
     assert_eq!(r.propose(now, &mut one()).count, 1);
-    readme_loop(&mut r, now, has_all);
+    serve_all(&mut r, now, has_all);
     r.checkpointed(now, snap(r.status().last));
     r.liveness(now, NodeId(3), NodeLiveness::Down { gone: true });
-    readme_loop(&mut r, now, has_all);
+    serve_all(&mut r, now, has_all);
     assert_eq!(r.propose(now, &mut one()).refused, Some(Refused::Busy));
     // The other follower has everything, and knows it: there is nothing to ask it.
     let (term, last) = (r.status().hard.term, r.status().last.index);
@@ -201,27 +188,15 @@ fn a_leader_that_installs_does_not_offer_what_its_log_does_not_continue() {
     let vote = Message::RequestVoteReply(RequestVoteReply { term, granted: true });
     r.step(now, NodeId(3), vote).unwrap();
     assert_eq!((r.status().role, r.status().base), (Role::Leader, id(8, 1)));
-    let (mut e, mut offers) = (Effects::default(), 0);
-    for _ in 0..50 {
-        if !r.poll(now, &mut e) {
-            break;
+    let mut offers = 0;
+    serve(&mut r, now, |_, message| match message {
+        Message::AppendEntries(m) => Some(answer(&m, has_nothing(&m))),
+        Message::InstallSnapshot(_) => {
+            offers += 1;
+            None
         }
-        for peer in e.appendable.clone() {
-            while let Pull::Ready(message) = r.next_append(now, peer, 1 << 20) {
-                match message {
-                    Message::InstallSnapshot(_) => offers += 1,
-                    Message::AppendEntries(m) => {
-                        let outcome = has_nothing(&m);
-                        let (stamp, promised_ns, commit) = (m.stamp, 0, Index(0));
-                        let reply =
-                            AppendEntriesReply { term, stamp, promised_ns, commit, outcome };
-                        r.step(now, peer, Message::AppendEntriesReply(reply)).unwrap();
-                    }
-                    other => panic!("{other:?}"),
-                }
-            }
-        }
-    }
+        other => panic!("{other:?}"),
+    });
     assert_eq!(offers, 0);
     // Once it holds the newer one, both are offered that, once.
     r.snapshot(now, SnapEvent::Installed { id: snap(id(8, 1)).id });
@@ -400,46 +375,29 @@ fn a_demoted_voter_keeps_its_progress_and_counts_when_it_is_back() {
     };
     let before = of(&r, NodeId(3));
     r.change_conf(now, &change(&[1, 2], &[3])).unwrap();
-    readme_loop(&mut r, now, has_all);
+    serve_all(&mut r, now, has_all);
     assert_eq!(r.conf().learners, [NodeId(3)]);
     assert!(of(&r, NodeId(3)) >= before, "its progress began anew");
     // Alone with the learner it commits nothing.
     let committed = r.status().commit;
     r.propose(now, &mut std::iter::once(Bytes::from_static(b"x")));
-    let silent = |r: &mut Raft| {
-        let mut e = Effects::default();
-        while r.poll(now, &mut e) {
-            if let Some(write) = e.write.take() {
-                r.persisted(now, write.token);
-            }
-            for peer in e.appendable.clone() {
-                while let Pull::Ready(message) = r.next_append(now, peer, 1 << 20) {
-                    let Message::AppendEntries(m) = message else { panic!("{message:?}") };
-                    if peer == NodeId(3) {
-                        let reply = AppendEntriesReply {
-                            term: m.term,
-                            stamp: m.stamp,
-                            promised_ns: 0,
-                            commit: Index(0),
-                            outcome: has_all(&m),
-                        };
-                        r.step(now, peer, Message::AppendEntriesReply(reply)).unwrap();
-                    }
-                }
-            }
-        }
+    let without_n2 = |r: &mut Raft| {
+        serve(r, now, |peer, message| {
+            let Message::AppendEntries(m) = message else { panic!("{message:?}") };
+            (peer == NodeId(3)).then(|| answer(&m, has_all(&m)))
+        });
     };
-    silent(&mut r);
+    without_n2(&mut r);
     assert_eq!(of(&r, NodeId(3)), r.status().last.index);
     assert_eq!(r.status().commit, committed, "a learner was counted");
     // What n2 was sent is lost; on a new link it gets it, and n3 becomes a voter again.
     r.liveness(now, NodeId(2), NodeLiveness::Up { epoch: 2, link: 2 });
-    readme_loop(&mut r, now, has_all);
+    serve_all(&mut r, now, has_all);
     assert_eq!(r.status().commit, r.status().last.index);
     r.change_conf(now, &change(&[1, 2, 3], &[])).unwrap();
-    readme_loop(&mut r, now, has_all);
+    serve_all(&mut r, now, has_all);
     assert_eq!(r.conf().voters, voters());
     r.propose(now, &mut std::iter::once(Bytes::from_static(b"y")));
-    silent(&mut r);
+    without_n2(&mut r);
     assert_eq!(r.status().commit, r.status().last.index, "a voter is not counted");
 }

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use raft_core::conf::Conf;
 use raft_core::effects::*;
+use raft_core::frame::encode_entry;
 use raft_core::message::*;
 use raft_core::snapshot::*;
 use raft_core::types::*;
@@ -11,6 +12,8 @@ use raft_core::{Config, Raft, Restored, invariants};
 
 mod held_up;
 mod late_and_false;
+
+const MS: Now = 1_000_000;
 
 fn id(index: u64, term: u64) -> EntryId {
     EntryId { index: Index(index), term: Term(term) }
@@ -47,6 +50,16 @@ fn offer(r: &mut Raft, now: Now, term: u64, at: EntryId) {
         InstallSnapshot { term: Term(term), stamp: 1, lease_ns: 0, snapshot: Box::new(snap(at)) };
     r.step(now, NodeId(2), Message::InstallSnapshot(m)).unwrap();
 }
+fn append(term: u64, prev: EntryId, commit: u64, entries: &[Entry]) -> Message {
+    let entries = entries.iter().cloned().collect();
+    let (term, commit) = (Term(term), Index(commit));
+    Message::AppendEntries(AppendEntries { term, prev, commit, stamp: 1, lease_ns: 0, entries })
+}
+
+fn entry(at: EntryId) -> Entry {
+    encode_entry(GroupId(1), at, EntryKind::Command, b"x")
+}
+
 /// Becomes a candidate with a snapshot coming in; returns the time.
 fn candidate_with_incoming(r: &mut Raft) -> Now {
     offer(r, 1, 1, id(8, 1));
@@ -94,19 +107,8 @@ fn a_candidate_gets_the_last_chunk_and_a_new_link_in_one_turn() {
 #[test]
 fn who_lost_in_the_same_turn_asks_for_nothing() {
     let mut r = open(0);
-    let entries = |at: EntryId| {
-        let entry = raft_core::frame::encode_entry(GroupId(1), at, EntryKind::Command, b"x");
-        Entries::from_iter([entry])
-    };
-    let append = |term: u64, at: EntryId| AppendEntries {
-        term: Term(term),
-        prev: EntryId::default(),
-        commit: Index(0),
-        stamp: 1,
-        lease_ns: 0,
-        entries: entries(at),
-    };
-    r.step(1, NodeId(2), Message::AppendEntries(append(1, id(1, 1)))).unwrap();
+    let nothing = EntryId::default();
+    r.step(1, NodeId(2), append(1, nothing, 0, &[entry(id(1, 1))])).unwrap();
     poll(&mut r, 1);
     let now = r.deadline().unwrap();
     r.tick(now);
@@ -118,7 +120,7 @@ fn who_lost_in_the_same_turn_asks_for_nothing() {
     let m = PreVoteReply { term: Term(1), round: round.unwrap(), granted: true, removed: None };
     r.step(now, NodeId(3), Message::PreVoteReply(m)).unwrap();
     assert_eq!(r.status().role, Role::Candidate);
-    r.step(now, NodeId(3), Message::AppendEntries(append(2, id(1, 2)))).unwrap();
+    r.step(now, NodeId(3), append(2, nothing, 0, &[entry(id(1, 2))])).unwrap();
     assert_eq!(r.status().last, id(1, 2));
     let e = poll(&mut r, now);
     let said = e.send.iter().chain(e.send_after.iter().map(|(_, envelope)| envelope));
@@ -144,37 +146,57 @@ fn lead(r: &mut Raft, now: Now) {
     assert_eq!(r.status().role, Role::Leader);
 }
 
-/// The loop of README.md, room of 1 MiB, and followers that answer so. Returns its rounds, 1000 at most.
-fn readme_loop(r: &mut Raft, now: Now, answer: impl Fn(&AppendEntries) -> AppendOutcome) -> usize {
-    let mut e = Effects::default();
-    let mut rounds = 0;
-    while r.poll(now, &mut e) {
-        rounds += 1;
-        if rounds > 1000 {
-            return rounds;
-        }
+/// A follower's answer to what it was sent.
+fn answer(a: &AppendEntries, outcome: AppendOutcome) -> Message {
+    let commit = match outcome {
+        AppendOutcome::Accepted { received, .. } => a.commit.min(received),
+        AppendOutcome::Rejected { .. } => Index(0),
+    };
+    let (term, stamp, promised_ns) = (a.term, a.stamp, 0);
+    Message::AppendEntriesReply(AppendEntriesReply { term, stamp, promised_ns, commit, outcome })
+}
+
+/// What a host did in one instant.
+struct Served {
+    rounds: usize,
+    /// It was told that there is room again.
+    room: bool,
+}
+
+/// The loop of README.md with room of 1 MiB on every link, until nothing is owed, 1000 rounds at most. `hear` is
+/// the network and the followers: what it is given was sent, what it gives comes back at once.
+fn serve(
+    r: &mut Raft,
+    now: Now,
+    mut hear: impl FnMut(NodeId, Message) -> Option<Message>,
+) -> Served {
+    let (mut e, mut served) = (Effects::default(), Served { rounds: 0, room: false });
+    while served.rounds < 1000 && r.poll(now, &mut e) {
+        served.rounds += 1;
+        served.room |= e.room;
         for peer in &e.appendable {
-            while let Pull::Ready(m) = r.next_append(now, *peer, 1 << 20) {
-                if let Message::AppendEntries(a) = m {
-                    let m = AppendEntriesReply {
-                        term: a.term,
-                        stamp: a.stamp,
-                        promised_ns: 0,
-                        commit: Index(0),
-                        outcome: answer(&a),
-                    };
-                    r.step(now, *peer, Message::AppendEntriesReply(m)).unwrap();
+            while let Pull::Ready(message) = r.next_append(now, *peer, 1 << 20) {
+                if let Some(answer) = hear(*peer, message) {
+                    r.step(now, *peer, answer).unwrap();
                 }
             }
         }
-        if let Some(w) = e.write.take() {
-            r.persisted(now, w.token);
+        if let Some(write) = e.write.take() {
+            r.persisted(now, write.token);
         }
         for entry in e.commit.drain(..) {
             r.applied(now, entry.id.index, entry.frame.len() as u64);
         }
     }
-    rounds
+    served
+}
+
+/// The same with followers that answer so to entries, and to nothing else.
+fn serve_all(r: &mut Raft, now: Now, outcome: fn(&AppendEntries) -> AppendOutcome) -> Served {
+    serve(r, now, |_, message| match message {
+        Message::AppendEntries(m) => Some(answer(&m, outcome(&m))),
+        _ => None,
+    })
 }
 
 /// A follower that has what it is sent.
@@ -194,10 +216,10 @@ fn the_readme_loop_ends_with_a_big_entry() {
     let mut r = open(0);
     let now = r.deadline().unwrap();
     lead(&mut r, now);
-    assert!(readme_loop(&mut r, now, has_all) < 1000);
+    assert!(serve_all(&mut r, now, has_all).rounds < 1000);
     let p = r.propose(now, &mut std::iter::once(Bytes::from(vec![1u8; 2 << 20])));
     assert_eq!(p.count, 1);
-    let rounds = readme_loop(&mut r, now, has_all);
+    let rounds = serve_all(&mut r, now, has_all).rounds;
     assert!(rounds < 1000, "spins: {rounds}");
 }
 
@@ -212,7 +234,7 @@ fn a_leader_that_still_installs_does_not_spin() {
     r.step(now, NodeId(3), Message::RequestVoteReply(RequestVoteReply { term: t, granted: true }))
         .unwrap();
     assert_eq!(r.status().role, Role::Leader);
-    assert!(readme_loop(&mut r, now, has_nothing) < 1000, "spins");
+    assert!(serve_all(&mut r, now, has_nothing).rounds < 1000, "spins");
 }
 
 /// A lease without one promise: the clock began a moment ago.
@@ -220,15 +242,7 @@ fn a_leader_that_still_installs_does_not_spin() {
 fn no_lease_without_a_promise() {
     let mut r = open(500_000_000);
     // n2 leads term 1 and hands over.
-    let a = AppendEntries {
-        term: Term(1),
-        prev: EntryId::default(),
-        commit: Index(0),
-        stamp: 1,
-        lease_ns: 0,
-        entries: Entries::new(),
-    };
-    r.step(1_000_000, NodeId(2), Message::AppendEntries(a)).unwrap();
+    r.step(1_000_000, NodeId(2), append(1, EntryId::default(), 0, &[])).unwrap();
     poll(&mut r, 1_000_000);
     r.step(2_000_000, NodeId(2), Message::TimeoutNow(TimeoutNow { term: Term(1) })).unwrap();
     poll(&mut r, 2_000_000);
@@ -277,7 +291,7 @@ fn leader() -> (Raft, Now) {
     let mut r = open_with(c);
     let now = r.deadline().unwrap();
     lead(&mut r, now);
-    assert!(readme_loop(&mut r, now, has_all) < 1000);
+    assert!(serve_all(&mut r, now, has_all).rounds < 1000);
     (r, now)
 }
 
@@ -295,10 +309,10 @@ fn small_proposals_do_not_starve_a_large_one() {
             break;
         }
         // What is under way ends, and more of the same comes first.
-        assert!(readme_loop(&mut r, now, has_all) < 1000);
+        assert!(serve_all(&mut r, now, has_all).rounds < 1000);
     }
     // Who waits behind one that does not come again hears when to come.
-    assert!(readme_loop(&mut r, now, has_all) < 1000);
+    assert!(serve_all(&mut r, now, has_all).rounds < 1000);
     r.propose(now, &mut small());
     assert_eq!(r.propose(now, &mut big()).refused, Some(Refused::Busy));
     let behind = std::iter::once(Bytes::from(vec![3u8; 2 << 16]));
@@ -350,7 +364,7 @@ fn an_offset_beyond_the_snapshot_is_refused() {
     lead(&mut r, now);
     // n3 has nothing, and what it lacks is gone.
     r.liveness(now, NodeId(3), NodeLiveness::Down { gone: true });
-    readme_loop(&mut r, now, has_all);
+    serve_all(&mut r, now, has_all);
     let index = r.status().last.index;
     let whole = Snapshot {
         id: SnapshotId { at: r.status().last, hash: 7 },
@@ -360,7 +374,7 @@ fn an_offset_beyond_the_snapshot_is_refused() {
     assert_eq!(r.checkpointable(), index);
     r.checkpointed(now, whole.clone());
     r.propose(now, &mut std::iter::once(Bytes::from_static(b"x")));
-    readme_loop(&mut r, now, has_all);
+    serve_all(&mut r, now, has_all);
     let base = r.status().base.index;
     assert!(base >= index, "the log goes behind the checkpoint: {base}");
     r.liveness(now, NodeId(3), NodeLiveness::Up { epoch: 2, link: 9 });
@@ -420,10 +434,10 @@ fn marks_of_sizes_are_bounded() {
     let mut r = Raft::open(c, Restored::default(), 1, 0).unwrap();
     r.tick(0);
     for entry in 0..20_000 {
-        readme_loop(&mut r, 1, has_all);
+        serve_all(&mut r, 1, has_all);
         r.propose(1, &mut std::iter::once(Bytes::from(vec![1u8; entry % 50])));
     }
-    readme_loop(&mut r, 1, has_all);
+    serve_all(&mut r, 1, has_all);
     let marks = r.memory().size_marks;
     assert!((1000..=4096).contains(&marks), "{marks} marks");
 }

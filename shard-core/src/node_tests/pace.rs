@@ -8,11 +8,10 @@ use crate::migration::{Behind, Chunk, ChunkRow, MoveEnvelope, MoveMessage};
 use crate::moves::{Move, MoveId, SlotEpoch};
 use crate::replica::SLOTS_AT_ONCE_MAX;
 use crate::rows::Named;
-use crate::shard_store::{Mutant, SlotPhase, set_mutant};
+use crate::shard_store::{Mutant, SlotPhase};
 use crate::shardmaster::{MasterOp, MasterRequest};
 use crate::slot::{SLOTS, Slot};
 use bytes::Bytes;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Alone with the leader of group 1, which is to get slots of group 2.
 fn alone() -> World {
@@ -118,13 +117,7 @@ fn a_slot_that_comes_rests_between_pieces_of_its_first_round() {
 
 #[test]
 fn each_broken_rule_of_the_pace_is_noticed() {
-    let table: [(Mutant, fn()); 2] = [(Mutant::BeginAll, few_at_once), (Mutant::NoRest, rests)];
-    for (mutant, scenario) in table {
-        set_mutant(Some(mutant));
-        let ended = catch_unwind(AssertUnwindSafe(scenario));
-        set_mutant(None);
-        assert!(ended.is_err(), "{mutant:?} is not noticed");
-    }
+    each_is_noticed(&[(Mutant::BeginAll, few_at_once), (Mutant::NoRest, rests)]);
 }
 
 /// While slots move the map changes all the time; routers get all of it now and then.
