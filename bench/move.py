@@ -6,7 +6,8 @@ read through both routers all the time. Phases in which nothing moves stand betw
 
 moves   three groups join and get their share; the first three are drained, so that every slot has moved; the last
         shares are changed, and balanced.
-kills   (--kills) three groups more take everything over, while a node that is drawn gets SIGKILL every ten seconds.
+kills   (--kills) three groups more take everything over, while a node that is drawn gets SIGKILL every ten seconds;
+        later, if not all nodes are whole then: of three nodes one may be away, or not up to date.
 flood   (--flood) writers that keep a hundred requests on their way overwrite keys of 64 slots, which move from group
         to group fifteen times meanwhile: each move has to end.
 
@@ -14,7 +15,7 @@ Each key has one writer, which counts its writes: what a client reads must lie b
 acknowledged or read by anybody before it asked, and the newest that was sent before it was answered. That is
 linearizability, where one client writes and values are never equal. Counters are written by INCR, whose answer must
 be one more than the last. In the end all keys are read. A request that is answered by an error, or not at all,
-has failed.
+has failed: what nodes, disk and kills were about before that is shown.
 
 Latencies are of the whole way, from clients in Python on the same machine: compare those of one run.
 """
@@ -26,16 +27,15 @@ import multiprocessing
 import os
 import random
 import selectors
-import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections import deque
 from pathlib import Path
 
 from failover import ROOT, Client, Cluster, free_ports, percentile, wait_for
+from watch import Killer, Watch, tell
 
 SLOTS = 16384
 VALUE_BYTES = (100, 1024)
@@ -43,8 +43,6 @@ VALUE_BYTES = (100, 1024)
 PROCESSES = 2
 COUNTERS = 4
 LOAD_BATCH = 200
-KILL_EVERY_S = 10.0
-DOWN_S = 1.0
 FLOOD_SLOTS = 64
 FLOOD_ROUNDS = 5
 FLOOD_BATCH = 100
@@ -356,48 +354,6 @@ class Admin:
             wait_for(f"end of group {group}", gone)
 
 
-def group_lines(port):
-    client = Client(port, 2.0)
-    try:
-        text = client.call("INFO", "raft")
-    finally:
-        client.close()
-    lines = [line.split(":", 1) for line in text.splitlines() if line.startswith("raft_group_")]
-    return {name: dict(field.split("=", 1) for field in rest.split(",")) for name, rest in lines}
-
-
-class Killer:
-    """Kills a node that is drawn, and starts it again, until it is told to end."""
-
-    def __init__(self, cluster):
-        self.cluster, self.random, self.kills = cluster, random.Random(3), []
-        self.until = threading.Event()
-        self.thread = threading.Thread(target=self.run, daemon=True)
-        self.thread.start()
-
-    def caught_up(self):
-        nodes = [group_lines(self.cluster.port(node)) for node in self.cluster.nodes]
-        commits = {name: max(int(lines[name]["commit"]) for lines in nodes if name in lines) for name in nodes[0]}
-        behind = lambda lines, name: commits[name] - int(lines[name]["applied"]) if name in lines else 1 << 40
-        return all(behind(lines, name) < 2000 for lines in nodes for name in commits)
-
-    def run(self):
-        while not self.until.is_set():
-            node = self.random.choice(self.cluster.nodes)
-            at = time.monotonic()
-            self.kills.append(at)
-            self.cluster.signal(node, signal.SIGKILL)
-            self.cluster.wait(node)
-            time.sleep(DOWN_S)
-            self.cluster.start(node)
-            wait_for(f"node {node} that has caught up", self.caught_up, 300)
-            self.until.wait(max(0.0, at + KILL_EVERY_S - time.monotonic()))
-
-    def end(self):
-        self.until.set()
-        self.thread.join()
-
-
 def cpu_seconds(cluster):
     """Of each process of the cluster, as far as it is there."""
     found = {}
@@ -443,9 +399,9 @@ def histogram(name, ms):
         low = high
 
 
-def report(phases, samples, failures):
+def report(phases, samples, failures, watch):
     samples.sort()
-    by_phase, histograms, goals = {}, [], []
+    by_phase, histograms, goals, syncs = {}, [], [], []
     for kind, name, begun, ended, cpu in phases.list:
         ms = [(1000 * took, reads) for at, took, reads in samples if begun <= at < ended]
         failed = sum(begun <= at < ended for at, _ in failures)
@@ -465,6 +421,8 @@ def report(phases, samples, failures):
         cpu = sum(part[1] * part[2] for part in parts) / seconds
         for which, what in ((READS, ", reads"), (WRITES, ", writes"), (ALL, "")):
             print(row(f"**all of {kind}{what}**", seconds, cpu, pick(ms, which), failed, quiet_p99[which]))
+        longest = max(watch.longest_sync(begun, ended) for of, _, begun, ended, _ in phases.list if of == kind)
+        syncs.append(f"longest sync of a file beside those of the nodes, {kind}: {longest:.1f} ms")
         ms = pick(ms, ALL)
         if kind in ("quiet", "moves"):
             histograms.append((kind, ms))
@@ -475,7 +433,7 @@ def report(phases, samples, failures):
     for name, ms in histograms:
         histogram(name, ms)
     print()
-    print(*goals, sep="\n")
+    print(*syncs, *goals, sep="\n")
 
 
 def bench(cluster, options):
@@ -490,6 +448,7 @@ def bench(cluster, options):
     for process in processes:
         process.daemon = True
         process.start()
+    watch = Watch(cluster)
     for _ in processes:
         while not loaded.acquire(timeout=1):
             if any(process.exitcode for process in processes):
@@ -498,7 +457,7 @@ def bench(cluster, options):
     begin.set()
     time.sleep(5)
     quiet = lambda nth: phases.run("quiet", f"quiet, {nth}", lambda: time.sleep(options.seconds))
-    old = [1, 2, 3]
+    old, kills = [1, 2, 3], []
     quiet(1)
     new = admin.create(3)
     phases.run("moves", "three groups join", lambda: admin.change(("REBALANCE",)))
@@ -513,11 +472,11 @@ def bench(cluster, options):
     failures = []
     if options.kills:
         old, new = new, admin.create(3)
-        killer = Killer(cluster)
+        killer = Killer(cluster, watch)
         drains = [("GROUP", "DRAIN", group) for group in old]
         phases.run("kills", "with kills", lambda: admin.change(("REBALANCE",), *drains))
         killer.end()
-        print(f"  {len(killer.kills)} kills", flush=True)
+        kills = killer.kills
         admin.remove(old)
         quiet(5)
     if options.flood:
@@ -533,10 +492,9 @@ def bench(cluster, options):
         seen += read
     for process in processes:
         process.join()
-    report(phases, samples, failures)
-    print(f"failed requests: {len(failures)}, goal 0; {seen:,} keys and counters read in the end")
-    for at, what in failures[:10]:
-        print(f"  {at - phases.list[0][2]:.1f} s: {what}")
+    report(phases, samples, failures, watch)
+    tell(cluster, watch, kills, failures, phases.list[0][2])
+    print(f"{seen:,} keys and counters read in the end")
     sys.exit(1 if failures else 0)
 
 
