@@ -55,6 +55,7 @@ fn hostile() -> DiskOptions {
         replicas: Some(|config| {
             config.log_trailing_bytes = 8 << 10;
             config.log_bytes_max = 32 << 10;
+            config.missed_bytes_max = 16 << 10;
             config.entry_cache_bytes_max = 8 << 10;
             config.snapshot_window_bytes = 16 << 10;
         }),

@@ -57,6 +57,12 @@ pub struct Config {
     /// Bytes of the log that stay behind a checkpoint, so that a follower that was away for a moment
     /// needs no snapshot. Default 16 MiB.
     pub log_trailing_bytes: u64,
+    /// How long a member that is down is missed: meanwhile what it lacks of the log stays, so that one that
+    /// only starts anew needs no snapshot. Default 2 min.
+    pub missed_ns: Now,
+    /// Bytes of the log that stay for it; what the newest snapshot has, if that is less: it is the shorter way
+    /// then. Default 256 MiB.
+    pub missed_bytes_max: u64,
     /// Bytes of the log that a slow follower, or a snapshot on its way, may hold; a snapshot at least
     /// twice its own size, doubled for each that was overtaken. Default 1 GiB.
     pub log_bytes_max: u64,
@@ -104,6 +110,8 @@ impl Config {
             entry_bytes_max: frame::PAYLOAD_BYTES_MAX as u64,
             waiting_reads_max: 64 << 10,
             log_trailing_bytes: 16 << 20,
+            missed_ns: 120_000 * MILLISECOND,
+            missed_bytes_max: 256 << 20,
             log_bytes_max: 1 << 30,
             log_disk_bytes_max: 16 << 30,
             snapshot_window_bytes: 1 << 20,

@@ -280,18 +280,22 @@ impl Raft {
         }
     }
 
-    /// The next probe, or the end of the patience without a majority, or with a stream that does not move, of
-    /// which its receiver's silence takes no notice. None while all is quiet.
+    /// The next probe, or the end of the patience without a majority, with a stream that does not move, of
+    /// which its receiver's silence takes no notice, or with a member that is down and lacks some of the log.
+    /// None while all is quiet.
     pub(crate) fn leader_deadline(&self) -> Option<Now> {
         let RoleState::Leader(leader) = &self.role else { return None };
         let patience = self.config.snapshot_patience_ns;
         let held = !self.config.breaks(Mutant::StreamWithoutEnd);
         let streams = leader.peers.values().filter(|_| held);
         let given_up = streams.filter_map(|progress| progress.given_up_at(patience)).min();
+        let lacks = |progress: &Progress| progress.match_index < self.log.last().index;
+        let lacking = leader.peers.iter().filter(|(_, progress)| lacks(progress));
+        let missed = lacking.filter_map(|(peer, _)| self.missed_until(*peer)).min();
         let up = leader.peers.iter().filter(|(peer, _)| self.is_up(**peer));
         let due = |p: &Progress| p.probe_at.map(|at| at.max(p.announced_until));
         let probe = up.filter_map(|(_, progress)| due(progress)).min();
         let lost = leader.lost_since.map(|since| since + self.config.election_timeout_ns_max);
-        [probe, lost, given_up].into_iter().flatten().min()
+        [probe, lost, given_up, missed].into_iter().flatten().min()
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Link {
     state: LinkState,
     /// Epoch and link number, once reported.
     name: Option<(u64, u64)>,
+    /// It is down, and the log that it lacks is kept until then.
+    missed_until: Option<Now>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -103,7 +105,12 @@ impl Raft {
             NodeLiveness::Up { epoch, link } => Some((epoch, link)),
             _ => before.name,
         };
-        self.links.insert(peer, Link { state, name });
+        let missed_until = match state {
+            LinkState::Down if before.is_down() => before.missed_until,
+            LinkState::Down => Some(now.saturating_add(self.config.missed_ns)),
+            LinkState::Unknown | LinkState::Up | LinkState::Deaf | LinkState::Stalled => None,
+        };
+        self.links.insert(peer, Link { state, name, missed_until });
         match edge {
             NodeLiveness::Up { epoch, .. } => {
                 let restarted = before.name.is_some_and(|(before, _)| before != epoch);
@@ -236,6 +243,19 @@ impl Raft {
     pub(crate) fn is_stuck(&self, peer: NodeId) -> bool {
         let stuck = self.links.get(&peer).is_some_and(|link| link.state == LinkState::Stalled);
         stuck && !self.config.breaks(Mutant::StuckLeaderHoldsTimers)
+    }
+
+    /// Who has been down for long is not missed any more.
+    pub(crate) fn stop_missing(&mut self, now: Now) {
+        for link in self.links.values_mut() {
+            link.missed_until.take_if(|until| *until <= now);
+        }
+    }
+
+    /// Until when the log is kept for a node that has been down for a short time only.
+    pub(crate) fn missed_until(&self, peer: NodeId) -> Option<Now> {
+        let until = self.links.get(&peer).and_then(|link| link.missed_until);
+        until.filter(|_| !self.config.breaks(Mutant::NobodyIsMissed))
     }
 
     pub(crate) fn is_up(&self, peer: NodeId) -> bool {

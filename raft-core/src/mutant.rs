@@ -114,6 +114,8 @@ pub enum Mutant {
     CompactUncovered,
     /// The log goes while a snapshot that it follows is on its way, and while followers lack it (S7).
     NoPin,
+    /// Nothing of the log is kept for a member that is down, however short that is (S7).
+    NobodyIsMissed,
     /// What was compacted counts as missing (S13).
     CompactedIsUnknown,
     /// Fetched entries are taken by whoever waits for some, fitting or not (R25).
@@ -196,6 +198,7 @@ impl Mutant {
         Mutant::CheckpointBeyondLog,
         Mutant::CompactUncovered,
         Mutant::NoPin,
+        Mutant::NobodyIsMissed,
         Mutant::CompactedIsUnknown,
         Mutant::FetchUnchecked,
         Mutant::InstallOverApplied,

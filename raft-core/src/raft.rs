@@ -453,7 +453,7 @@ impl Raft {
         }
         self.hand_over_commits(now, effects);
         self.give_up_streams(now);
-        self.compact(effects);
+        self.compact(now, effects);
         self.announce(now, effects);
         self.take_snaps(effects);
         let role = RoleChange { role: self.role(), term: self.hard.term, leader: self.leader() };

@@ -587,9 +587,10 @@ impl Raft {
     }
 
     /// How far the log may go: what a durable checkpoint covers, but for a tail that spares followers
-    /// a snapshot, what live peers lack, and what comes after a snapshot that is on its way (P6, S7).
-    /// The last two only up to their bounds in bytes.
-    pub(crate) fn compact(&mut self, effects: &mut Effects) {
+    /// a snapshot, what peers lack that are live or were a short time ago, and what comes after a snapshot that
+    /// is on its way (P6, S7). The last three only up to their bounds in bytes.
+    pub(crate) fn compact(&mut self, now: Now, effects: &mut Effects) {
+        self.stop_missing(now);
         self.snapshots.log_full = false;
         let covered = match self.config.breaks(Mutant::CompactUncovered) {
             true => self.apply.applied,
@@ -620,6 +621,11 @@ impl Raft {
                     {
                         (progress.match_index, self.config.log_bytes_max)
                     }
+                    ProgressState::Probe { .. } | ProgressState::Replicate(_)
+                        if self.missed_until(*peer).is_some() =>
+                    {
+                        (progress.match_index, self.missed_bytes())
+                    }
                     ProgressState::Probe { .. } | ProgressState::Replicate(_) => continue,
                 };
                 if !self.config.breaks(Mutant::NoPin) {
@@ -630,6 +636,12 @@ impl Raft {
         if upto > self.log.base().index {
             effects.compact = Some(self.log.compact(upto));
         }
+    }
+
+    /// The most log that a member may hold that is down.
+    fn missed_bytes(&self) -> u64 {
+        let snapshot = self.snapshots.checkpoint.as_ref().map_or(0, |newest| newest.bytes);
+        self.config.missed_bytes_max.min(snapshot)
     }
 
     /// The most log that a stream may hold: more with each one that the log has overtaken, or steady

@@ -57,6 +57,8 @@ const LOCAL_MAX: usize = 4096;
 const TRAILING_BYTES_MAX: u64 = 256 << 20;
 /// What a group may keep of that, however many there are.
 const TRAILING_BYTES_MIN: u64 = 256 << 10;
+/// Bytes of log that a node keeps for peers that went down a short time ago, of all its groups.
+const MISSED_BYTES_MAX: u64 = 1 << 30;
 const NO_RANDOMNESS: &str = "cannot read /dev/urandom";
 
 /// What one node is started with.
@@ -287,9 +289,11 @@ fn start_replicas(
     let groups = setup.kept.map.config.groups.keys();
     let seats = groups.filter(|group| setup.kept.seats(**group, id)).count();
     let trailing = (TRAILING_BYTES_MAX / seats.max(1) as u64).max(TRAILING_BYTES_MIN);
+    let missed = MISSED_BYTES_MAX / seats.max(1) as u64;
     let raft_config = move |group: GroupId, voters: Vec<NodeId>| {
         let mut config = Config { epoch, ..Config::new(id, group, voters) };
         config.log_trailing_bytes = config.log_trailing_bytes.min(trailing);
+        config.missed_bytes_max = config.missed_bytes_max.min(missed);
         adjust(&mut config);
         config
     };

@@ -118,6 +118,8 @@ struct World {
     memory_max: u64,
     /// How long leases are.
     lease_ns: u64,
+    /// How long each keeps the log for a peer that is down.
+    missed_ns: u64,
     /// Disks of states that take their time: what they have answered so far.
     slow: BTreeMap<NodeId, VecDeque<Input>>,
     /// What becomes of chunks on their way: each may be lost, doubled or held back.
@@ -196,6 +198,7 @@ impl World {
             checkpoints,
             memory_max,
             lease_ns: 0,
+            missed_ns: 0,
             slow: BTreeMap::new(),
             chunks: snapshots::Chunks::default(),
         }
@@ -219,9 +222,9 @@ impl World {
             memory_max: self.memory_max,
         };
         let small = self.checkpoints.is_some();
-        let lease_ns = self.lease_ns;
+        let (lease_ns, missed_ns) = (self.lease_ns, self.missed_ns);
         let raft = move |group, voters| {
-            let config = Config { lease_ns, ..Config::new(id, group, voters) };
+            let config = Config { lease_ns, missed_ns, ..Config::new(id, group, voters) };
             if small { snapshots::small_log(config) } else { config }
         };
         self.nodes.insert(id, Node::open(setup, recovered, Box::new(raft), self.now).unwrap());

@@ -182,7 +182,7 @@ fn a_leader_with_leases_on_a_stuck_disk_is_replaced_though_it_speaks() {
 /// A leader with n3 on a stream of its checkpoint, and a log that may not go further than so many bytes.
 fn streaming(log_disk_bytes_max: u64) -> (Raft, Now, Snapshot) {
     let mut c = Config::new(NodeId(1), GroupId(1), voters());
-    (c.log_trailing_bytes, c.log_bytes_max) = (0, 1);
+    (c.log_trailing_bytes, c.log_bytes_max, c.missed_ns) = (0, 1, 0);
     c.log_disk_bytes_max = log_disk_bytes_max;
     let mut r = open_with(c);
     let now = r.deadline().unwrap();

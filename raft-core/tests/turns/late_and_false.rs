@@ -124,6 +124,7 @@ fn a_joiner_is_no_member_before_it_came_and_after_it_went() {
 fn leader_with_a_stream() -> (Raft, Now) {
     let mut c = Config::new(NodeId(1), GroupId(1), voters());
     (c.log_trailing_bytes, c.log_bytes_max, c.log_disk_bytes_max) = (0, 1, 1);
+    c.missed_ns = 0;
     let mut r = open_with(c);
     let now = r.deadline().unwrap();
     lead(&mut r, now);

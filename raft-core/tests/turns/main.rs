@@ -358,7 +358,7 @@ fn strangers_do_not_fill_the_waiting_reads() {
 #[test]
 fn an_offset_beyond_the_snapshot_is_refused() {
     let mut c = Config::new(NodeId(1), GroupId(1), voters());
-    c.log_trailing_bytes = 0;
+    (c.log_trailing_bytes, c.missed_ns) = (0, 0);
     let mut r = open_with(c);
     let now = r.deadline().unwrap();
     lead(&mut r, now);

@@ -101,6 +101,7 @@ impl World {
             epoch: starts,
             log_trailing_bytes: 2000,
             log_bytes_max: 30_000,
+            missed_bytes_max: 4000,
             entry_cache_bytes_max: 4000,
             snapshot_window_bytes: 4000,
             ..Config::new(id, group, voters)

@@ -377,6 +377,33 @@ fn s01_a_follower_behind_the_log_gets_a_snapshot_and_goes_on() {
     }
 }
 
+/// Else whoever else fails meanwhile takes the majority along until a snapshot is there, though two of three live.
+#[test]
+fn s07_a_node_that_only_starts_anew_needs_no_snapshot() {
+    for missed_ns in [0, 5_000 * MS] {
+        let (mut world, _) = World::taking_checkpoints();
+        world.missed_ns = missed_ns;
+        world.restart_all();
+        let leader = world.leader(G1);
+        let [away, next] = others(leader);
+        world.fill(leader, 1..=300, 1000);
+        world.down.insert(away);
+        world.run(600);
+        world.fill(leader, 301..=350, 1000);
+        world.input(leader, Input::CheckpointWanted(G1));
+        world.run(5);
+        let lacks = world.replica(leader).log_base > world.replica(away).last;
+        assert_eq!(lacks, missed_ns == 0, "with {missed_ns}");
+        world.start(away);
+        world.run(30_000);
+        assert_eq!(world.replica(away).installs > 0, missed_ns == 0, "with {missed_ns}");
+        world.down.insert(next);
+        world.fill(leader, 351..=360, 1000);
+        world.start(next);
+        world.assert_same_states();
+    }
+}
+
 #[test]
 fn s09_a_snapshot_of_the_last_entry_is_all_a_follower_needs() {
     let (mut world, leader) = World::taking_checkpoints();

@@ -137,6 +137,7 @@ fn config(id: NodeId, ids: &[NodeId]) -> Config {
     // Nobody holds a log that a checkpoint covers.
     config.log_trailing_bytes = 0;
     config.log_bytes_max = 1;
+    config.missed_ns = 0;
     config
 }
 

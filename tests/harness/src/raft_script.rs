@@ -282,6 +282,8 @@ impl RaftScript {
         let uncommitted = number(args, "uncommitted", 16 << 20)?;
         let lease_ns = number(args, "lease", 0)? * MS;
         let trailing = number(args, "trailing", 0)?;
+        let missed_ns = number(args, "missed", 0)? * MS;
+        let missed_bytes_max = number(args, "missedmax", 256 << 20)?;
         let log_bytes_max = number(args, "logmax", 1 << 30)?;
         let log_disk_bytes_max = number(args, "diskmax", 16 << 30)?;
         let ids: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
@@ -293,6 +295,8 @@ impl RaftScript {
             uncommitted_bytes_max: uncommitted,
             lease_ns,
             log_trailing_bytes: trailing,
+            missed_ns,
+            missed_bytes_max,
             log_bytes_max,
             log_disk_bytes_max,
             ..Config::new(*id, GROUP, voters.clone())

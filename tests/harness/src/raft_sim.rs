@@ -184,6 +184,7 @@ fn config(id: NodeId, ids: &[NodeId], small: bool, leases: Option<u64>, logs: [u
     let mut config = Config::new(id, GroupId(7), ids.to_vec());
     [config.log_trailing_bytes, config.log_bytes_max] = logs;
     config.log_disk_bytes_max = (2 << 20).max(logs[1]);
+    (config.missed_ns, config.missed_bytes_max) = (1_000 * MS, logs[0]);
     config.snapshot_window_bytes = if small { 256 << 10 } else { 600 << 10 };
     config.snapshot_patience_ns = 3_000 * MS;
     if let Some(drift_ppm) = leases {
