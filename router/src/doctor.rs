@@ -119,6 +119,10 @@ impl Topology<'_> {
                     "the destination has no memory left",
                     "raise --maxmemory there, or CLUSTER REBALANCE after adding a group",
                 ),
+                RefuseReason::OutOfSpace => (
+                    "the disk of its leader is nearly full",
+                    "make room there, it is tried again by itself, or hand the group to another node",
+                ),
             };
             *waiting.entry((to, why, mends)).or_default() += 1;
         }
@@ -259,6 +263,11 @@ mod tests {
                 |view, _| wait(view, 5, RefuseReason::OutOfMemory),
                 "1 slots do not get to group 1, the destination has no memory left",
                 "--maxmemory",
+            ),
+            (
+                |view, _| wait(view, 5, RefuseReason::OutOfSpace),
+                "1 slots do not get to group 1, the disk of its leader is nearly full",
+                "make room there",
             ),
             (|view, _| view.map.paused = true, "moves are paused", "CLUSTER REBALANCE RESUME"),
             (|_, status| status.disk.low = true, "the disk of node 1", "CLUSTER REPLACE 1"),

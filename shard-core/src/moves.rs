@@ -52,4 +52,6 @@ pub enum RefuseReason {
     NoProgress,
     /// There was no memory left for it.
     OutOfMemory,
+    /// There was no room left on its leader's disk.
+    OutOfSpace,
 }

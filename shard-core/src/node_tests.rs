@@ -23,13 +23,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 mod collect;
+mod deletion;
 mod disk;
 mod groups;
+mod hand_over;
 mod members;
 mod memory;
+mod migration;
 mod moves;
 mod pace;
 mod reads;
+mod slots;
 mod snapshots;
 mod witness;
 
@@ -97,6 +101,10 @@ struct World {
     down: BTreeSet<NodeId>,
     /// Nodes that hear nothing of other maps.
     deaf: BTreeSet<NodeId>,
+    /// Nodes that nobody hears and that hear nobody, though they run.
+    cut: BTreeSet<NodeId>,
+    /// Which words of moves arrive; None: all.
+    pass: Option<slots::Pass>,
     replies: BTreeMap<u64, Answer>,
     epoch: u64,
     /// The epoch of each node's process.
@@ -184,6 +192,8 @@ impl World {
             kept: BTreeMap::new(),
             down: BTreeSet::new(),
             deaf: BTreeSet::new(),
+            cut: BTreeSet::new(),
+            pass: None,
             replies: BTreeMap::new(),
             epoch: 0,
             epochs: BTreeMap::new(),
@@ -296,24 +306,26 @@ impl World {
         }
         self.keep_and_forget(id, out.keep, out.forget, &mut next);
         self.sent += (out.heartbeats.len() + out.messages.len()) as u64;
+        let mut said = VecDeque::new();
         for (to, heartbeat) in out.heartbeats {
-            next.push_back((to, Input::Heartbeat { from: id, heartbeat }));
+            said.push_back((to, Input::Heartbeat { from: id, heartbeat }));
         }
         for (to, message) in out.witness {
-            next.push_back((to, Input::Witness { from: id, message }));
+            said.push_back((to, Input::Witness { from: id, message }));
         }
         for (to, envelope) in out.messages {
             self.sent_bytes += travelling(&envelope);
-            next.push_back((to, Input::Raft { from: id, envelope }));
+            said.push_back((to, Input::Raft { from: id, envelope }));
         }
         for (to, envelope) in out.moves {
-            next.push_back((to, Input::Move { from: id, envelope }));
+            if self.pass.as_mut().is_none_or(|pass| pass(to, &envelope)) {
+                said.push_back((to, Input::Move { from: id, envelope }));
+            }
         }
         for (to, message) in out.maps {
-            if self.deaf.contains(&to) {
-                continue;
+            if !self.deaf.contains(&to) {
+                said.push_back((to, Input::Map { from: id, message }));
             }
-            next.push_back((to, Input::Map { from: id, message }));
         }
         for peer in out.wake {
             while let Some(envelope) =
@@ -321,9 +333,11 @@ impl World {
             {
                 self.sent += 1;
                 self.sent_bytes += travelling(&envelope);
-                next.push_back((peer, Input::Raft { from: id, envelope }));
+                said.push_back((peer, Input::Raft { from: id, envelope }));
             }
         }
+        said.retain(|(to, _)| !self.cut.contains(&id) && !self.cut.contains(to));
+        next.append(&mut said);
         for Reply { id, answer } in out.replies.into_values().flatten() {
             assert!(self.replies.insert(id, answer).is_none(), "request {id} answered twice");
         }

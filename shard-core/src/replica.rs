@@ -30,9 +30,10 @@ use crate::codec::{self, EntryBatch, EntryItem};
 use crate::disk_room::DiskRoom;
 use crate::machine::Machine;
 use crate::memory::MemoryUse;
-use crate::migration::MoveEnvelope;
+use crate::migration::{MoveEnvelope, MoveStep};
 use crate::op::Op;
 use crate::session::LogTime;
+use crate::shard_store::{Mutant, is_broken};
 use crate::wire::{Answer, GroupAnswer, LeaderView, ReplicaStatus, Reply, TransferAnswer};
 use raft_core::conf::Conf;
 use raft_core::effects::{Effects, Envelope, FetchResult, Refused, Role, RoleChange, Write};
@@ -468,6 +469,13 @@ impl Replica {
         let stamp = self.stamp(wall);
         if self.disk.low {
             self.batch.leave_out_what_grows();
+        }
+        if is_broken(Mutant::ServeUncommitted) {
+            let imports = self.batch.items.iter();
+            let imports =
+                imports.filter(|item| matches!(item, EntryItem::Move(MoveStep::Import { .. })));
+            let items = imports.cloned().collect();
+            self.run(EntryBatch::new(stamp, items));
         }
         let (payloads, mut clients) = self.batch.take_entries(stamp, &mut self.room);
         let proposed = self.raft.propose(now, &mut payloads.into_iter());

@@ -149,7 +149,8 @@ impl ShardStore {
         self.log_time = self.log_time.max(batch.stamp);
         self.drop_ended_lanes();
         self.collect_expired();
-        self.changes.free(KEYS_FREED_PER_ENTRY_MAX);
+        let all = is_broken(Mutant::FreeAtOnce);
+        self.changes.free(if all { usize::MAX } else { KEYS_FREED_PER_ENTRY_MAX });
         let full = batch.full;
         batch
             .items
@@ -194,8 +195,11 @@ impl ShardStore {
         if slot.0 >= SLOTS || op.keys().iter().any(|key| hash_slot(key) != *slot) {
             return ReadStep::Answered(Answer::Invalid);
         }
+        let unchecked = is_broken(Mutant::ReadsUnchecked);
         let state = match self.slots.get(slot) {
-            Some(state) if state.phase.is_frozen() => return ReadStep::Answered(Answer::Frozen),
+            Some(state) if state.phase.is_frozen() && !unchecked => {
+                return ReadStep::Answered(Answer::Frozen);
+            }
             Some(state) if state.phase.owns() => state,
             Some(_) | None => return ReadStep::Answered(self.elsewhere(*slot)),
         };
@@ -294,8 +298,12 @@ impl ShardStore {
         if !is_well_formed(&request) {
             return Answer::Invalid;
         }
+        if is_broken(Mutant::ExpiredFirst) && self.log_time > request.deadline {
+            return Answer::Expired { log_time: self.log_time };
+        }
+        let unchecked = is_broken(Mutant::CheckedAtArrival);
         let slot = match self.slots.get_mut(&request.slot) {
-            Some(slot) if slot.phase.is_frozen() => return Answer::Frozen,
+            Some(slot) if slot.phase.is_frozen() && !unchecked => return Answer::Frozen,
             Some(slot) if slot.phase.owns() => slot,
             Some(_) | None => return self.elsewhere(request.slot),
         };

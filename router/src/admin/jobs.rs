@@ -51,6 +51,7 @@ enum Why {
     Cancelled,
     NoProgress,
     OutOfMemory,
+    OutOfSpace,
 }
 
 impl Why {
@@ -59,6 +60,7 @@ impl Why {
             RefuseReason::Cancelled => Why::Cancelled,
             RefuseReason::NoProgress => Why::NoProgress,
             RefuseReason::OutOfMemory => Why::OutOfMemory,
+            RefuseReason::OutOfSpace => Why::OutOfSpace,
         }
     }
 
@@ -67,6 +69,7 @@ impl Why {
             Why::Cancelled => "cancelled by an administrator",
             Why::NoProgress => "no step forward for too long after the slot was frozen",
             Why::OutOfMemory => "no memory left at the destination",
+            Why::OutOfSpace => "no disk space left at the destination",
         }
     }
 }

@@ -211,10 +211,11 @@ impl Samples {
     }
 
     fn refusal(&mut self) -> RefuseReason {
-        match self.below(3) {
+        match self.below(4) {
             0 => RefuseReason::Cancelled,
             1 => RefuseReason::NoProgress,
-            _ => RefuseReason::OutOfMemory,
+            2 => RefuseReason::OutOfMemory,
+            _ => RefuseReason::OutOfSpace,
         }
     }
 
@@ -340,11 +341,9 @@ impl Samples {
                 slot: self.slot(),
                 by: group,
                 side: if self.flag() { Side::Source } else { Side::Destination },
-                outcome: match self.below(4) {
+                outcome: match self.below(5) {
                     0 => MoveOutcome::Activated,
-                    1 => MoveOutcome::Refused(RefuseReason::Cancelled),
-                    2 => MoveOutcome::Refused(RefuseReason::NoProgress),
-                    _ => MoveOutcome::Refused(RefuseReason::OutOfMemory),
+                    _ => MoveOutcome::Refused(self.refusal()),
                 },
             }),
             16 => MasterOp::ChangeMembers {

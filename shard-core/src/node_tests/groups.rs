@@ -1,8 +1,8 @@
 //! Groups that are made while the nodes run.
 
 use super::*;
-use crate::shardmaster::{MasterOp, MasterRequest};
-use crate::slot::SLOTS;
+use crate::shardmaster::{MasterOp, MasterQuery, MasterReport, MasterRequest};
+use crate::slot::{SLOTS, Slot};
 use crate::wire::ReadRequest;
 use raft_core::types::Term;
 
@@ -269,4 +269,41 @@ fn r21_a_crash_at_each_step_of_leaving_a_group_loses_neither_the_vote_nor_the_no
         assert_eq!(world.kept[&gone].left[&G2], crate::kept::Left::Cleared);
     }
     assert!((2..8).contains(&noted), "{noted} of 8");
+}
+
+/// Its leader ends as soon as somebody was answered.
+#[test]
+fn k12_the_next_leader_of_group_0_has_the_configuration_that_was_answered() {
+    let mut world = five_nodes();
+    let ranges = vec![(Slot(0), Slot(99))];
+    let voters = ids(&[3, 4, 5]);
+    for (round, op) in [
+        MasterOp::CreateGroup { group: Some(G2), voters, weight: 1, rebalance: false },
+        MasterOp::MoveSlots { ranges, to: G2 },
+        MasterOp::SetWeight { group: G2, weight: 3 },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (id, leader) = (100 + round as u64, world.leader(SHARDMASTER));
+        let request = MasterRequest { id: None, op };
+        world.ask(leader, SHARDMASTER, id, RequestBody::Master(request));
+        while !world.replies.contains_key(&id) {
+            world.run(1);
+        }
+        let Answer::Master(Ok(done)) = world.replies[&id].clone() else { panic!("refused") };
+        let config = world.nodes[&leader].view().map.config;
+        assert_eq!(config.num, done.config);
+        world.down.insert(leader);
+        world.run(3000);
+        let next = world.leader(SHARDMASTER);
+        assert_ne!(next, leader);
+        let query = GroupQuery::Master(MasterQuery::Config(done.config));
+        world.ask(next, SHARDMASTER, 200 + id, RequestBody::Group(query));
+        world.run(20);
+        let answer = GroupAnswer::Master(Box::new(MasterReport::Config(config)));
+        assert_eq!(world.replies[&(200 + id)], Answer::Group(answer), "round {round}");
+        world.start(leader);
+        world.run(1000);
+    }
 }

@@ -233,7 +233,7 @@ impl World {
 }
 
 /// The next moves of a slot that group 1 has, as group 2 is to get it.
-fn order(id: u64, slot: Slot) -> Move {
+pub(super) fn order(id: u64, slot: Slot) -> Move {
     Move { id: MoveId(id), slot, from: Some(G1), to: G2, epoch: SlotEpoch(2) }
 }
 

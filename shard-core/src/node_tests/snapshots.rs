@@ -37,7 +37,7 @@ pub(super) fn small_log(config: Config) -> Config {
 /// Rows, and what is made of them.
 #[derive(Clone, Default)]
 pub(super) struct StateDisk {
-    rows: BTreeMap<Bytes, Bytes>,
+    pub(super) rows: BTreeMap<Bytes, Bytes>,
     pub(super) checkpoint: Option<Snapshot>,
     /// Of the checkpoint under way.
     pending: Vec<RowChange>,

@@ -301,17 +301,17 @@ impl Replica {
                 if let Some(record) = next(&self.mover, |order, group| order.to == group)
                     && stand.ended.is_none()
                 {
-                    if record.cancel {
-                        self.refuse(now, record.order, RefuseReason::Cancelled);
+                    if let Some(reason) = self.declines(record.cancel) {
+                        self.refuse(now, record.order, reason);
                     } else if self.mover.may_begin(now, &record.order) {
                         self.propose_step(now, MoveStep::BeginImport(record.order));
                     }
                 }
             }
             SlotPhase::Importing { order, round, cursor } => {
-                match named(order).is_some_and(|record| record.cancel) {
-                    true => self.refuse(now, *order, RefuseReason::Cancelled),
-                    false => self.pull(now, *order, (*round, cursor.clone()), map, out),
+                match self.declines(named(order).is_some_and(|record| record.cancel)) {
+                    Some(reason) => self.refuse(now, *order, reason),
+                    None => self.pull(now, *order, (*round, cursor.clone()), map, out),
                 }
             }
             SlotPhase::Exporting { order, round, frozen } => {
@@ -337,6 +337,14 @@ impl Replica {
                     }
                 }
             }
+        }
+    }
+
+    /// Why a slot that is to come here is not taken, if so. What it needs of the disk is for what goes on.
+    fn declines(&self, cancel: bool) -> Option<RefuseReason> {
+        match cancel {
+            true => Some(RefuseReason::Cancelled),
+            false => self.disk.low.then_some(RefuseReason::OutOfSpace),
         }
     }
 
@@ -367,19 +375,16 @@ impl Replica {
             return self.mover.wake(now.saturating_add(RESOLVE_NS));
         };
         serve.round = round;
-        if serve.owed == Some(round) {
-            serve.owed = None;
-            let node = serve.to;
-            if let Some((chunk, behind)) = store.chunk(slot, id, round, &RowName::new(), MOVE_CHUNK)
-            {
-                self.say(node, to, slot, id, MoveMessage::Chunk { chunk, behind }, out);
-            }
-            return;
+        let (node, late) = (serve.to, serve.heard.saturating_add(RESOLVE_NS));
+        let owed = serve.owed.take_if(|owed| *owed == round).is_some();
+        if owed
+            && let Some((chunk, behind)) = store.chunk(slot, id, round, &RowName::new(), MOVE_CHUNK)
+        {
+            self.say(node, to, slot, id, MoveMessage::Chunk { chunk, behind }, out);
         }
         if !frozen {
             return;
         }
-        let late = serve.heard.saturating_add(RESOLVE_NS);
         if now < late {
             return self.mover.wake(late);
         }

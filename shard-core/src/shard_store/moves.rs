@@ -341,7 +341,9 @@ impl ShardStore {
         if !is_broken(Mutant::DropFloor) {
             state.floor = frozen.floor;
         }
-        state.data.set_version(frozen.version);
+        if !is_broken(Mutant::DropVersion) {
+            state.data.set_version(frozen.version);
+        }
         self.still_lanes -= state.lanes.len() as u64;
         self.schedule(order.slot, &state);
         self.slots.insert(order.slot, state);

@@ -12,10 +12,20 @@ pub(crate) enum Mutant {
     KeysNotTracked,
     /// A frozen slot serves.
     ServeFrozen,
+    /// Whether a slot is served is asked when a write comes, and not again when its turn has come.
+    CheckedAtArrival,
+    /// The same, of reads.
+    ReadsUnchecked,
+    /// That a session is over is told by whoever is asked, and not by the owner of the slot alone.
+    ExpiredFirst,
     /// A frozen slot is swept.
     SweepFrozen,
     /// Keys and lanes are served before the last round is there.
     ServeStaging,
+    /// The destination owns the slot once the last rows are in its leader's log.
+    ServeUncommitted,
+    /// The next round may begin before all of this one is there.
+    EarlyRound,
     /// A round is taken for the last one though the source is not frozen.
     ActivateUnfrozen,
     /// The source gives up a slot before the destination has said that it owns it.
@@ -32,6 +42,12 @@ pub(crate) enum Mutant {
     NoTombstones,
     /// Log time starts anew at the destination.
     DropFloor,
+    /// The counter of changes starts anew at the destination.
+    DropVersion,
+    /// Writes are never held up for a copy that does not catch up.
+    NoThrottle,
+    /// What a slot held is freed at once.
+    FreeAtOnce,
     /// A source may be told to stop by anybody.
     UnfreezeAlways,
     /// The names of changed rows are not in checkpoints.

@@ -314,6 +314,7 @@ fn outcome(refused: Option<&str>) -> Result<MoveOutcome> {
     Ok(match refused {
         None => MoveOutcome::Activated,
         Some("memory") => MoveOutcome::Refused(RefuseReason::OutOfMemory),
+        Some("space") => MoveOutcome::Refused(RefuseReason::OutOfSpace),
         Some("progress") => MoveOutcome::Refused(RefuseReason::NoProgress),
         Some("cancelled") => MoveOutcome::Refused(RefuseReason::Cancelled),
         Some(other) => return Err(format!("no reason {other}").into()),

@@ -4,7 +4,7 @@ use crate::cluster_map::ClusterMap;
 use crate::machine::Machine;
 use crate::replica::{Client, Replica, ReplicaOutput, answer_all};
 use crate::session::LogTime;
-use crate::shard_store::ShardStore;
+use crate::shard_store::{Mutant, ShardStore, is_broken};
 use crate::slot::Slot;
 use crate::wire::{Answer, Request, RequestBody};
 
@@ -49,6 +49,7 @@ impl Replica {
         let Some(serve) = self.mover.serves.get(&slot) else { return false };
         let allowed = THROTTLE_BYTES.max(serve.round_bytes / 2);
         serve.round >= THROTTLE_FROM_ROUND
+            && !is_broken(Mutant::NoThrottle)
             && store.behind(slot).is_some_and(|behind| behind.bytes > allowed)
     }
 
