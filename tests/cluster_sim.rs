@@ -21,7 +21,7 @@ fn run_or_say_how_to_replay(seed: u64) -> Outcome {
 }
 
 #[test]
-fn faults_lose_nothing_and_every_move_ends() {
+fn g25_faults_lose_nothing_and_every_move_ends() {
     if let Some(seed) = setting("SEED") {
         println!("{:?}", run(seed));
         return;

@@ -703,9 +703,9 @@ fn an_idle_router_asks_for_the_log_time_before_its_next_session() {
 }
 
 #[test]
-fn x02_an_op_follows_its_slot_to_the_new_owner_under_its_old_seq() {
+fn x02_g24_an_op_follows_its_slot_to_the_new_owner_under_its_old_seq() {
     let mut bench = Bench::running();
-    bench.append();
+    let ticket = bench.append();
     let sent = bench.poll();
     bench.reply(&sent[0], Answer::Elsewhere);
     assert!(bench.poll().is_empty());
@@ -721,10 +721,12 @@ fn x02_an_op_follows_its_slot_to_the_new_owner_under_its_old_seq() {
     let again = bench.poll();
     assert_eq!((again[0].group, again[0].lane()), (GroupId(2), sent[0].lane()));
     assert!(again[0].node != 1);
+    bench.done(&again[0]);
+    assert!(matches!(bench.answer(ticket), Some(Answered::Outcome(Outcome::Integer(1)))));
 }
 
 #[test]
-fn a_slot_that_stays_in_its_move_says_so_at_the_deadline() {
+fn g23_a_slot_that_stays_in_its_move_says_so_at_the_deadline() {
     let mut bench = Bench::running();
     let ticket = bench.append();
     let mut sent = bench.poll();

@@ -43,3 +43,4 @@ fn a_flushed_slot_is_freed_in_bounded_steps() {
 
 mod moves;
 mod rows;
+mod steps;

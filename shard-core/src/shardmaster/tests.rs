@@ -14,6 +14,8 @@ use crate::shard_store::{Collected, RowBudget};
 use crate::slot::SLOTS;
 use bytes::Bytes;
 
+mod administrators;
+
 type Disk = BTreeMap<Bytes, Bytes>;
 
 /// Nodes 1 to `nodes`, the first three of which are voters of groups 0 to `groups`.

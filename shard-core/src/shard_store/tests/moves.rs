@@ -163,7 +163,12 @@ impl World {
             let fetch = |round, from: &Bytes| self.stores[source].chunk(slot, id, round, from, two);
             match cursor {
                 Some(from) => {
-                    let chunk = fetch(round, &from).map(|(chunk, _)| chunk);
+                    if is_broken(Mutant::EarlyRound) {
+                        wishes.push((source, MoveStep::Freeze { slot, id, round: round + 1 }));
+                    }
+                    let begun =
+                        fetch(round + 1, &Bytes::new()).filter(|_| is_broken(Mutant::EarlyRound));
+                    let chunk = fetch(round, &from).or(begun).map(|(chunk, _)| chunk);
                     wishes.extend(chunk.map(|chunk| (at, MoveStep::Import { slot, id, chunk })));
                 }
                 None => {
@@ -508,11 +513,15 @@ fn g02_g05_g06_g12_g15_g16_g21_a_slot_moves_under_any_schedule() {
 /// Every rule that is broken is noticed.
 #[test]
 fn broken_rules_of_moves_are_noticed() {
-    const ALL: [Mutant; 17] = [
+    const ALL: [Mutant; 21] = [
         Mutant::ForgetSettled,
         Mutant::LanesNotTracked,
         Mutant::KeysNotTracked,
         Mutant::ServeFrozen,
+        Mutant::CheckedAtArrival,
+        Mutant::ExpiredFirst,
+        Mutant::EarlyRound,
+        Mutant::DropVersion,
         Mutant::SweepFrozen,
         Mutant::ServeStaging,
         Mutant::ActivateUnfrozen,

@@ -1,0 +1,309 @@
+//! The steps of moves one by one, between two stores.
+
+use super::*;
+use crate::migration::{MOVE_CHUNK, MoveStep, RowName};
+use crate::moves::{Move, MoveOutcome, RefuseReason};
+use crate::op::{Expire, ExpireAt, ExpiryCommand, TimeUnit};
+
+const A: usize = 0;
+const B: usize = 1;
+
+fn slot() -> Slot {
+    hash_slot(b"{t}")
+}
+
+/// Two groups, the first of which has all slots, and every step that they were told.
+struct Pair {
+    stores: [ShardStore; 2],
+    now: u64,
+    steps: Vec<(usize, MoveStep)>,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let mut stores = [1, 2].map(|group| ShardStore::new(GroupId(group)));
+        let ranges = vec![(Slot(0), Slot(SLOTS - 1))];
+        let assign = EntryItem::Assign { config: ConfigNum(1), ranges };
+        stores[A].apply(EntryBatch::new(LogTime(1000), vec![assign]));
+        Pair { stores, now: 1000, steps: Vec::new() }
+    }
+
+    fn apply(&mut self, at: usize, item: EntryItem) -> Answer {
+        let mut answers = self.stores[at].apply(EntryBatch::new(LogTime(self.now), vec![item]));
+        answers.pop().expect("an answer")
+    }
+
+    fn step(&mut self, at: usize, step: MoveStep) {
+        self.steps.push((at, step.clone()));
+        self.apply(at, EntryItem::Move(step));
+    }
+
+    fn write(&mut self, at: usize, seq: u64, op: Op) -> Answer {
+        let (session, deadline) = (SessionId(1), LogTime(SESSION_LIFE_MS));
+        let (seq, acked) = (Seq(seq), Seq(seq - 1));
+        let request = LaneRequest { session, deadline, slot: slot(), seq, acked, op };
+        self.apply(at, EntryItem::Lane(request))
+    }
+
+    fn done(&mut self, at: usize, seq: u64, op: Op) {
+        let answer = self.write(at, seq, op);
+        assert!(matches!(answer, Answer::Done { .. }), "{answer:?}");
+    }
+
+    fn read(&self, at: usize, op: Op) -> ReadStep {
+        self.stores[at].read(
+            &ReadRequest { slot: slot(), after: None, op },
+            LogTime(self.now),
+            true,
+        )
+    }
+
+    fn begin(&mut self, order: Move, from: usize) {
+        self.step(from, MoveStep::BeginExport(order));
+        self.step(1 - from, MoveStep::BeginImport(order));
+    }
+
+    /// All rows of the round that the source is in.
+    fn copy(&mut self, order: Move, from: usize, round: u32) {
+        let mut cursor = RowName::new();
+        loop {
+            let (slot, id) = (order.slot, order.id);
+            let chunk = self.stores[from].chunk(slot, id, round, &cursor, MOVE_CHUNK);
+            let chunk = chunk.expect("it is in this round").0;
+            let next = chunk.next.clone();
+            self.step(1 - from, MoveStep::Import { slot, id, chunk });
+            match next {
+                Some(next) => cursor = next,
+                None => return,
+            }
+        }
+    }
+
+    fn freeze(&mut self, order: Move, from: usize, round: u32) {
+        self.step(from, MoveStep::Freeze { slot: order.slot, id: order.id, round });
+    }
+
+    fn end(&mut self, order: Move, from: usize) {
+        let (slot, id) = (order.slot, order.id);
+        self.step(from, MoveStep::CompleteExport { slot, id });
+        self.forget(order);
+    }
+
+    fn forget(&mut self, order: Move) {
+        for at in [A, B] {
+            self.step(at, MoveStep::Forget { slot: order.slot, id: order.id });
+        }
+    }
+
+    fn move_over(&mut self, order: Move, from: usize) {
+        self.begin(order, from);
+        self.copy(order, from, 0);
+        self.freeze(order, from, 1);
+        self.copy(order, from, 1);
+        self.end(order, from);
+    }
+
+    fn digests(&self) -> [u64; 2] {
+        [self.stores[A].digest(), self.stores[B].digest()]
+    }
+
+    /// Everything that was ever said comes again, in this order and in the other, and changes nothing.
+    fn say_again(&mut self, steps: &[(usize, MoveStep)], when: &str) {
+        let before = self.digests();
+        for (at, step) in steps.iter().chain(steps.iter().rev()) {
+            self.apply(*at, EntryItem::Move(step.clone()));
+            assert_eq!(self.digests(), before, "{when}: {step:?}");
+        }
+    }
+}
+
+fn order(id: u64, from: usize) -> Move {
+    let group = |at: usize| GroupId(at as u32 + 1);
+    let (id, epoch) = (MoveId(id), SlotEpoch(id + 1));
+    Move { id, slot: slot(), from: Some(group(from)), to: group(1 - from), epoch }
+}
+
+fn key(name: &str) -> Bytes {
+    format!("{{t}}{name}").into()
+}
+
+fn append(name: &str, value: &'static str) -> Op {
+    Op::Append { key: key(name), value: Bytes::from_static(value.as_bytes()) }
+}
+
+fn del(names: &[&str]) -> Op {
+    Op::Del { keys: names.iter().map(|name| key(name)).collect() }
+}
+
+fn expire(name: &str, ms: i64) -> Op {
+    let (key, at, command) = (key(name), ExpireAt::AfterMs(ms), ExpiryCommand::PExpire);
+    let (nx, xx, gt, lt) = (false, false, false, false);
+    Op::Expire(Expire { key, at, nx, xx, gt, lt, command })
+}
+
+fn value(text: &'static str) -> ReadStep {
+    let outcome = Outcome::Value(Bytes::from_static(text.as_bytes()));
+    ReadStep::Answered(Answer::Done { outcome, log_time: LogTime(1000) })
+}
+
+#[test]
+fn g05_rows_that_come_twice_change_nothing_also_when_clients_have_written_since() {
+    let mut pair = Pair::new();
+    pair.done(A, 1, append("k", "a"));
+    let first = order(1, A);
+    pair.begin(first, A);
+    pair.copy(first, A, 0);
+    let so_far = pair.steps.clone();
+    pair.say_again(&so_far, "in the middle");
+    pair.freeze(first, A, 1);
+    pair.copy(first, A, 1);
+    pair.done(B, 2, append("k", "b"));
+    let so_far = pair.steps.clone();
+    pair.say_again(&so_far, "with a write of the new owner");
+    pair.end(first, A);
+    assert_eq!(pair.read(B, Op::Get { key: key("k") }), value("ab"));
+}
+
+#[test]
+fn g06_d03_steps_of_settled_moves_do_nothing_when_the_slot_is_back_or_on_its_way_again() {
+    let mut pair = Pair::new();
+    pair.done(A, 1, append("k", "a"));
+    pair.move_over(order(1, A), A);
+    pair.done(B, 2, append("k", "b"));
+    pair.move_over(order(2, B), B);
+    pair.done(A, 3, append("k", "c"));
+    let settled = pair.steps.clone();
+    pair.say_again(&settled, "back");
+    let third = order(3, A);
+    pair.begin(third, A);
+    pair.say_again(&settled, "as the next begins");
+    pair.copy(third, A, 0);
+    pair.freeze(third, A, 1);
+    pair.say_again(&settled, "frozen");
+    pair.copy(third, A, 1);
+    pair.say_again(&settled, "decided");
+    pair.end(third, A);
+    let settled = pair.steps.clone();
+    pair.say_again(&settled, "over");
+    assert_eq!(pair.read(B, Op::Get { key: key("k") }), value("abc"));
+    // One that was refused, and one that was given up before it began.
+    let (fourth, fifth) = (order(4, B), order(5, B));
+    let reason = RefuseReason::Cancelled;
+    pair.begin(fourth, B);
+    for order in [fourth, fifth] {
+        pair.step(A, MoveStep::Refuse { order, reason });
+        pair.step(B, MoveStep::AbortExport { order, reason });
+        assert_eq!(pair.stores[B].stand(slot()).phase, SlotPhase::Owned);
+        let outcome = MoveOutcome::Refused(reason);
+        assert_eq!(pair.stores[A].stand(slot()).ended, Some(Ended { order, outcome }));
+        pair.forget(order);
+    }
+    let settled = pair.steps.clone();
+    pair.say_again(&settled, "refused");
+}
+
+#[test]
+fn g16_expiries_and_versions_come_along_and_what_was_deleted_meanwhile_stays_away() {
+    let mut pair = Pair::new();
+    for (seq, name) in (1..).zip(["gone", "short", "long", "kept"]) {
+        pair.done(A, seq, append(name, "v"));
+    }
+    pair.done(A, 5, expire("short", 500));
+    let first = order(1, A);
+    pair.begin(first, A);
+    pair.copy(first, A, 0);
+    pair.done(A, 6, del(&["gone"]));
+    pair.done(A, 7, expire("long", 9000));
+    pair.now += 300;
+    pair.freeze(first, A, 1);
+    let version = pair.stores[A].slots[&slot()].data.version();
+    // Its clock is behind, and its log time of other slots stays where it is.
+    pair.now -= 200;
+    pair.copy(first, A, 1);
+    assert_eq!(pair.stores[B].slots[&slot()].data.version(), version);
+    pair.end(first, A);
+    assert_eq!(pair.stores[B].log_time(), LogTime(1100));
+    let left = |pair: &Pair, name: &str| {
+        let op = Op::Ttl { key: key(name), unit: TimeUnit::Milliseconds };
+        match pair.read(B, op) {
+            ReadStep::Answered(Answer::Done { outcome: Outcome::Integer(ms), .. }) => ms,
+            other => panic!("{other:?}"),
+        }
+    };
+    let times = ["gone", "short", "long", "kept"].map(|name| left(&pair, name));
+    assert_eq!(times, [-2, 200, 8700, -1], "of log time 1300, at which the slot was frozen");
+    pair.now = 1500;
+    pair.done(B, 8, append("kept", "w"));
+    assert_eq!(left(&pair, "short"), -2);
+    assert!(pair.stores[B].slots[&slot()].data.version() > version);
+}
+
+#[test]
+fn g23_ops_on_several_keys_are_done_whole_or_not_at_all_around_a_freeze() {
+    let mut pair = Pair::new();
+    for (seq, name) in (1..).zip(["a", "b", "c"]) {
+        pair.done(A, seq, append(name, "v"));
+    }
+    let first = order(1, A);
+    pair.begin(first, A);
+    pair.copy(first, A, 0);
+    pair.freeze(first, A, 1);
+    let (before, keys) = (pair.digests(), vec![key("a"), key("b"), key("c")]);
+    for at in [A, B] {
+        let answer = pair.write(at, 4, del(&["a", "b", "c"]));
+        let right = if at == A { Answer::Frozen } else { Answer::Elsewhere };
+        assert_eq!(answer, right);
+        let read = pair.read(at, Op::MGet { keys: keys.clone() });
+        assert_eq!(read, ReadStep::Answered(right));
+    }
+    assert_eq!(pair.digests(), before, "half of it was done");
+    pair.copy(first, A, 1);
+    pair.end(first, A);
+    let answer = pair.write(B, 4, del(&["a", "b", "c"]));
+    assert!(matches!(answer, Answer::Done { outcome: Outcome::Integer(3), .. }), "{answer:?}");
+}
+
+/// A slot of many keys is given up in one entry; its keys are freed by those that come, so many each.
+fn give_up() {
+    const KEYS: u64 = 5000;
+    let mut pair = Pair::new();
+    let Pair { stores, .. } = &mut pair;
+    stores[A].apply(keys(1, KEYS));
+    stores[A].freeze();
+    let all = RowBudget { rows: usize::MAX, bytes: usize::MAX };
+    assert!(stores[A].collect(all).done);
+    let first = Move { slot: Slot(15891), ..order(1, A) };
+    let held = pair.stores[A].memory().total();
+    pair.move_over(first, A);
+    assert_eq!((pair.stores[A].stats().keys, pair.stores[B].stats().keys), (0, KEYS));
+    let per_key = held / KEYS + 8;
+    assert!(pair.stores[A].memory().checkpoint > KEYS / 2 * per_key, "it is freed already");
+    let mut entries = 0;
+    while pair.stores[A].changes.is_to_free() {
+        let before = pair.stores[A].memory().checkpoint;
+        pair.stores[A].apply(EntryBatch::new(LogTime(1001), Vec::new()));
+        let freed = before - pair.stores[A].memory().checkpoint;
+        assert!(freed <= (KEYS_FREED_PER_ENTRY_MAX as u64 + 1) * per_key, "{freed} bytes at once");
+        entries += 1;
+    }
+    assert!(entries >= KEYS / KEYS_FREED_PER_ENTRY_MAX as u64, "{entries} entries");
+    let left = pair.stores[A].memory().total();
+    assert!(left < held / 50, "{left} bytes of {held} stay");
+    // On disk it goes by ranges, however many keys there were.
+    pair.stores[A].freeze();
+    let rows = pair.stores[A].collect(all).rows.len();
+    assert!(rows < 10, "{rows} changes on disk");
+}
+
+#[test]
+fn d07_a_large_slot_is_freed_in_bounded_steps_and_all_of_it() {
+    give_up();
+}
+
+#[test]
+fn d07_freeing_all_at_once_is_noticed() {
+    mutant::set(Some(Mutant::FreeAtOnce));
+    let ended = std::panic::catch_unwind(give_up);
+    mutant::set(None);
+    assert!(ended.is_err(), "nobody notices that all is freed at once");
+}
