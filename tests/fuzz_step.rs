@@ -17,6 +17,10 @@ fn no_message_breaks_a_core() {
     let messages: u64 = done.iter().map(|core| core.messages).sum();
     let refused: u64 = done.iter().map(|core| core.refused).sum();
     let moved = done.iter().filter(|core| core.term > Term(1)).count();
+    let compactions: u64 = done.iter().map(|core| core.compactions).sum();
+    let pieces: u64 = done.iter().map(|core| core.pieces).sum();
     println!("{messages} messages into {cores} cores, {refused} refused, {moved} cores moved on");
-    assert!(0 < refused && refused < messages && moved > 0, "the fuzzer has lost its aim");
+    println!("{compactions} logs cut, {pieces} pieces of snapshots sent");
+    let aimed = 0 < refused && refused < messages && moved > 0 && compactions > 0 && pieces > 0;
+    assert!(aimed, "the fuzzer has lost its aim");
 }

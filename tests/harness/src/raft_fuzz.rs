@@ -1,18 +1,21 @@
 //! Arbitrary messages into `Raft::step`, from members and strangers, with the numbers at which
-//! arithmetic breaks. A refused message must change nothing, and memory must stay in its bounds.
+//! arithmetic breaks, and around them a host that does in any order what hosts may do: it hears edges of
+//! all kinds, its disk ends some writes and not others, it takes checkpoints, and what it reads back may be
+//! of another log. A refused message must change nothing, and memory must stay in its bounds.
 
 use crate::raft_checker::memory_within;
 use crate::raft_faults::Random;
 use bytes::Bytes;
 use raft_core::conf::{Conf, ConfChange};
-use raft_core::effects::{Effects, NodeLiveness, ReadMode};
+use raft_core::effects::{Effects, Fetch, FetchResult, NodeLiveness, Pull, ReadMode, Write};
 use raft_core::frame::encode_entry;
 use raft_core::message::*;
-use raft_core::snapshot::{SnapEvent, Snapshot, SnapshotId};
+use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
 use raft_core::types::{
     Entry, EntryId, EntryKind, FetchId, GroupId, Index, NodeId, Now, ReadId, Term, WriteToken,
 };
 use raft_core::{Config, Raft, Restored, invariants};
+use std::collections::BTreeMap;
 
 /// Messages for each.
 const MESSAGES: u64 = 300;
@@ -28,6 +31,10 @@ pub struct Fuzzed {
     pub refused: u64,
     /// The term it was brought to.
     pub term: Term,
+    /// How often its log was cut behind a checkpoint.
+    pub compactions: u64,
+    /// Pieces of snapshots that it sent.
+    pub pieces: u64,
 }
 
 /// Puts one core through it.
@@ -37,8 +44,7 @@ pub struct Fuzzed {
 pub fn fuzz(seed: u64) -> Fuzzed {
     let mut fuzz = open(seed);
     (0..MESSAGES).for_each(|_| fuzz.turn());
-    let term = fuzz.raft.status().hard.term;
-    Fuzzed { messages: MESSAGES, refused: fuzz.refused, term }
+    Fuzzed { messages: MESSAGES, term: fuzz.raft.status().hard.term, ..fuzz.done }
 }
 
 struct Fuzz {
@@ -46,15 +52,24 @@ struct Fuzz {
     config: Config,
     random: Random,
     now: Now,
-    token: WriteToken,
+    /// Writes handed over and not reported as durable, oldest first.
+    tokens: Vec<WriteToken>,
     /// Its disk never ends a write.
     stalled: bool,
+    /// Of a hundred messages, those of another term: where they are few, a leader comes further.
+    other_terms: u64,
     /// How often it is polled after a call: a host may hand in several first.
     polls_percent: u64,
-    sent: Vec<Message>,
-    /// Of the last snapshot handed over.
-    installed: SnapEvent,
-    refused: u64,
+    /// What was asked last, and of whom.
+    sent: Vec<(NodeId, Message)>,
+    /// What was handed over of the log.
+    log: BTreeMap<Index, Entry>,
+    fetches: Vec<Fetch>,
+    /// The last entries that the state machine was given, and the newest configuration before each.
+    given: Vec<(EntryId, (Index, Conf))>,
+    /// The last snapshot handed over.
+    installing: Option<Snapshot>,
+    done: Fuzzed,
 }
 
 fn open(seed: u64) -> Fuzz {
@@ -67,6 +82,10 @@ fn open(seed: u64) -> Fuzz {
     config.apply_queue_bytes_max = 2_000;
     config.waiting_reads_max = 8;
     config.entry_bytes_max = 1_000;
+    config.log_trailing_bytes = random.pick(&[0, 1_000]);
+    config.log_bytes_max = random.pick(&[1, 2_000]);
+    config.log_disk_bytes_max = random.pick(&[2_000, 1 << 20]);
+    config.snapshot_window_bytes = 300;
     config.epoch = 1;
     config.lease_ns = if random.chance(50) { config.election_timeout_ns_min } else { 0 };
     #[cfg(feature = "mutants")]
@@ -76,13 +95,17 @@ fn open(seed: u64) -> Fuzz {
         raft,
         config,
         stalled: random.chance(20),
+        other_terms: random.pick(&[10, 10, 1]),
         polls_percent: random.pick(&[100, 100, 60, 20]),
         random,
         now: 0,
-        token: WriteToken(0),
+        tokens: Vec::new(),
         sent: Vec::new(),
-        installed: SnapEvent::Failed { peer: NodeId(2) },
-        refused: 0,
+        log: BTreeMap::new(),
+        fetches: Vec::new(),
+        given: Vec::new(),
+        installing: None,
+        done: Fuzzed::default(),
     }
 }
 
@@ -97,10 +120,10 @@ impl Fuzz {
     fn term(&mut self) -> Term {
         let current = self.raft.status().hard.term.0;
         // Mostly the current one: others are soon dealt with.
-        match self.random.below(100) {
-            0..90 => Term(current.max(1)),
-            90..97 => Term(current + 1),
-            _ => Term(self.number(current)),
+        match self.random.chance(100 - self.other_terms) {
+            true => Term(current.max(1)),
+            false if self.random.chance(70) => Term(current + 1),
+            false => Term(self.number(current)),
         }
     }
 
@@ -238,71 +261,203 @@ impl Fuzz {
     fn turn(&mut self) {
         let from = NodeId(self.random.pick(&[2, 2, 2, 3, 3, 3, 1, 0, 4, u64::MAX]));
         // Answers to what was really asked get further than invented ones.
-        let message = match self.sent.pop() {
-            Some(Message::PreVote(m)) if self.random.chance(50) => {
-                let term = m.term;
-                Message::PreVoteReply(PreVoteReply {
-                    term,
-                    round: m.round,
-                    granted: true,
-                    removed: None,
-                })
-            }
-            Some(Message::RequestVote(m)) if self.random.chance(50) => {
-                Message::RequestVoteReply(RequestVoteReply { term: m.term, granted: true })
-            }
-            _ => self.message(),
-        };
+        let asked = self.sent.pop().filter(|_| self.random.chance(50));
+        let answer = asked.and_then(|(peer, message)| Some((peer, self.answer(message)?)));
+        let (from, message) = answer.unwrap_or_else(|| (from, self.message()));
         let before = self.picture();
         if self.raft.step(self.now, from, message.clone()).is_err() {
-            self.refused += 1;
+            self.done.refused += 1;
             assert_eq!(self.picture(), before, "refused, and yet it changed: {message:?}");
         }
         self.maybe_poll();
-        match self.random.below(16) {
+        match self.random.chance(50) {
+            true => self.client(),
+            false => self.host(from),
+        }
+        self.maybe_poll();
+    }
+
+    /// What a peer says that does as it is told.
+    fn answer(&mut self, message: Message) -> Option<Message> {
+        Some(match message {
+            Message::PreVote(m) => Message::PreVoteReply(PreVoteReply {
+                term: m.term,
+                round: m.round,
+                granted: true,
+                removed: None,
+            }),
+            Message::RequestVote(m) => {
+                Message::RequestVoteReply(RequestVoteReply { term: m.term, granted: true })
+            }
+            Message::AppendEntries(m) => {
+                let matched = m.entries.last().map_or(m.prev.index, |entry| entry.id.index);
+                let (term, stamp, promised_ns, commit) = (m.term, m.stamp, m.lease_ns, m.commit);
+                let outcome = AppendOutcome::Accepted { matched, received: matched };
+                let m = AppendEntriesReply { term, stamp, promised_ns, commit, outcome };
+                Message::AppendEntriesReply(m)
+            }
+            Message::InstallSnapshot(m) => {
+                let (term, stamp, promised_ns) = (m.term, m.stamp, m.lease_ns);
+                let (id, offset) = (m.snapshot.id, self.random.below(m.snapshot.bytes + 1));
+                let m = InstallSnapshotReply { term, stamp, promised_ns, id, offset };
+                Message::InstallSnapshotReply(m)
+            }
+            _ => return None,
+        })
+    }
+
+    /// What is asked of a replica from outside, and the clock.
+    fn client(&mut self) {
+        match self.random.below(8) {
             0 => self.now += self.random.pick(&[1, 100_000_000, 1_100_000_000]),
             1 => self.raft.tick(self.now),
-            2 | 3 if !self.stalled => self.raft.persisted(self.now, self.token),
-            4 => {
+            2 => {
                 let payload = Bytes::from(vec![1; self.random.below(300) as usize]);
                 self.raft.propose(self.now, &mut std::iter::once(payload));
             }
-            5 => drop(self.raft.next_append(self.now, NodeId(2), 1 + self.random.below(5000))),
-            6 => drop(self.raft.read_index(self.now, ReadId(self.now), ReadMode::Lease)),
-            7 => drop(self.raft.transfer(self.now, NodeId(self.random.below(5)))),
-            8 => {
+            3 => {
+                let peer = NodeId(2 + self.random.below(3));
+                self.pull(peer);
+            }
+            4 => drop(self.raft.read_index(self.now, ReadId(self.now), ReadMode::Lease)),
+            5 => drop(self.raft.transfer(self.now, NodeId(self.random.below(5)))),
+            6 => {
+                let change =
+                    ConfChange { voters: self.nodes(60), learners: self.nodes(20), follows: 0 };
+                let _refused = self.raft.change_conf(self.now, &change);
+            }
+            _ => self.fire(),
+        }
+    }
+
+    fn pull(&mut self, peer: NodeId) {
+        let room = 1 + self.random.below(5000);
+        if let Pull::Ready(message) = self.raft.next_append(self.now, peer, room) {
+            self.sent.push((peer, message));
+        }
+    }
+
+    /// Time passes until the next timer, and stands still then: soon nothing is due any more.
+    fn fire(&mut self) {
+        self.now = self.now.max(self.raft.deadline().unwrap_or_default());
+        let due = |fuzz: &Fuzz| fuzz.raft.deadline().is_some_and(|at| at <= fuzz.now);
+        for _ in 0..4 {
+            self.raft.tick(self.now);
+            self.poll();
+            if !due(self) {
+                return;
+            }
+        }
+        panic!("busy with nothing: {:?}", self.raft.status());
+    }
+
+    /// What a host tells.
+    fn host(&mut self, from: NodeId) {
+        match self.random.below(8) {
+            0 | 1 if !self.stalled => self.disk_ends_some(),
+            2 => {
                 let index = self.index();
                 self.raft.applied(self.now, index, 100);
             }
-            9 => {
-                let gone = raft_core::effects::FetchResult::Gone;
-                self.raft.fetched(self.now, FetchId(self.random.below(20)), gone);
+            3 => self.fetched(),
+            4 => {
+                let edge = self.edge();
+                self.raft.liveness(self.now, from, edge);
             }
-            10 => {
-                let up = NodeLiveness::Up { epoch: self.random.below(3), link: self.now };
-                self.raft.liveness(self.now, from, up);
-            }
-            11 => {
+            5 => {
                 if let Some((id, offset)) = self.raft.incoming() {
                     let offset = self.number(offset.min(1 << 40) + 500);
                     self.raft.snapshot(self.now, SnapEvent::Received { id, offset });
                 }
             }
-            12 => {
-                let id = self.snapshot_id();
-                let events =
-                    [SnapEvent::Corrupt { id }, SnapEvent::Failed { peer: from }, self.installed];
-                let event = self.random.pick(&events);
-                self.raft.snapshot(self.now, event);
-            }
-            13 => {
-                let change =
-                    ConfChange { voters: self.nodes(60), learners: self.nodes(20), follows: 0 };
-                let _refused = self.raft.change_conf(self.now, &change);
-            }
+            6 => self.snapshot_event(from),
+            7 => self.checkpoint(),
             _ => {}
         }
-        self.maybe_poll();
+    }
+
+    /// Some of the writes are durable, in their order; or the end of one is told again.
+    fn disk_ends_some(&mut self) {
+        let count = self.random.below(self.tokens.len() as u64 + 1) as usize;
+        let token = match count.checked_sub(1) {
+            Some(last) => self.tokens[last],
+            None => WriteToken(self.random.below(4)).min(self.durable()),
+        };
+        self.tokens.drain(..count);
+        self.raft.persisted(self.now, token);
+    }
+
+    /// The last token whose end was told, or could be.
+    fn durable(&self) -> WriteToken {
+        self.tokens.first().map_or(WriteToken(0), |next| WriteToken(next.0 - 1))
+    }
+
+    fn edge(&mut self) -> NodeLiveness {
+        match self.random.below(8) {
+            0..3 => NodeLiveness::Up { epoch: self.random.below(3), link: self.now },
+            3 => NodeLiveness::Down { gone: self.random.chance(50) },
+            4 => NodeLiveness::Deaf,
+            5 => NodeLiveness::DiskStalled,
+            6 => NodeLiveness::Disowned { term: self.term() },
+            _ => NodeLiveness::Unbelieved { term: self.term() },
+        }
+    }
+
+    /// Answers a fetch: with what was asked for, with something else, or with nothing.
+    fn fetched(&mut self) {
+        let Some(Fetch { id, from, to, .. }) = self.fetches.pop() else {
+            let id = FetchId(self.random.below(20));
+            return self.raft.fetched(self.now, id, FetchResult::Gone);
+        };
+        let (from, to) = match self.random.below(4) {
+            0 => (self.index(), self.index()),
+            1 => (from, Index(u64::MAX)),
+            _ => (from, to),
+        };
+        let found = self.log.range(from..).take_while(|(index, _)| **index <= to);
+        let mut entries: Vec<Entry> = found.map(|(_, entry)| entry.clone()).collect();
+        if self.random.chance(10)
+            && let Some(entry) = entries.last_mut()
+        {
+            entry.id = self.id();
+        }
+        let result = match self.random.chance(10) {
+            true => FetchResult::Gone,
+            false => FetchResult::Entries(entries),
+        };
+        self.raft.fetched(self.now, id, result);
+    }
+
+    fn snapshot_event(&mut self, from: NodeId) {
+        let id = self.snapshot_id();
+        let durable = self.tokens.is_empty();
+        let event = match self.random.below(3) {
+            0 => SnapEvent::Corrupt { id },
+            1 => SnapEvent::Failed { peer: from },
+            // The state machine holds it, once its write is durable.
+            _ => match self.installing.take_if(|_| durable) {
+                None => return,
+                Some(Snapshot { id, conf, .. }) => {
+                    self.given = vec![(id.at, conf)];
+                    SnapEvent::Installed { id }
+                }
+            },
+        };
+        self.raft.snapshot(self.now, event);
+    }
+
+    /// Somewhere in what is applied a checkpoint is durable.
+    fn checkpoint(&mut self) {
+        let upto = self.raft.checkpointable();
+        let possible = |(at, (_, conf)): &&(EntryId, (Index, Conf))| {
+            at.index > Index(0) && at.index <= upto && !conf.voters.is_empty()
+        };
+        let count = self.given.iter().filter(possible).count() as u64;
+        let nth = self.random.below(count) as usize;
+        let Some((at, conf)) = self.given.iter().filter(possible).nth(nth).cloned() else { return };
+        let id = SnapshotId { at, hash: self.random.below(10) };
+        let snapshot = Snapshot { id, bytes: 1 + self.random.below(1000), conf };
+        self.raft.checkpointed(self.now, snapshot);
     }
 
     fn maybe_poll(&mut self) {
@@ -315,16 +470,46 @@ impl Fuzz {
         let mut effects = Effects::default();
         self.raft.poll(self.now, &mut effects);
         if let Some(write) = effects.write {
-            self.token = write.token;
-            if let Some(snapshot) = write.install {
-                self.installed = SnapEvent::Installed { id: snapshot.id };
+            self.write(write);
+        }
+        for entry in effects.commit {
+            let before = (Index(0), Conf::of_voters((1..=3).map(NodeId).collect()));
+            let before = self.given.last().map_or(before, |(_, conf)| conf.clone());
+            let conf = Conf::of_entry(&entry).map(|conf| (entry.id.index, conf));
+            self.given.push((entry.id, conf.unwrap_or(before)));
+        }
+        self.given.drain(..self.given.len().saturating_sub(16));
+        if let Some(base) = effects.compact {
+            self.done.compactions += 1;
+            self.log.retain(|index, _| *index > base.index);
+        }
+        let sends = |command: &&SnapCmd| matches!(command, SnapCmd::Send { .. });
+        self.done.pieces += effects.snaps.iter().filter(sends).count() as u64;
+        self.fetches.append(&mut effects.fetch);
+        self.fetches.drain(..self.fetches.len().saturating_sub(8));
+        let later = effects.send_after.into_iter().map(|(_, envelope)| envelope);
+        let said = effects.send.into_iter().chain(later);
+        self.sent.extend(said.map(|envelope| (envelope.to, envelope.message)));
+        self.sent.drain(..self.sent.len().saturating_sub(8));
+        for peer in effects.appendable {
+            if self.random.chance(50) {
+                self.pull(peer);
             }
         }
-        self.sent = effects.send.into_iter().map(|envelope| envelope.message).collect();
-        self.sent.extend(effects.send_after.into_iter().map(|(_, envelope)| envelope.message));
-        self.sent.truncate(8);
         invariants::check(&self.raft);
         memory_within(NodeId(1), &self.raft.memory(), &self.config);
+    }
+
+    fn write(&mut self, write: Write) {
+        self.tokens.push(write.token);
+        if let Some(snapshot) = write.install {
+            self.installing = Some(*snapshot);
+            self.log.clear();
+        }
+        if let Some(from) = write.truncate_from {
+            self.log.retain(|index, _| *index < from);
+        }
+        self.log.extend(write.entries.into_iter().map(|entry| (entry.id.index, entry)));
     }
 
     /// All that a refused message must leave alone, timers included.
