@@ -298,7 +298,8 @@ impl Fuzz {
             }
             Message::InstallSnapshot(m) => {
                 let (term, stamp, promised_ns) = (m.term, m.stamp, m.lease_ns);
-                let (id, offset) = (m.snapshot.id, self.random.below(m.snapshot.bytes + 1));
+                let end = m.snapshot.bytes.saturating_add(1);
+                let (id, offset) = (m.snapshot.id, self.random.below(end));
                 let m = InstallSnapshotReply { term, stamp, promised_ns, id, offset };
                 Message::InstallSnapshotReply(m)
             }
