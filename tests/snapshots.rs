@@ -13,6 +13,8 @@ const VALUE_BYTES: usize = 1 << 10;
 /// Values written by one call of [`write`]: more than a log keeps behind its checkpoints (16 MiB a
 /// group, twice).
 const VALUES: usize = 48 << 10;
+/// Bytes of snapshots in a node's memory, in and out.
+const SNAPSHOT_BUFFERS_MAX: u64 = 16 << 20;
 /// Commands sent at once.
 const BATCH: usize = 512;
 /// Keys that they share: enough for a checkpoint by what has changed (4 MiB a group).
@@ -96,6 +98,8 @@ fn a_node_that_was_away_gets_the_state_and_then_counts() {
     wait_for("a snapshot on node 3", || {
         number(port, "snapshot_bytes_received").is_some_and(|bytes| bytes > VALUE_BYTES as u64)
     });
+    let peak = number(port, "snapshot_buffers_peak").expect("INFO");
+    assert!((1..=SNAPSHOT_BUFFERS_MAX).contains(&peak), "{peak} bytes of snapshots at once");
     cluster.node(1).kill();
     // Without node 1 whatever is acknowledged is on node 3 as well.
     check(&mut client, 1);

@@ -176,6 +176,8 @@ fn memory(section: &mut Section) {
     // beyond its bound.
     if let Some(status) = section.status {
         section.put("disk_caches", status.disk_cache_bytes);
+        section.put("snapshot_buffers", status.snapshot_bytes);
+        section.put("snapshot_buffers_peak", status.snapshot_bytes_peak);
     }
     let machine = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     if let Some(bytes) = kib_line(&machine, "MemTotal:") {

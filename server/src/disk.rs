@@ -16,6 +16,7 @@
 
 use crate::disk_space::{DiskSpace, Watch};
 use crate::log_store::{LogEvent, LogStats, LogStore};
+use crate::snapshot_bytes::SnapshotBytes;
 use crate::state_store::{LoadError, StateStats, StateStore, StateStoreError, StateStoreEvent};
 use raft_core::effects::{Fetch, Write};
 use raft_core::snapshot::SnapshotId;
@@ -375,6 +376,11 @@ impl Disk {
     /// Counters since the start, of the log and of the state.
     pub fn stats(&self) -> (LogStats, StateStats) {
         (self.log.stats(), self.state.stats())
+    }
+
+    /// What waits to be sent of snapshots.
+    pub fn outgoing(&self) -> &SnapshotBytes {
+        self.state.outgoing()
     }
 
     /// What room there is.

@@ -26,6 +26,7 @@ pub mod random;
 pub mod recover;
 pub mod sim;
 pub mod small_file;
+pub mod snapshot_bytes;
 pub mod spare;
 pub mod standalone;
 pub mod state_store;

@@ -12,6 +12,7 @@
 //!   is not read by its other end blocks only itself.
 
 use crate::random;
+use crate::snapshot_bytes::SnapshotBytes;
 use bytes::{Buf, BytesMut};
 use raft_core::node_pair::Heartbeat;
 use router::dial::{DialError, read_message, set_options};
@@ -28,10 +29,12 @@ use shard_core::wire::{RaftEnvelope, ToNode, ToRouter};
 use shard_core::witness::WitnessMessage;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -216,6 +219,7 @@ pub async fn listen(
     local: LocalIdentity,
     known: Rc<Known>,
     inbox: mpsc::Sender<Inbound>,
+    snapshots: Arc<SnapshotBytes>,
     shutdown: CancellationToken,
 ) {
     let shared = Rc::new(Shared {
@@ -223,6 +227,7 @@ pub async fn listen(
         node: local.node,
         known,
         inbox,
+        snapshots,
         handshakes: Cell::new(0),
         next_conn: Cell::new(1),
         log: RateLimit::default(),
@@ -260,9 +265,19 @@ struct Shared {
     node: NodeId,
     known: Rc<Known>,
     inbox: mpsc::Sender<Inbound>,
+    snapshots: Arc<SnapshotBytes>,
     handshakes: Cell<usize>,
     next_conn: Cell<u64>,
     log: RateLimit,
+}
+
+impl Shared {
+    /// The piece in memory of its own, which counts; `None` if there is no room for it.
+    fn hold(&self, chunk: SnapshotChunk) -> Option<SnapshotChunk> {
+        let copy = || Ok::<_, Infallible>(chunk.bytes.to_vec());
+        let Ok(held) = self.snapshots.hold(chunk.bytes.len(), copy);
+        Some(SnapshotChunk { bytes: held?, ..chunk })
+    }
 }
 
 /// Why a connection ended, other than by its end.
@@ -350,9 +365,12 @@ async fn serve_peer(
         WireFrame::Heartbeat(heartbeat) => {
             Ok(shared.inbox.send(Inbound::Heartbeat { from: node, heartbeat }).await.is_ok())
         }
-        WireFrame::Chunk(chunk) => {
-            Ok(shared.inbox.send(Inbound::Chunk { from: node, chunk }).await.is_ok())
-        }
+        WireFrame::Chunk(chunk) => match shared.hold(chunk) {
+            Some(chunk) => {
+                Ok(shared.inbox.send(Inbound::Chunk { from: node, chunk }).await.is_ok())
+            }
+            None => Ok(true),
+        },
         WireFrame::Move(envelope) => {
             Ok(shared.inbox.send(Inbound::Move { from: node, envelope }).await.is_ok())
         }

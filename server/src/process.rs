@@ -11,6 +11,7 @@ use crate::kept_file::{self, KeptFileError, KeptWriter};
 use crate::listener::{self, Inbound, Known, LocalIdentity};
 use crate::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError};
 use crate::random;
+use crate::snapshot_bytes::{INCOMING_BYTES_MAX, SnapshotBytes};
 use crate::spare;
 use crate::state_store::{StateStore, StateStoreConfig, StoredGroup};
 use crate::storage::OpenStorage;
@@ -305,11 +306,13 @@ fn start_replicas(
     let shared = Shared::new(node, clock);
     let transport = Transport::start(local.clone(), shared.clone(), inbox_tx.clone(), cluster_port);
     let listening = stop.replicas.child_token();
+    let incoming = SnapshotBytes::new(INCOMING_BYTES_MAX);
     tokio::task::spawn_local(listener::listen(
         into_tokio(peer)?,
         local,
         known.clone(),
         inbox_tx,
+        incoming.clone(),
         listening,
     ));
     let (hand_over, local) = (stop.hand_over, local_router);
@@ -318,6 +321,7 @@ fn start_replicas(
         disk,
         disk_events,
         inbox,
+        incoming,
         transport,
         kept,
         known,

@@ -18,8 +18,9 @@
 //!   later, in bounded steps, and so is what a crash left of one.
 //! - No caller ever waits for the disk. A queue that is full is the exception; see [`QUEUE_MAX`].
 //!
-//! While a checkpoint is under way everything else that would write waits: there is one writer. Pieces
-//! of snapshots that wait are bounded by [`STAGE_WAITING_BYTES_MAX`].
+//! While a checkpoint is under way everything else that would write waits: there is one writer
+//! ([`pending`]). Pieces of snapshots that wait, in or out, are bounded by who holds them
+//! ([`crate::snapshot_bytes`]).
 //!
 //! **Installing over two files.** The order, which the caller keeps: [`StateStore::stage`] until
 //! `Received` has all bytes; what the log has of the group is durable; [`StateStore::flip`], which
@@ -32,6 +33,7 @@
 mod format;
 pub(crate) mod inspect;
 mod open;
+mod pending;
 mod rows;
 mod staging;
 mod streams;
@@ -39,6 +41,7 @@ mod writer;
 
 use crate::fail_stop::FailStop;
 use crate::last_words::{At, HOW_TO_GO_ON};
+use crate::snapshot_bytes::{OUTGOING_BYTES_MAX, SnapshotBytes};
 use crate::storage::{self, OpenStorage};
 use bytes::Bytes;
 use format::{Fault, GROUPS, GroupRow, Home, PARTS, ROWS};
@@ -58,13 +61,8 @@ use std::time::Duration;
 /// Commands that wait for the writer; at this bound the caller waits, as long as one commit lasts.
 /// What a group may have in it is bounded by its core: one batch of changes, one window of a snapshot.
 pub const QUEUE_MAX: usize = 4096;
-/// Bytes of incoming snapshots that wait for the writer, of all groups. A piece beyond is not taken,
-/// and has to come again.
-pub const STAGE_WAITING_BYTES_MAX: u64 = 64 << 20;
 /// Requests that wait for the reader; one beyond is `Failed`.
 pub const READS_MAX: usize = 1024;
-/// What a piece costs at least, in [`STAGE_WAITING_BYTES_MAX`]: so their number is bounded too.
-const STAGE_COST_MIN: u64 = 1 << 10;
 
 /// What may differ between nodes.
 #[derive(Clone, Copy, Debug)]
@@ -106,8 +104,7 @@ pub enum StateStoreEvent {
     /// The checkpoint is durable.
     Checkpointed(GroupId, Snapshot),
     /// `Failed`: a stream cannot go on. `Received`: so much of a snapshot is here, durable; less than
-    /// the piece that it answers, if that was out of order. `Corrupt`: and if `Received` follows, the
-    /// piece found no room ([`STAGE_WAITING_BYTES_MAX`]), and that much is here all the same.
+    /// the piece that it answers, if that was out of order.
     Snapshot(GroupId, SnapEvent),
     /// To be sent.
     Chunk(OutgoingChunk),
@@ -267,8 +264,6 @@ struct Counters {
     streams: AtomicU64,
     live_bytes: AtomicU64,
     to_clean: AtomicU64,
-    /// Of pieces that wait, as [`stage_cost`] counts them.
-    waiting_bytes: AtomicU64,
 }
 
 /// What the writer is told.
@@ -336,6 +331,7 @@ pub struct StateStore {
     reader: JoinHandle<()>,
     counters: Arc<Counters>,
     reporter: Arc<Reporter>,
+    outgoing: Arc<SnapshotBytes>,
 }
 
 impl StateStore {
@@ -402,7 +398,9 @@ impl StateStore {
             counters.clone(),
             reporter.clone(),
         );
+        let outgoing = SnapshotBytes::new(OUTGOING_BYTES_MAX);
         let reader = streams::Reader {
+            outgoing: outgoing.clone(),
             database: database.clone(),
             storage: storage.clone(),
             config,
@@ -418,9 +416,20 @@ impl StateStore {
             .name("state-writer".to_owned())
             .spawn(move || writer.run(&queue))
             .map_err(io_error)?;
-        let store =
-            StateStore { storage, database, commands, reads, writer, reader, counters, reporter };
-        Ok((store, groups))
+        Ok((
+            StateStore {
+                storage,
+                database,
+                commands,
+                reads,
+                writer,
+                reader,
+                counters,
+                reporter,
+                outgoing,
+            },
+            groups,
+        ))
     }
 
     /// Changes of a group's checkpoint; the first of them begins it. Answered by `Taken`, before which
@@ -460,15 +469,10 @@ impl StateStore {
     }
 
     /// Takes in a piece of a snapshot. Answered by `Received`, several pieces perhaps at once, or by
-    /// `Corrupt`. The beginning of another snapshot drops what was here of the one before.
-    pub fn stage(&self, group: GroupId, snapshot: Snapshot, offset: u64, mut bytes: Bytes) {
-        let waiting = self.counters.waiting_bytes.load(Ordering::Relaxed);
-        let refused = waiting.saturating_add(stage_cost(&bytes)) > STAGE_WAITING_BYTES_MAX;
-        if refused {
-            bytes.clear();
-        }
-        self.counters.waiting_bytes.fetch_add(stage_cost(&bytes), Ordering::Relaxed);
-        self.command(Command::Stage(writer::Piece { group, snapshot, offset, bytes, refused }));
+    /// `Corrupt`. The beginning of another snapshot drops what was here of the one before. `bytes` are in
+    /// memory until they are in the file: the caller bounds them.
+    pub fn stage(&self, group: GroupId, snapshot: Snapshot, offset: u64, bytes: Bytes) {
+        self.command(Command::Stage(writer::Piece { group, snapshot, offset, bytes }));
     }
 
     /// Puts a snapshot, which is all staged, in the place of the group's state. A checkpoint of the
@@ -533,6 +537,11 @@ impl StateStore {
         Ok(())
     }
 
+    /// What waits to be sent.
+    pub fn outgoing(&self) -> &SnapshotBytes {
+        &self.outgoing
+    }
+
     /// Counters since the start.
     pub fn stats(&self) -> StateStats {
         let counted = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -568,11 +577,6 @@ impl StateStore {
         }
         reporter.failure().take().map_or(Ok(()), Err)
     }
-}
-
-/// What a piece counts for while it waits.
-fn stage_cost(bytes: &Bytes) -> u64 {
-    (bytes.len() as u64).max(STAGE_COST_MIN)
 }
 
 fn builder(config: &StateStoreConfig) -> Builder {

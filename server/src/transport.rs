@@ -48,8 +48,11 @@ const QUEUE_MAX: usize = 8192;
 /// Appends that wait for one bulk connection; at this bound none are pulled. Each group's are
 /// bounded in bytes by the core's window, and they share their frames with its log.
 const BULK_QUEUE_MAX: usize = 1024;
-/// Pieces of snapshots that wait for one bulk connection. The core's window lets fewer leave.
+/// Pieces of snapshots and of slots that wait for one bulk connection. The core's window lets fewer leave.
 const CHUNKS_MAX: usize = 256;
+/// Bytes of snapshots that wait for it: a peer that does not read leaves the others half of what a node
+/// may hold ([`crate::snapshot_bytes::OUTGOING_BYTES_MAX`]).
+pub const CHUNK_BYTES_MAX: u64 = 4 << 20;
 /// Pauses between attempts to reach a peer: from the first to the second, doubling.
 const RETRY_MIN: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -208,8 +211,12 @@ impl Transport {
     }
 
     fn queue_bulk(&self, to: NodeId, frame: WireFrame) {
-        let Some(link) = self.standing(to).filter(|link| link.chunks.borrow().len() < CHUNKS_MAX)
-        else {
+        let has_room = |link: &Rc<Link>| {
+            let chunks = link.chunks.borrow();
+            let bytes: u64 = chunks.iter().chain([&frame]).map(snapshot_bytes).sum();
+            chunks.len() < CHUNKS_MAX && bytes <= CHUNK_BYTES_MAX
+        };
+        let Some(link) = self.standing(to).filter(has_room) else {
             return count(&self.shared.dropped, 1);
         };
         link.chunks.borrow_mut().push_back(frame);
@@ -528,6 +535,21 @@ async fn write_bulk(shared: &Shared, link: &Link, to: &mut OwnedWriteHalf) -> io
         if appends {
             link.bulk_done();
         }
+    }
+}
+
+/// Of a snapshot in a frame.
+fn snapshot_bytes(frame: &WireFrame) -> u64 {
+    match frame {
+        WireFrame::Chunk(chunk) => chunk.bytes.len() as u64,
+        WireFrame::Raft(_)
+        | WireFrame::Heartbeat(_)
+        | WireFrame::Move(_)
+        | WireFrame::Map(_)
+        | WireFrame::Witness(_)
+        | WireFrame::ClusterPort(_)
+        | WireFrame::ToNode(_)
+        | WireFrame::ToRouter(_) => 0,
     }
 }
 

@@ -8,6 +8,7 @@ use crate::disk::{Disk, Happened, Loaded};
 use crate::kept_file::KeptWriter;
 use crate::listener::{ConnId, Inbound, Known};
 use crate::log_store::LogEvent;
+use crate::snapshot_bytes::SnapshotBytes;
 use crate::state_store::StateStoreEvent;
 use crate::transport::{AppendSource, Transport};
 use raft_core::effects::RoleChange;
@@ -104,6 +105,8 @@ pub struct Parts {
     pub disk_events: DiskEvents,
     /// What peers and routers send.
     pub inbox: mpsc::Receiver<Inbound>,
+    /// What has come of snapshots.
+    pub incoming: Arc<SnapshotBytes>,
     /// The links to peers.
     pub transport: Rc<Transport>,
     /// Writes what the node keeps of the cluster.
@@ -135,6 +138,7 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Worker
         shared: parts.shared,
         transport: parts.transport,
         disk: parts.disk,
+        incoming: parts.incoming,
         kept: parts.kept,
         known: parts.known,
         happened: Vec::new(),
@@ -193,6 +197,7 @@ struct Worker {
     shared: Rc<Shared>,
     transport: Rc<Transport>,
     disk: Disk,
+    incoming: Arc<SnapshotBytes>,
     kept: KeptWriter,
     known: Rc<Known>,
     /// Reused.
@@ -637,6 +642,9 @@ impl Worker {
         let (log, state) = self.disk.stats();
         status.disk = self.disk.space().status();
         status.disk_cache_bytes = log.cache_bytes + state.cache_bytes;
+        let (incoming, outgoing) = (&*self.incoming, self.disk.outgoing());
+        status.snapshot_bytes = incoming.now() + outgoing.now();
+        status.snapshot_bytes_peak = incoming.peak() + outgoing.peak();
         status.log_file_bytes = log.file_bytes;
         status.log_commits = log.commits;
         status.log_entries = log.entries;
@@ -660,6 +668,7 @@ impl Worker {
             ("snapshot_streams", state.streams),
             ("snapshot_bytes_sent", state.sent_bytes),
             ("snapshot_bytes_received", state.staged_bytes),
+            ("snapshot_chunks_put_off", incoming.put_off() + outgoing.put_off()),
             ("raft_messages_sent", links.sent),
             ("raft_bytes_sent", links.sent_bytes),
             ("raft_messages_dropped", links.dropped),

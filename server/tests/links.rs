@@ -1,12 +1,15 @@
 //! Links between nodes, and routers at the peer port, over loopback.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use raft_core::frame::encode_entry;
 use raft_core::message::{AppendEntries, Message, PreVoteReply};
+use raft_core::snapshot::SnapshotId;
 use raft_core::types::{EntryId, EntryKind, Index, Term};
 use router::dial::{DialError, dial};
 use server::listener::{ConnId, Inbound, Known, LocalIdentity, listen};
-use server::transport::{AppendSource, Transport};
+use server::snapshot_bytes::{INCOMING_BYTES_MAX, SnapshotBytes};
+use server::transport::{AppendSource, CHUNK_BYTES_MAX, Transport};
+use shard_core::checkpoint::SnapshotChunk;
 use shard_core::codec::{WireFrame, decode_frame, encode_frame};
 use shard_core::handshake::{
     Credentials, HANDSHAKE_TIMEOUT_MS, HandshakeError, Purpose, RefuseReason, Secret,
@@ -16,6 +19,7 @@ use shard_core::{GroupId, NodeId};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -76,6 +80,7 @@ fn small(round: u64) -> RaftEnvelope {
 struct Port {
     address: String,
     inbox: mpsc::Receiver<Inbound>,
+    incoming: Arc<SnapshotBytes>,
     known: Rc<Known>,
     shutdown: CancellationToken,
 }
@@ -85,10 +90,12 @@ async fn port_at(address: &str, local: LocalIdentity, inbox_max: usize) -> Port 
     let address = listener.local_addr().unwrap().to_string();
     let (sender, inbox) = mpsc::channel(inbox_max);
     let shutdown = CancellationToken::new();
+    let incoming = SnapshotBytes::new(INCOMING_BYTES_MAX);
     let known = Rc::new(Known::default());
     known.set(Some([N1, N2].into()));
-    spawn_local(listen(listener, local, known.clone(), sender, shutdown.clone()));
-    Port { address, inbox, known, shutdown }
+    let (held, until) = (incoming.clone(), shutdown.clone());
+    spawn_local(listen(listener, local, known.clone(), sender, held, until));
+    Port { address, inbox, incoming, known, shutdown }
 }
 
 async fn port(local: LocalIdentity) -> Port {
@@ -322,6 +329,75 @@ fn a_peer_that_does_not_read_blocks_only_its_own_link() {
         }
         assert!(!one.appends.0.borrow()[&N3].is_empty(), "the stuck link took everything");
         drop(stuck);
+    });
+}
+
+/// A piece of 256 KiB.
+fn chunk(number: u64) -> SnapshotChunk {
+    let bytes = Bytes::from(vec![number as u8; 256 << 10]);
+    SnapshotChunk { group: GroupId(1), id: SnapshotId::default(), offset: number << 18, bytes }
+}
+
+#[test]
+fn pieces_of_snapshots_beyond_what_a_node_may_hold_are_dropped_and_nothing_else() {
+    run(async {
+        let mut port = port(identity(N2, 22)).await;
+        let mut peer = connect(&port.address, "secret", "c", Some(N1), None).await.unwrap();
+        let room = INCOMING_BYTES_MAX >> 18;
+        for number in 0..room + 6 {
+            peer.write_all(&frame(WireFrame::Chunk(chunk(number)))).await.unwrap();
+        }
+        peer.write_all(&frame(WireFrame::Raft(small(1)))).await.unwrap();
+        assert!(matches!(next(&mut port.inbox).await, Inbound::PeerOpened { .. }));
+        let mut held = Vec::new();
+        loop {
+            match next(&mut port.inbox).await {
+                Inbound::Chunk { from: N1, chunk } => held.push(chunk),
+                Inbound::Raft { from: N1, envelope } => {
+                    assert_eq!(envelope, small(1));
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(held == (0..room).map(chunk).collect::<Vec<_>>());
+        let counts = |port: &Port| (port.incoming.now(), port.incoming.put_off());
+        assert_eq!(counts(&port), (INCOMING_BYTES_MAX, 6));
+        // What is in the file by now makes room.
+        drop(held);
+        peer.write_all(&frame(WireFrame::Chunk(chunk(room)))).await.unwrap();
+        let Inbound::Chunk { chunk: again, .. } = next(&mut port.inbox).await else {
+            panic!("no piece")
+        };
+        assert!(again == chunk(room));
+        drop(again);
+        assert_eq!((counts(&port), port.incoming.peak()), ((0, 6), INCOMING_BYTES_MAX));
+    });
+}
+
+#[test]
+fn pieces_of_snapshots_beyond_what_a_link_may_hold_are_dropped() {
+    run(async {
+        let mut port = port(identity(N2, 22)).await;
+        let mut dialing = dialing(&[(N2, &port.address)]);
+        link_up(&mut dialing.inbox, N2).await;
+        let room = CHUNK_BYTES_MAX >> 18;
+        for number in 0..room + 7 {
+            dialing.transport.chunk(N2, chunk(number));
+        }
+        assert_eq!(dialing.transport.stats().dropped, 7);
+        assert!(matches!(next(&mut port.inbox).await, Inbound::PeerOpened { .. }));
+        for number in 0..room {
+            let Inbound::Chunk { chunk: piece, .. } = next(&mut port.inbox).await else {
+                panic!("no piece")
+            };
+            assert!(piece == chunk(number), "in their order");
+        }
+        dialing.transport.chunk(N2, chunk(room));
+        assert!(
+            matches!(next(&mut port.inbox).await, Inbound::Chunk { .. }),
+            "there is room again"
+        );
     });
 }
 

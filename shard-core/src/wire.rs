@@ -384,6 +384,10 @@ pub struct NodeStatus {
     /// What is kept in memory of the files of log and state. Bytes, bounded by settings of the files and no
     /// part of [`NodeStatus::memory`].
     pub disk_cache_bytes: u64,
+    /// Of snapshots between the disk and the sockets, bounded and no part of [`NodeStatus::memory`] either.
+    pub snapshot_bytes: u64,
+    /// The most of them since the start, each way by itself.
+    pub snapshot_bytes_peak: u64,
     /// Its replicas.
     pub replicas: BTreeMap<GroupId, ReplicaStatus>,
     /// Bytes of the log file.

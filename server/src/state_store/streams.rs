@@ -15,7 +15,7 @@ use super::format::{
 use super::rows::{checked_part, read_part};
 use super::{Counters, Reporter, StateStoreConfig, StateStoreEvent, Storage};
 use crate::last_words::{At, WHAT_TO_DO};
-use bytes::Bytes;
+use crate::snapshot_bytes::SnapshotBytes;
 use raft_core::snapshot::{SnapEvent, SnapshotId};
 use raft_core::types::{GroupId, NodeId};
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
@@ -50,6 +50,7 @@ pub(super) struct Reader {
     pub(super) config: StateStoreConfig,
     pub(super) counters: Arc<Counters>,
     pub(super) reporter: Arc<Reporter>,
+    pub(super) outgoing: Arc<SnapshotBytes>,
 }
 
 type Bytewise = ReadOnlyTable<&'static [u8], &'static [u8]>;
@@ -190,7 +191,9 @@ impl Reader {
         let mut offset = wanted.start;
         while offset < wanted.end {
             let to = wanted.end.min(offset + CHUNK_BYTES_MAX);
-            let bytes = stream.read(&version.rows, &version.parts, offset, to)?;
+            let read = || stream.read(&version.rows, &version.parts, offset, to);
+            // The receiver asks again for what found no room.
+            let Some(bytes) = self.outgoing.hold((to - offset) as usize, read)? else { break };
             self.counters.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             let chunk = SnapshotChunk { group, id, offset, bytes };
             self.reporter.tell(StateStoreEvent::Chunk(OutgoingChunk { to: peer, chunk }));
@@ -224,7 +227,7 @@ impl Stream {
         parts: &Bytewise,
         from: u64,
         to: u64,
-    ) -> Result<Bytes, Fault> {
+    ) -> Result<Vec<u8>, Fault> {
         let mut out =
             Copied { want: from..to, at: 0, bytes: Vec::with_capacity((to - from) as usize) };
         out.copy(&STREAM_HEADER);
@@ -254,7 +257,7 @@ impl Stream {
             return Err(self.home.damaged(&place.key, "the rows do not come to what they were"));
         }
         self.remember(place);
-        Ok(out.bytes.into())
+        Ok(out.bytes)
     }
 
     fn copy_row(

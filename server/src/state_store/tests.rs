@@ -667,32 +667,6 @@ fn a_checkpoint_that_had_to_wait_is_ended_by_what_waited_behind_it() {
     assert_eq!(store.rows(G2), model);
 }
 
-#[test]
-fn pieces_beyond_what_may_wait_are_not_taken() {
-    let folder = Folder::new();
-    let store = open(&folder.file("state.redb"));
-    let snapshot = Snapshot { bytes: 1 << 40, ..expected(&Model::new(), &mark(5)) };
-    store.changes(G1, Vec::new());
-    let piece = Bytes::from(vec![0; 1 << 20]);
-    for n in 0..80 {
-        store.store.stage(GroupId(10 + n), snapshot.clone(), 5, piece.clone());
-    }
-    let waiting = store.store.counters.waiting_bytes.load(Ordering::Relaxed);
-    assert!((STAGE_WAITING_BYTES_MAX..STAGE_WAITING_BYTES_MAX + 100_000).contains(&waiting));
-    store.commit(G1, 1);
-    // Those that were not taken are told so, and then what is here, as all that come too early.
-    let (mut refused, mut received) = (0, 0);
-    while received < 80 {
-        match store.next() {
-            StateStoreEvent::Snapshot(_, SnapEvent::Received { offset: 0, .. }) => received += 1,
-            StateStoreEvent::Snapshot(_, SnapEvent::Corrupt { .. }) => refused += 1,
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(refused, 80 - 64);
-    assert_eq!(store.store.counters.waiting_bytes.load(Ordering::Relaxed), 0);
-}
-
 /// A store that has failed never lets go of its file; here is another.
 fn copied(path: &Path) -> PathBuf {
     let copy = path.with_extension("copy");

@@ -5,6 +5,7 @@ use super::format::{
     StagingRow, Totals, after_prefix, encode_installing,
 };
 use super::open::Found;
+use super::pending::Pending;
 use super::rows::{Bytewise, Rows};
 use super::staging::{Fed, feed, is_possible};
 use super::{Command, Counters, Reporter, StateStoreEvent, Storage};
@@ -44,7 +45,7 @@ pub(super) struct Writer {
     dead: VecDeque<Home>,
     checkpoint: Option<Checkpoint>,
     /// Commands that came while a checkpoint was under way.
-    pending: VecDeque<Command>,
+    pending: Pending,
     commands_since_clean: u32,
 }
 
@@ -64,8 +65,6 @@ pub(super) struct Piece {
     pub(super) snapshot: Snapshot,
     pub(super) offset: u64,
     pub(super) bytes: Bytes,
-    /// There was no room for its bytes.
-    pub(super) refused: bool,
 }
 
 impl Writer {
@@ -86,7 +85,7 @@ impl Writer {
             next_generation: found.next_generation,
             dead: found.dead.into(),
             checkpoint: None,
-            pending: VecDeque::new(),
+            pending: Pending::default(),
             commands_since_clean: 0,
         };
         writer.count();
@@ -125,7 +124,7 @@ impl Writer {
         while self.checkpoint.is_none() {
             let due = self.commands_since_clean >= COMMANDS_PER_CLEAN_MAX && !self.dead.is_empty();
             if !due {
-                let next = match self.pending.pop_front() {
+                let next = match self.pending.pop() {
                     Some(next) => Ok(next),
                     None => queue.try_recv(),
                 };
@@ -143,7 +142,8 @@ impl Writer {
             self.clean()?;
             self.count();
         }
-        if let Some(next) = self.own_pending() {
+        let group = self.checkpoint.as_ref().map(|checkpoint| checkpoint.group);
+        if let Some(next) = group.and_then(|group| self.pending.pop_own(group)) {
             return Ok(Some(next));
         }
         match queue.recv() {
@@ -153,24 +153,10 @@ impl Writer {
                 if let Some(checkpoint) = self.checkpoint.take() {
                     checkpoint.transaction.abort()?;
                 }
-                Ok(self.pending.pop_front())
+                Ok(self.pending.pop())
             }
             Err(_) => Ok(None),
         }
-    }
-
-    /// What waits for the group whose checkpoint is under way. It may have waited already when the
-    /// checkpoint began, and the other commands wait for it.
-    fn own_pending(&mut self) -> Option<Command> {
-        let group = self.checkpoint.as_ref()?.group;
-        let own = self.pending.iter().position(|command| match command {
-            Command::Changes(of, _)
-            | Command::Commit(of, _)
-            | Command::Flip(of, _)
-            | Command::Forget(of) => *of == group,
-            Command::Stage(_) | Command::Discard(..) | Command::Installed(_) => false,
-        })?;
-        self.pending.remove(own)
     }
 
     /// A command that comes while a checkpoint is under way: it is part of it, or it waits.
@@ -185,24 +171,29 @@ impl Writer {
             Command::Flip(group, id) if group == checkpoint.group => {
                 // What it was a checkpoint of is about to be replaced. Pieces may wait before it.
                 checkpoint.transaction.abort()?;
-                self.pending.push_back(Command::Flip(group, id));
+                self.pending.push(Command::Flip(group, id));
                 Ok(())
             }
             Command::Forget(group) if group == checkpoint.group => {
                 checkpoint.transaction.abort()?;
                 // Behind what waits: pieces of a snapshot for it among that, and the end of one before.
-                self.pending.push_back(Command::Forget(group));
+                self.pending.push(Command::Forget(group));
+                Ok(())
+            }
+            Command::Discard(group, id) => {
+                self.checkpoint = Some(checkpoint);
+                let here = self.staging.get(&group).is_some_and(|row| row.snapshot.id == id);
+                self.pending.discard(group, id, here);
                 Ok(())
             }
             Command::Changes(..)
             | Command::Commit(..)
             | Command::Stage(_)
-            | Command::Discard(..)
             | Command::Flip(..)
             | Command::Installed(_)
             | Command::Forget(_) => {
                 self.checkpoint = Some(checkpoint);
-                self.pending.push_back(command);
+                self.pending.push(command);
                 Ok(())
             }
         }
@@ -304,12 +295,8 @@ impl Writer {
         let mut answers: Vec<(GroupId, SnapEvent)> = Vec::new();
         let (mut next, mut bytes, mut changed) = (Some(first), 0, false);
         while let Some(piece) = next.take() {
-            bytes += super::stage_cost(&piece.bytes);
-            let (group, id, refused) = (piece.group, piece.snapshot.id, piece.refused);
-            if refused {
-                // Who gave it believes it to be on its way, and must forget that.
-                answers.push((group, SnapEvent::Corrupt { id }));
-            }
+            bytes += piece.bytes.len() as u64;
+            let group = piece.group;
             let answer = self.take_piece(&transaction, piece, &mut changed)?;
             match answers.iter_mut().rev().find(|(of, _)| *of == group) {
                 Some((_, last)) if goes_on(last, &answer) => *last = answer,
@@ -318,9 +305,9 @@ impl Writer {
             if bytes >= STAGE_BATCH_BYTES_MAX {
                 break;
             }
-            match self.pending.pop_front().or_else(|| queue.try_recv().ok()) {
+            match self.pending.pop().or_else(|| queue.try_recv().ok()) {
                 Some(Command::Stage(piece)) => next = Some(piece),
-                Some(other) => self.pending.push_front(other),
+                Some(other) => self.pending.put_back(other),
                 None => {}
             }
         }
@@ -338,7 +325,6 @@ impl Writer {
         } else {
             transaction.abort()?;
         }
-        self.counters.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.count();
         for (group, answer) in answers {
             self.reporter.tell(StateStoreEvent::Snapshot(group, answer));
@@ -352,7 +338,7 @@ impl Writer {
         piece: Piece,
         changed: &mut bool,
     ) -> Result<SnapEvent, Fault> {
-        let Piece { group, snapshot, offset, mut bytes, refused: _ } = piece;
+        let Piece { group, snapshot, offset, mut bytes } = piece;
         let id = snapshot.id;
         if !is_possible(&snapshot) {
             return Ok(SnapEvent::Corrupt { id });
