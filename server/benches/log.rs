@@ -13,6 +13,7 @@ use raft_core::types::{
 };
 use redb::backends::FileBackend;
 use redb::{Database, StorageBackend, TableDefinition};
+use server::data_dir::Identity;
 use server::log_store::{LogEvent, LogStore, LogStoreConfig};
 use server::storage::OpenStorage;
 use std::collections::BTreeMap;
@@ -125,8 +126,9 @@ impl Log {
             let _ = tell.send(event);
         };
         let config = LogStoreConfig::default();
-        let (store, _) =
-            LogStore::open(path, &storage, config, &BTreeMap::new(), report).expect("a log");
+        let owner = Identity { cluster_id: "bench".into(), node: NodeId(1) };
+        let (store, _) = LogStore::open((path, &owner), &storage, config, &BTreeMap::new(), report)
+            .expect("a log");
         Log { store, events, written, groups, each, index: 0, commits: 0, frames: 0 }
     }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use raft_core::conf::Conf;
 use raft_core::random::Random;
 use raft_core::types::{EntryId, GroupId, Index, NodeId, Term};
+use server::data_dir::Identity;
 use server::state_store::{StateStore, StateStoreConfig, StateStoreEvent};
 use server::storage::OpenStorage;
 use shard_core::checkpoint::{CheckpointMark, RowChange, RowHead};
@@ -46,8 +47,9 @@ fn open(path: &Path) -> (StateStore, Receiver<StateStoreEvent>) {
         let _ = tell.send(event);
     };
     let config = StateStoreConfig::default();
+    let owner = Identity { cluster_id: "bench".into(), node: NodeId(1) };
     let (store, _) =
-        StateStore::open(path, &OpenStorage::default(), config, report).expect("a state");
+        StateStore::open((path, &owner), &OpenStorage::default(), config, report).expect("a state");
     (store, events)
 }
 

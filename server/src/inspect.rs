@@ -220,12 +220,13 @@ impl Look<'_> {
         let begun = self.small_files(dir)?;
         let (log_path, state_path) = (dir.join(data_dir::LOG), dir.join(data_dir::STATE));
         let read = |path: &Path, source| InspectError::Read { path: path.to_owned(), source };
-        let mut log = LogView::read(&log_path, begun.must_exist, &mut self.findings)
+        let owner = begun.identity.as_ref();
+        let mut log = LogView::read(&log_path, begun.must_exist, owner, &mut self.findings)
             .map_err(|source| read(&log_path, source))?;
         if self.entries.is_none() {
             print::log(self.out, log.as_ref())?;
         }
-        let state = StateView::read(&state_path, begun.must_exist, &mut self.findings)
+        let state = StateView::read(&state_path, begun.must_exist, owner, &mut self.findings)
             .map_err(|source| read(&state_path, source))?;
         if self.entries.is_none() {
             print::state(self.out, state.as_ref())?;

@@ -30,6 +30,7 @@ mod recovery;
 mod wal;
 mod writer;
 
+use crate::data_dir::Identity;
 use crate::fail_stop::FailStop;
 use crate::last_words::{At, HOW_TO_GO_ON};
 use crate::storage::{self, OpenStorage};
@@ -159,6 +160,20 @@ pub enum LogStoreError {
         /// Why.
         what: String,
     },
+    /// It is another node's.
+    #[error(
+        "the log {path} belongs to node {} of cluster {:?}, its directory to node {} of cluster {:?}; put \
+         back the one that was here; {HOW_TO_GO_ON}",
+        found.node, found.cluster_id, expected.node, expected.cluster_id
+    )]
+    OtherOwner {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        found: Box<Identity>,
+        /// Whose it should be.
+        expected: Box<Identity>,
+    },
     /// Written by a newer program.
     #[error("the log {path} has format {found}; this program reads up to {}", wal::FORMAT)]
     Format {
@@ -226,30 +241,36 @@ pub struct LogStore {
 }
 
 impl LogStore {
-    /// Makes an empty log, unless there is one.
-    pub fn create(path: &Path, must_exist: bool) -> Result<(), LogStoreError> {
-        recovery::prepare_file(path, must_exist)
+    /// Makes an empty log of that node, unless there is one.
+    pub fn create(path: &Path, must_exist: bool, owner: &Identity) -> Result<(), LogStoreError> {
+        recovery::prepare_file(path, must_exist, owner)
     }
 
     /// Opens or creates the log and reads it once from its beginning. `installing`: the groups whose
     /// state has taken a snapshot, up to these entries, without being sure that the log knows; it
-    /// does when this returns. `storage` opens the file. `events` is called from the log's threads and must not block for long.
+    /// does when this returns. `storage` opens the file, which must be `owner`'s or nobody's. `events` is called from the log's threads and must not block for long.
     pub fn open(
-        path: &Path,
+        (path, owner): (&Path, &Identity),
         storage: &OpenStorage,
         config: LogStoreConfig,
         installing: &BTreeMap<GroupId, EntryId>,
         events: impl Fn(LogEvent) + Send + Sync + 'static,
     ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
         let _at = At::file("log", path);
-        recovery::prepare_file(path, config.must_exist)?;
+        recovery::prepare_file(path, config.must_exist, owner)?;
         let io_error = |source| LogStoreError::Io { path: path.to_owned(), source };
         let size = std::fs::metadata(path).map_err(io_error)?.len();
         let database = builder(&config)
             .create_with_backend(storage.open(path).map_err(io_error)?)
             .map_err(|source| database_error(path, redb::Error::from(source)))?;
-        let (store, groups) =
-            LogStore::start(database, path, size, &config, installing, Arc::new(events))?;
+        let (store, groups) = LogStore::start(
+            database,
+            (path, Some(owner)),
+            size,
+            &config,
+            installing,
+            Arc::new(events),
+        )?;
         if let Ok(after) = std::fs::metadata(path)
             && after.len() < size
         {
@@ -259,7 +280,7 @@ impl LogStore {
         Ok((LogStore { path: Some(path.to_owned()), ..store }, groups))
     }
 
-    /// The same over any storage; an empty one is a new log.
+    /// The same over any storage, whosever it is; an empty one is a new log.
     pub fn open_backend(
         backend: impl StorageBackend,
         config: LogStoreConfig,
@@ -275,18 +296,18 @@ impl LogStore {
             .create_with_backend(FailStop::new(backend))
             .map_err(|source| database_error(path, redb::Error::from(source)))?;
         recovery::write_format(&database).map_err(|source| database_error(path, source))?;
-        LogStore::start(database, path, size, &config, installing, Arc::new(events))
+        LogStore::start(database, (path, None), size, &config, installing, Arc::new(events))
     }
 
     fn start(
         mut database: Database,
-        name: &Path,
+        (name, owner): (&Path, Option<&Identity>),
         size: u64,
         config: &LogStoreConfig,
         installing: &BTreeMap<GroupId, EntryId>,
         events: writer::Events,
     ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
-        let recovered = recovery::scan(&database, name)?;
+        let recovered = recovery::scan(&database, name, owner)?;
         // More than half of the file is free.
         let used = recovered.position + recovered.position / 4;
         if size > config.collect_bytes_min && size / 2 > used {

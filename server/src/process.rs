@@ -175,8 +175,9 @@ pub fn prepare_node(id: NodeId, dir: &Path, cluster: &Cluster) -> Result<(), Nod
     keep_cluster(&mut data_dir, cluster)?;
     kept_file::open(&data_dir, &cluster.config, &BTreeMap::new())?;
     let must_exist = data_dir.log_exists();
-    LogStore::create(&data_dir.log_path(), must_exist)?;
-    StateStore::create(&data_dir.state_path(), must_exist).map_err(StateError::Store)?;
+    LogStore::create(&data_dir.log_path(), must_exist, &identity)?;
+    let state = StateStore::create(&data_dir.state_path(), must_exist, &identity);
+    state.map_err(StateError::Store)?;
     Ok(data_dir.set_log_exists()?)
 }
 
@@ -343,7 +344,7 @@ fn open_disk(
     watch: Watch,
     (kept, kept_events): (&Kept, mpsc::Receiver<u64>),
 ) -> Result<(Disk, DiskEvents, Recovereds), NodeError> {
-    let must_exist = data_dir.log_exists();
+    let (must_exist, owner) = (data_dir.log_exists(), data_dir.identity().clone());
     let storage = |kind| space.patient(&options.storage, kind);
     let (events, state_events) = mpsc::channel(STATE_EVENTS_MAX);
     let report = move |event| {
@@ -352,7 +353,7 @@ fn open_disk(
     };
     let config = StateStoreConfig { must_exist, ..options.state };
     let (state, stored) =
-        StateStore::open(&data_dir.state_path(), &storage(Kind::State), config, report)
+        StateStore::open((&data_dir.state_path(), &owner), &storage(Kind::State), config, report)
             .map_err(StateError::Store)?;
     let installing: BTreeMap<_, _> =
         stored.iter().filter_map(|(group, stored)| Some((*group, stored.installing?))).collect();
@@ -365,7 +366,8 @@ fn open_disk(
     let (path, storage) = (data_dir.log_path(), storage(Kind::Log));
     // Both files are read at once: a start with much in them takes as long as the larger one does.
     let (opened, machines) = std::thread::scope(|scope| {
-        let log = scope.spawn(|| LogStore::open(&path, &storage, config, &installing, report));
+        let log =
+            scope.spawn(|| LogStore::open((&path, &owner), &storage, config, &installing, report));
         // What is to be deleted is not loaded before.
         let wanted = |(group, stored): &(&GroupId, &StoredGroup)| {
             stored.checkpoint.is_some() && kept.wants(**group)

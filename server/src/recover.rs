@@ -104,9 +104,10 @@ fn look(dir: &Path, group: GroupId) -> Result<Left, RunError> {
     let mut findings = Findings::default();
     let unreadable =
         |error: io::Error| RunError::Sentence(format!("cannot read {}: {error}", dir.display()));
-    let log = LogView::read(&dir.join(data_dir::LOG), true, &mut findings).map_err(unreadable)?;
+    let (log, state) = (dir.join(data_dir::LOG), dir.join(data_dir::STATE));
+    let log = LogView::read(&log, true, Some(&identity), &mut findings).map_err(unreadable)?;
     let state =
-        StateView::read(&dir.join(data_dir::STATE), true, &mut findings).map_err(unreadable)?;
+        StateView::read(&state, true, Some(&identity), &mut findings).map_err(unreadable)?;
     let (Some(mut log), Some(state), 0) = (log, state, findings.count()) else {
         return refused(format!(
             "the directory {dir} is damaged, `flotilla inspect {dir}` says where; recover on another node",
@@ -177,8 +178,9 @@ impl Left {
             let _ = events.send(event);
         };
         let (path, storage) = (data_dir.log_path(), OpenStorage::default());
-        let (log, groups) = LogStore::open(&path, &storage, config, &self.installing, report)
-            .map_err(|error| failed(error.to_string()))?;
+        let (log, groups) =
+            LogStore::open((&path, &self.identity), &storage, config, &self.installing, report)
+                .map_err(|error| failed(error.to_string()))?;
         let found = groups.get(&group).map(|found| (found.hard, found.last));
         if found.unwrap_or_default() != (self.restored.hard, self.restored.last) {
             return refused("the log has changed meanwhile: start again");

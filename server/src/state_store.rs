@@ -39,6 +39,7 @@ mod staging;
 mod streams;
 mod writer;
 
+use crate::data_dir::Identity;
 use crate::fail_stop::FailStop;
 use crate::last_words::{At, HOW_TO_GO_ON};
 use crate::snapshot_bytes::{OUTGOING_BYTES_MAX, SnapshotBytes};
@@ -177,6 +178,20 @@ pub enum StateStoreError {
         path: PathBuf,
         /// Why.
         what: String,
+    },
+    /// It is another node's.
+    #[error(
+        "the state {path} belongs to node {} of cluster {:?}, its directory to node {} of cluster {:?}; put \
+         back the one that was here; {HOW_TO_GO_ON}",
+        found.node, found.cluster_id, expected.node, expected.cluster_id
+    )]
+    OtherOwner {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        found: Box<Identity>,
+        /// Whose it should be.
+        expected: Box<Identity>,
     },
     /// Written by a newer program.
     #[error("the state {path} has format {found}; this program reads up to {}", format::FORMAT)]
@@ -335,30 +350,31 @@ pub struct StateStore {
 }
 
 impl StateStore {
-    /// Makes an empty state, unless there is one.
-    pub fn create(path: &Path, must_exist: bool) -> Result<(), StateStoreError> {
-        open::prepare_file(path, must_exist)
+    /// Makes an empty state of that node, unless there is one.
+    pub fn create(path: &Path, must_exist: bool, owner: &Identity) -> Result<(), StateStoreError> {
+        open::prepare_file(path, must_exist, owner)
     }
 
-    /// Opens or creates the state. redb verifies the whole file, which `storage` opens. `events` is called from the store's
-    /// threads, one call at a time; it must neither block for long nor call the store.
+    /// Opens or creates the state, which must be `owner`'s or nobody's. redb verifies the whole file, which
+    /// `storage` opens. `events` is called from the store's threads, one call at a time; it must neither block
+    /// for long nor call the store.
     pub fn open(
-        path: &Path,
+        (path, owner): (&Path, &Identity),
         storage: &OpenStorage,
         config: StateStoreConfig,
         events: impl Fn(StateStoreEvent) + Send + Sync + 'static,
     ) -> Result<(StateStore, BTreeMap<GroupId, StoredGroup>), StateStoreError> {
         let _at = At::file("state", path);
-        open::prepare_file(path, config.must_exist)?;
+        open::prepare_file(path, config.must_exist, owner)?;
         let io_error = |source| StateStoreError::Io { path: path.to_owned(), source };
         let database = builder(&config)
             .create_with_backend(storage.open(path).map_err(io_error)?)
             .map_err(|source| StateStoreError::of(path, source.into()))?;
         let storage = Storage { name: path.to_owned(), path: Some(path.to_owned()) };
-        StateStore::start(database, storage, config, events)
+        StateStore::start(database, (storage, Some(owner)), config, events)
     }
 
-    /// The same over any storage; an empty one is a new state. It is never compacted, and its growth is
+    /// The same over any storage, whosever it is; an empty one is a new state. It is never compacted, and its growth is
     /// not known.
     pub fn open_backend(
         backend: impl StorageBackend,
@@ -373,16 +389,16 @@ impl StateStore {
             .create_with_backend(FailStop::new(backend))
             .map_err(|source| StateStoreError::of(&name, source.into()))?;
         open::write_format(&database).map_err(|fault| StateStoreError::of(&name, fault))?;
-        StateStore::start(database, Storage { name, path: None }, config, events)
+        StateStore::start(database, (Storage { name, path: None }, None), config, events)
     }
 
     fn start(
         mut database: Database,
-        storage: Storage,
+        (storage, owner): (Storage, Option<&Identity>),
         config: StateStoreConfig,
         events: impl Fn(StateStoreEvent) + Send + Sync + 'static,
     ) -> Result<(StateStore, BTreeMap<GroupId, StoredGroup>), StateStoreError> {
-        let mut found = open::scan(&database, &storage.name)?;
+        let mut found = open::scan(&database, &storage.name, owner)?;
         open::compact(&mut database, &storage, &config, &mut found)
             .map_err(|fault| StateStoreError::of(&storage.name, fault))?;
         let groups = found.stored();

@@ -10,6 +10,7 @@ use raft_core::types::{
 };
 use redb::ReadableTable;
 use server::cluster_file;
+use server::data_dir::Identity;
 use server::inspect::{InspectError, inspect};
 use server::log_store::{LogEvent, LogStore, LogStoreConfig};
 use server::process::prepare_node;
@@ -75,6 +76,11 @@ fn set(index: u64) -> EntryBatch {
     EntryBatch { stamp, items: vec![EntryItem::Lane(request)], full: false }
 }
 
+/// Whose the fixture's files are.
+fn owner() -> Identity {
+    Identity { cluster_id: "c".into(), node: NodeId(1) }
+}
+
 fn first(item: EntryItem) -> EntryBatch {
     EntryBatch { stamp: LogTime(1000), items: vec![item], full: false }
 }
@@ -96,7 +102,7 @@ impl Fixture {
         prepare_node(NodeId(1), &dir, &cluster).unwrap();
         let (sender, log_events) = channel();
         let (log, _) = LogStore::open(
-            &dir.join("log.redb"),
+            (&dir.join("log.redb"), &owner()),
             &OpenStorage::default(),
             LogStoreConfig::default(),
             &BTreeMap::new(),
@@ -105,7 +111,7 @@ impl Fixture {
         .unwrap();
         let (sender, state_events) = channel();
         let (state, _) = StateStore::open(
-            &dir.join("state.redb"),
+            (&dir.join("state.redb"), &owner()),
             &OpenStorage::default(),
             StateStoreConfig::default(),
             move |event| sender.send(event).unwrap_or(()),
@@ -301,7 +307,7 @@ fn p7_p8_files_of_two_moments_are_told_with_both_numbers() {
     let path = dir.join("state.redb");
     let kept = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
-    StateStore::create(&path, false).unwrap();
+    StateStore::create(&path, false, &owner()).unwrap();
     let (faults, _, text) = look(&dir);
     assert_eq!(faults, 1, "{text}");
     let gap = "state of group 1 do not match: a replica cannot be opened: the checkpoint ends at index \
@@ -310,10 +316,29 @@ fn p7_p8_files_of_two_moments_are_told_with_both_numbers() {
     fs::write(&path, kept).unwrap();
     let log = dir.join("log.redb");
     fs::remove_file(&log).unwrap();
-    LogStore::create(&log, false).unwrap();
+    LogStore::create(&log, false, &owner()).unwrap();
     let (faults, _, text) = look(&dir);
     assert_eq!(faults, 2, "{text}");
     assert!(text.contains("the checkpoint ends at index 30, the log already at 0"), "{text}");
+}
+
+#[test]
+fn f9_files_of_another_node_are_told_with_both_ids() {
+    let (_folder, dir) = Fixture::new().stopped();
+    let (log, state) = (dir.join("log.redb"), dir.join("state.redb"));
+    fs::remove_file(&log).unwrap();
+    fs::remove_file(&state).unwrap();
+    let other = Identity { node: NodeId(2), ..owner() };
+    LogStore::create(&log, false, &other).unwrap();
+    StateStore::create(&state, false, &other).unwrap();
+    let (faults, _, text) = look(&dir);
+    assert_eq!(faults, 2, "{text}");
+    for name in ["log", "state"] {
+        let said = format!(
+            "the {name} DIR/{name}.redb belongs to node 2 of cluster \"c\", its directory to node 1 of cluster \"c\""
+        );
+        assert!(text.contains(&said), "{text}");
+    }
 }
 
 /// Flips one bit, and looks. Whether it was noticed.

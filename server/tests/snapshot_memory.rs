@@ -5,6 +5,7 @@ use bytes::Bytes;
 use raft_core::conf::Conf;
 use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
 use raft_core::types::{EntryId, GroupId, Index, NodeId, Term};
+use server::data_dir::Identity;
 use server::snapshot_bytes::{INCOMING_BYTES_MAX, OUTGOING_BYTES_MAX, SnapshotBytes};
 use server::state_store::{StateStore, StateStoreConfig, StateStoreEvent};
 use server::storage::OpenStorage;
@@ -35,10 +36,12 @@ impl State {
     fn open(path: &Path) -> State {
         let (sender, events) = channel();
         let config = StateStoreConfig { cache_bytes: CACHE_BYTES, ..StateStoreConfig::default() };
+        let owner = Identity { cluster_id: "c".into(), node: NodeId(1) };
         let report = move |event| {
             let _ = sender.send(event);
         };
-        let (store, _) = StateStore::open(path, &OpenStorage::default(), config, report).unwrap();
+        let (store, _) =
+            StateStore::open((path, &owner), &OpenStorage::default(), config, report).unwrap();
         State { store, events }
     }
 

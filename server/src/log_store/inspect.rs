@@ -4,9 +4,12 @@
 use super::collect::install_frame;
 use super::index::{GroupLog, LogIndex};
 use super::reader::read_entries;
-use super::recovery::{apply, check_first, check_format, first_row, restored, wal_error};
+use super::recovery::{
+    apply, check_first, check_format, check_owner, first_row, restored, wal_error,
+};
 use super::wal::{FrameReader, META, Place, WAL, WalError};
 use super::{LogStoreError, database_error};
+use crate::data_dir::Identity;
 use crate::inspect::findings::Findings;
 use crate::inspect::overlay::{Image, Sizes};
 use raft_core::Restored;
@@ -68,9 +71,11 @@ impl LogView {
     ///
     /// # Errors
     /// If this user may not read it.
+    /// `owner`: whose it should be, where that is known.
     pub(crate) fn read(
         path: &Path,
         must_exist: bool,
+        owner: Option<&Identity>,
         findings: &mut Findings,
     ) -> io::Result<Option<LogView>> {
         let image = match Image::open(path) {
@@ -96,7 +101,7 @@ impl LogView {
         let mut view = LogView { path, image, index, sizes, rows, frames, bytes, whole };
         findings.fell_back(&view.path, sizes);
         let before = findings.count();
-        let readable = match view.scan(findings) {
+        let readable = match view.scan(owner, findings) {
             Ok(()) => true,
             Err(error) => {
                 let readable = !matches!(error, LogStoreError::Format { .. });
@@ -108,12 +113,20 @@ impl LogView {
         Ok(readable.then_some(view))
     }
 
-    fn scan(&mut self, findings: &mut Findings) -> Result<(), LogStoreError> {
+    fn scan(
+        &mut self,
+        owner: Option<&Identity>,
+        findings: &mut Findings,
+    ) -> Result<(), LogStoreError> {
         let path = self.path.clone();
         let failed = |error: redb::Error| database_error(&path, error);
         let transaction = self.image.database.begin_read().map_err(|error| failed(error.into()))?;
         let meta = transaction.open_table(META).map_err(|error| failed(error.into()))?;
         check_format(&meta, &path)?;
+        if let Some(Err(error)) = owner.map(|owner| check_owner(&transaction, owner, &path)) {
+            // What stands in it is of use to who looks for the right one.
+            findings.fault(error.to_string(), ADVICE);
+        }
         let first = first_row(&meta).map_err(|error| failed(error.into()))?;
         self.rows = (first, first);
         self.index = LogIndex::new(first > 0);

@@ -3,12 +3,14 @@
 use super::index::{Contradiction, LogIndex};
 use super::wal::{FIRST_KEY, FORMAT, FORMAT_KEY, FrameReader, META, Place, WAL, WalError, missing};
 use super::{LogStoreError, database_error};
+use crate::data_dir::Identity;
+use crate::owner::{self, Other};
 use crate::storage::{self, Unprepared};
 use raft_core::Restored;
 use raft_core::conf::Conf;
 use raft_core::frame::Frame;
 use raft_core::types::GroupId;
-use redb::{Database, ReadableDatabase, ReadableTable};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -46,11 +48,16 @@ pub(super) fn first_row(
 }
 
 /// Makes sure that there is a log ([`storage::prepare_file`]).
-pub(super) fn prepare_file(path: &Path, must_exist: bool) -> Result<(), LogStoreError> {
+pub(super) fn prepare_file(
+    path: &Path,
+    must_exist: bool,
+    owner: &Identity,
+) -> Result<(), LogStoreError> {
     let make = |unfinished: &Path| {
         let failed = |source| database_error(unfinished, source);
         let database = Database::create(unfinished).map_err(|error| failed(error.into()))?;
-        write_format(&database).map_err(failed)
+        write_format(&database).map_err(failed)?;
+        owner::claim(&database, owner, FORMAT).map_err(failed)
     };
     storage::prepare_file(path, must_exist, make).map_err(|unprepared| match unprepared {
         Unprepared::Missing => LogStoreError::Missing(path.to_owned()),
@@ -74,15 +81,28 @@ pub(super) fn write_format(database: &Database) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// Reads the whole log and checks every frame and the order of all.
-pub(super) fn scan(database: &Database, path: &Path) -> Result<Recovered, LogStoreError> {
+/// Reads the whole log and checks every frame and the order of all. One that is nobody's is the owner's
+/// after that.
+pub(super) fn scan(
+    database: &Database,
+    path: &Path,
+    owner: Option<&Identity>,
+) -> Result<Recovered, LogStoreError> {
     let failed = |error: redb::Error| database_error(path, error);
     let transaction = database.begin_read().map_err(|error| failed(error.into()))?;
     let meta = transaction.open_table(META).map_err(|error| failed(error.into()))?;
     check_format(&meta, path)?;
+    let nobodys = match owner {
+        Some(owner) => !check_owner(&transaction, owner, path)?,
+        None => false,
+    };
     let wal = transaction.open_table(WAL).map_err(|error| failed(error.into()))?;
     let first = first_row(&meta).map_err(|error| failed(error.into()))?;
-    read_all(&wal, first).map_err(|error| wal_error(path, error))
+    let recovered = read_all(&wal, first).map_err(|error| wal_error(path, error))?;
+    if let Some(owner) = owner.filter(|_| nobodys) {
+        owner::claim(database, owner, FORMAT).map_err(failed)?;
+    }
+    Ok(recovered)
 }
 
 /// Refuses what this program cannot read.
@@ -92,12 +112,26 @@ pub(super) fn check_format(
 ) -> Result<(), LogStoreError> {
     let format = meta.get(FORMAT_KEY).map_err(|error| database_error(path, error.into()))?;
     match format.map(|value| value.value()) {
-        Some(FORMAT) => Ok(()),
+        Some(1..=FORMAT) => Ok(()),
         found => {
             let found = found.unwrap_or(0);
             Err(LogStoreError::Format { path: path.to_owned(), found })
         }
     }
+}
+
+/// Refuses another's log; whether this one says that it is the node's own.
+pub(super) fn check_owner(
+    transaction: &ReadTransaction,
+    owner: &Identity,
+    path: &Path,
+) -> Result<bool, LogStoreError> {
+    let checked = owner::check(transaction, owner).map_err(|error| database_error(path, error))?;
+    checked.map_err(|Other(found)| LogStoreError::OtherOwner {
+        path: path.to_owned(),
+        found,
+        expected: Box::new(owner.clone()),
+    })
 }
 
 /// A fault of the rows of that file.

@@ -4,8 +4,8 @@ use raft_core::conf::Conf;
 use raft_core::frame::encode_entry;
 use raft_core::snapshot::{Snapshot, SnapshotId};
 use raft_core::types::{Entry, EntryId, EntryKind, HardState, Index, NodeId, Term};
-use redb::ReadableTable;
 use redb::backends::FileBackend;
+use redb::{ReadableDatabase, ReadableTable};
 use std::sync::mpsc::{Receiver, channel};
 
 type Wal<'t> = redb::Table<'t, u64, &'static [u8]>;
@@ -44,6 +44,10 @@ fn try_open(path: &Path, config: LogStoreConfig) -> Result<Open, LogStoreError> 
     open_installing(path, config, &[])
 }
 
+fn owner(node: u64) -> Identity {
+    Identity { cluster_id: "c".into(), node: NodeId(node) }
+}
+
 fn open_installing(
     path: &Path,
     config: LogStoreConfig,
@@ -51,10 +55,11 @@ fn open_installing(
 ) -> Result<Open, LogStoreError> {
     let (sender, events) = channel();
     let installing = installing.iter().copied().collect();
+    let report = move |event| {
+        let _ = sender.send(event);
+    };
     let (store, groups) =
-        LogStore::open(path, &OpenStorage::default(), config, &installing, move |event| {
-            let _ = sender.send(event);
-        })?;
+        LogStore::open((path, &owner(1)), &OpenStorage::default(), config, &installing, report)?;
     Ok(Open { store, groups, events })
 }
 
@@ -425,7 +430,7 @@ fn what_is_no_log_is_refused_with_what_to_do() {
     open(&path).store.close().unwrap();
     let sound = std::fs::read(&path).unwrap();
     let other = directory.path().join("state.redb");
-    StateStore::create(&other, false).unwrap();
+    StateStore::create(&other, false, &owner(1)).unwrap();
     let other = std::fs::read(&other).unwrap();
     for (content, what) in [
         (&sound[..100], "failed to fill whole buffer"),
@@ -439,6 +444,48 @@ fn what_is_no_log_is_refused_with_what_to_do() {
         assert!(said.starts_with(&format!("the log {} is damaged: ", path.display())), "{said}");
         assert!(said.contains(what) && said.ends_with(HOW_TO_GO_ON), "{said}");
     }
+}
+
+/// F9: a file from before files said whose they are is the first one's who opens it.
+#[test]
+fn f9_another_nodes_log_is_refused_with_both_ids() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log.redb");
+    let log = open(&path);
+    log.store.submit(vec![(G1, write(1, vec![entry(G1, 1, 1, b"x")]))]);
+    log.persisted();
+    log.store.close().unwrap();
+    let open_as = |owner: &Identity| {
+        let (config, nothing) = (LogStoreConfig::default(), BTreeMap::new());
+        LogStore::open((&path, owner), &OpenStorage::default(), config, &nothing, |_| {})
+    };
+    let dave = Identity { cluster_id: "d".into(), node: NodeId(1) };
+    let bytes = std::fs::read(&path).unwrap();
+    for (other, named) in [(owner(2), "node 2 of cluster \"c\""), (dave, "node 1 of cluster \"d\"")]
+    {
+        let Err(error) = open_as(&other) else { panic!("it is another's") };
+        let said = error.to_string();
+        let begins = format!("the log {} belongs to node 1 of cluster \"c\", its", path.display());
+        assert!(said.starts_with(&begins) && said.contains(named), "{said}");
+        assert!(said.ends_with(HOW_TO_GO_ON), "{said}");
+    }
+    assert!(std::fs::read(&path).unwrap() == bytes, "nothing was touched");
+    // As an older program has left it.
+    let database = Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let owners = redb::TableDefinition::<&str, u64>::new("owner");
+    assert!(transaction.delete_table(owners).unwrap());
+    transaction.open_table(wal::META).unwrap().insert(wal::FORMAT_KEY, 1).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let (store, groups) = open_as(&owner(2)).unwrap();
+    assert_eq!(groups[&G1].last, id(1, 1));
+    store.close().unwrap();
+    assert!(matches!(try_open(&path, small()), Err(LogStoreError::OtherOwner { .. })));
+    let database = Database::open(&path).unwrap();
+    let transaction = database.begin_read().unwrap();
+    let format = transaction.open_table(wal::META).unwrap().get(wal::FORMAT_KEY).unwrap();
+    assert_eq!(format.unwrap().value(), 2, "an older program does not start on it");
 }
 
 /// What is live stands at the end of a file that is mostly free space.

@@ -27,8 +27,8 @@ pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta")
 pub(super) const FORMAT_KEY: &str = "format";
 /// Key of the oldest row's number in `meta`; without it, 0.
 pub(super) const FIRST_KEY: &str = "first";
-/// The format written here, and the newest that is read.
-pub(super) const FORMAT: u64 = 1;
+/// The format written here, and the newest that is read. 1 did not say whose it is.
+pub(super) const FORMAT: u64 = 2;
 
 const PIECE_HEADER_BYTES: usize = 9;
 /// A row with its key and the page's own header must stay under a power of two: redb's pages are

@@ -43,8 +43,9 @@ pub(super) const INSTALLING: TableDefinition<u32, &[u8]> = TableDefinition::new(
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Key of the format's number in `meta`.
 pub(super) const FORMAT_KEY: &str = "format";
-/// The format written here, and the newest that is read.
-pub(super) const FORMAT: u64 = 1;
+/// The format written here, and the newest that is read. 1 did not say whose it is, and had long keys of
+/// snapshots that come in whole in `staging`.
+pub(super) const FORMAT: u64 = 2;
 /// Key of the next generation in `meta`.
 pub(super) const GENERATION_KEY: &str = "generation";
 

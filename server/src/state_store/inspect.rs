@@ -5,9 +5,10 @@ use super::format::{
     FORMAT_KEY, Fault, GROUPS, GroupRow, Home, INSTALLING, PARTS, ROWS, STAGING, StagingRow,
     Totals, Unfinished, after_prefix, decode_installing, own_key,
 };
-use super::open::{Found, check_format, find_dead, meta};
+use super::open::{Found, check_format, check_owner, find_dead, meta};
 use super::rows::{checked_part, read_part, read_value};
 use super::{StateStoreError, StoredGroup};
+use crate::data_dir::Identity;
 use crate::inspect::findings::Findings;
 use crate::inspect::overlay::{Image, Sizes};
 use raft_core::types::GroupId;
@@ -73,9 +74,11 @@ impl StateView {
     ///
     /// # Errors
     /// If this user may not read it.
+    /// `owner`: whose it should be, where that is known.
     pub(crate) fn read(
         path: &Path,
         must_exist: bool,
+        owner: Option<&Identity>,
         findings: &mut Findings,
     ) -> io::Result<Option<StateView>> {
         let image = match Image::open(path) {
@@ -103,6 +106,9 @@ impl StateView {
             let format =
                 meta(&read, FORMAT_KEY).map_err(|fault| StateStoreError::of(path, fault))?;
             check_format(format, path)?;
+            if let Some(Err(error)) = owner.map(|owner| check_owner(&read, owner, path)) {
+                findings.fault(error.to_string(), ADVICE);
+            }
             let path = path.to_owned();
             Ok(Look { path, transaction: read, findings: &mut *findings }.all())
         });

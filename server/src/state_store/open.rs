@@ -8,6 +8,8 @@ use super::format::{
 };
 use super::writer::clean_some;
 use super::{StateStoreConfig, StateStoreError, Storage, StoredGroup};
+use crate::data_dir::Identity;
+use crate::owner::{self, Other};
 use crate::storage::{self, Unprepared};
 use raft_core::types::{EntryId, GroupId};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
@@ -54,11 +56,16 @@ impl Found {
 }
 
 /// Makes sure that there is a state ([`storage::prepare_file`]).
-pub(super) fn prepare_file(path: &Path, must_exist: bool) -> Result<(), StateStoreError> {
+pub(super) fn prepare_file(
+    path: &Path,
+    must_exist: bool,
+    owner: &Identity,
+) -> Result<(), StateStoreError> {
     let make = |unfinished: &Path| {
         let failed = |fault| StateStoreError::of(unfinished, fault);
         let database = Database::create(unfinished).map_err(|error| failed(error.into()))?;
-        write_format(&database).map_err(failed)
+        write_format(&database).map_err(failed)?;
+        owner::claim(&database, owner, FORMAT).map_err(|error| failed(error.into()))
     };
     storage::prepare_file(path, must_exist, make).map_err(|unprepared| match unprepared {
         Unprepared::Missing => StateStoreError::Missing(path.to_owned()),
@@ -86,20 +93,48 @@ pub(super) fn write_format(database: &Database) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Reads everything but the rows.
-pub(super) fn scan(database: &Database, path: &Path) -> Result<Found, StateStoreError> {
+/// Reads everything but the rows. A state that is nobody's is the owner's after that.
+pub(super) fn scan(
+    database: &Database,
+    path: &Path,
+    owner: Option<&Identity>,
+) -> Result<Found, StateStoreError> {
     let transaction =
         database.begin_read().map_err(|error| StateStoreError::of(path, error.into()))?;
     let format =
         meta(&transaction, FORMAT_KEY).map_err(|fault| StateStoreError::of(path, fault))?;
     check_format(format, path)?;
-    read(&transaction).map_err(|fault| StateStoreError::of(path, fault))
+    let nobodys = match owner {
+        Some(owner) => !check_owner(&transaction, owner, path)?,
+        None => false,
+    };
+    let found = read(&transaction).map_err(|fault| StateStoreError::of(path, fault))?;
+    if let Some(owner) = owner.filter(|_| nobodys) {
+        let claimed = owner::claim(database, owner, FORMAT);
+        claimed.map_err(|error| StateStoreError::of(path, error.into()))?;
+    }
+    Ok(found)
+}
+
+/// Refuses another's state; whether this one says that it is the node's own.
+pub(super) fn check_owner(
+    transaction: &ReadTransaction,
+    owner: &Identity,
+    path: &Path,
+) -> Result<bool, StateStoreError> {
+    let checked = owner::check(transaction, owner);
+    let checked = checked.map_err(|error| StateStoreError::of(path, error.into()))?;
+    checked.map_err(|Other(found)| StateStoreError::OtherOwner {
+        path: path.to_owned(),
+        found,
+        expected: Box::new(owner.clone()),
+    })
 }
 
 /// Refuses what this program cannot read.
 pub(super) fn check_format(format: Option<u64>, path: &Path) -> Result<(), StateStoreError> {
     match format {
-        Some(FORMAT) => Ok(()),
+        Some(1..=FORMAT) => Ok(()),
         found => {
             let found = found.unwrap_or(0);
             Err(StateStoreError::Format { path: path.to_owned(), found })

@@ -21,11 +21,17 @@ struct Open {
     events: Receiver<StateStoreEvent>,
 }
 
+fn owner(node: u64) -> Identity {
+    Identity { cluster_id: "c".into(), node: NodeId(node) }
+}
+
 fn try_open(path: &Path, config: StateStoreConfig) -> Result<Open, StateStoreError> {
     let (sender, events) = channel();
-    let (store, groups) = StateStore::open(path, &OpenStorage::default(), config, move |event| {
+    let report = move |event| {
         let _ = sender.send(event);
-    })?;
+    };
+    let (store, groups) =
+        StateStore::open((path, &owner(1)), &OpenStorage::default(), config, report)?;
     Ok(Open { store, groups, events })
 }
 

@@ -106,14 +106,50 @@ fn what_cannot_be_used_is_refused_in_a_sentence() {
         });
     }
     tamper(&path, |transaction| {
-        transaction.open_table(format::META).unwrap().insert("format", 2).unwrap();
+        transaction.open_table(format::META).unwrap().insert("format", 3).unwrap();
     });
     let error = try_open(&path, must_exist).err().unwrap().to_string();
-    assert!(error.contains("has format 2; this program reads up to 1"), "{error}");
+    assert!(error.contains("has format 3; this program reads up to 2"), "{error}");
     for bytes in [100_000, 100] {
         std::fs::write(&path, pattern(bytes, 1)).unwrap();
         let error = try_open(&path, must_exist).err().unwrap();
         assert!(matches!(error, StateStoreError::Rotten { .. }), "{error}");
         assert!(error.to_string().ends_with(HOW_TO_GO_ON), "{error}");
     }
+}
+
+/// F9: a file from before files said whose they are is the first one's who opens it.
+#[test]
+fn f9_another_nodes_state_is_refused_with_both_ids() {
+    let folder = Folder::new();
+    let path = folder.file("state.redb");
+    let store = open(&path);
+    store.checkpoint(G1, 1, vec![put(b"a", b"b")]);
+    store.close();
+    let open_as = |owner: &Identity| {
+        let config = StateStoreConfig::default();
+        StateStore::open((&path, owner), &OpenStorage::default(), config, |_| {})
+    };
+    let bytes = std::fs::read(&path).unwrap();
+    let Err(error) = open_as(&owner(2)) else { panic!("it is another's") };
+    let said = error.to_string();
+    let begins = format!("the state {} belongs to node 1 of cluster \"c\", its", path.display());
+    assert!(said.starts_with(&begins) && said.contains("to node 2 of cluster \"c\""), "{said}");
+    assert!(std::fs::read(&path).unwrap() == bytes, "nothing was touched");
+    // As an older program has left it.
+    tamper(&path, |transaction| {
+        let owners = redb::TableDefinition::<&str, u64>::new("owner");
+        assert!(transaction.delete_table(owners).unwrap());
+        transaction.open_table(format::META).unwrap().insert("format", 1).unwrap();
+    });
+    let (store, groups) = open_as(&owner(2)).unwrap();
+    assert!(groups[&G1].checkpoint.is_some());
+    store.close().unwrap();
+    let refused = try_open(&path, StateStoreConfig::default());
+    assert!(matches!(refused, Err(StateStoreError::OtherOwner { .. })));
+    tamper(&path, |transaction| {
+        let format = transaction.open_table(format::META).unwrap();
+        let format = format.get("format").unwrap().unwrap().value();
+        assert_eq!(format, 2, "an older program does not start on it");
+    });
 }
