@@ -78,7 +78,11 @@ fn mark(index: u64) -> CheckpointMark {
 }
 
 fn change(random: &mut Random, rows: &mut Rows, seed: u64) -> RowChange {
-    let key = format!("{:02}/{}", random.below(30), random.below(4)).into_bytes();
+    let mut key = format!("{:02}/{}", random.below(30), random.below(4)).into_bytes();
+    if random.below(40) == 0 {
+        // Too long for one part.
+        key.resize(17_000 + random.below(4) as usize * 12_000, b'k');
+    }
     match random.below(24) {
         0 => {
             let prefix = key[..2].to_vec();
@@ -112,18 +116,22 @@ fn foreign(random: &mut Random, index: u64) -> Foreign {
     let group = GroupId(77);
     store.changes(group, changes);
     store.commit(group, mark(index));
-    let mut bytes = Vec::new();
+    let (mut bytes, mut size) = (Vec::new(), 0);
     loop {
         match events.recv().unwrap() {
             StateStoreEvent::Taken(_) => {}
             StateStoreEvent::Checkpointed(_, snapshot) => {
                 let (id, to) = (snapshot.id, snapshot.bytes);
+                size = to;
                 store.snapshot(group, SnapCmd::Send { peer: NodeId(1), id, from: 0, to });
             }
             StateStoreEvent::Chunk(out) => {
                 bytes.extend_from_slice(&out.chunk.bytes);
+                if (bytes.len() as u64) < size {
+                    continue;
+                }
                 let id = out.chunk.id;
-                let snapshot = Snapshot { id, bytes: bytes.len() as u64, conf: mark(index).conf };
+                let snapshot = Snapshot { id, bytes: size, conf: mark(index).conf };
                 return Foreign { snapshot, bytes: bytes.into(), rows };
             }
             other => panic!("{other:?}"),

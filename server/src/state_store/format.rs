@@ -335,14 +335,28 @@ impl GroupRow {
     }
 }
 
-/// A value that is longer than a part and has not come as a whole.
+/// A row that has not come as a whole, and whose key or value is longer than a part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unfinished {
-    pub(super) key: Vec<u8>,
+    pub(super) key: StagedKey,
+    /// Of the value.
     pub(super) len: u32,
     pub(super) id: u64,
     /// Parts written.
     pub(super) parts: u32,
+}
+
+/// Its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum StagedKey {
+    Here(Vec<u8>),
+    /// Too long for the row `staging`, which is written with every piece: in parts, as a value is.
+    Parted {
+        len: u32,
+        id: u64,
+        /// Parts written.
+        parts: u32,
+    },
 }
 
 /// A snapshot that comes in: as far as it has come, and what is needed to go on there.
@@ -377,12 +391,23 @@ impl StagingRow {
             out.put_u32_le(self.generation);
             out.put_u64_le(self.offset);
             self.totals.encode(out);
-            out.put_u8(u8::from(self.unfinished.is_some()));
-            if let Some(Unfinished { key, len, id, parts }) = &self.unfinished {
-                out.put_u32_le(*len);
-                out.put_u64_le(*id);
-                out.put_u32_le(*parts);
-                put_bytes(out, key);
+            match &self.unfinished {
+                None => out.put_u8(0),
+                Some(Unfinished { key: StagedKey::Here(key), len, id, parts }) => {
+                    out.put_u8(1);
+                    put_parted(out, (*len, *id, *parts));
+                    put_bytes(out, key);
+                }
+                Some(Unfinished {
+                    key: StagedKey::Parted { len: key, id: of, parts: here },
+                    len,
+                    id,
+                    parts,
+                }) => {
+                    out.put_u8(2);
+                    put_parted(out, (*key, *of, *here));
+                    put_parted(out, (*len, *id, *parts));
+                }
             }
             put_bytes(out, &self.tail);
         })
@@ -399,12 +424,18 @@ impl StagingRow {
             let totals = Totals::decode(bytes)?;
             let unfinished = match bytes.try_get_u8().ok()? {
                 0 => None,
-                _ => {
-                    let len = bytes.try_get_u32_le().ok()?;
-                    let id = bytes.try_get_u64_le().ok()?;
-                    let parts = bytes.try_get_u32_le().ok()?;
-                    Some(Unfinished { key: get_bytes(bytes)?, len, id, parts })
+                kind @ 1..=2 => {
+                    let (len, id, parts) = get_parted(bytes)?;
+                    Some(match kind {
+                        1 => Unfinished { key: StagedKey::Here(get_bytes(bytes)?), len, id, parts },
+                        _ => {
+                            let key = StagedKey::Parted { len, id, parts };
+                            let (len, id, parts) = get_parted(bytes)?;
+                            Unfinished { key, len, id, parts }
+                        }
+                    })
                 }
+                _ => return None,
             };
             let tail = get_bytes(bytes)?;
             Some(StagingRow { snapshot, generation, offset, totals, unfinished, tail })
@@ -473,6 +504,19 @@ fn get_conf(bytes: &mut &[u8]) -> Option<(Index, Conf)> {
     let (conf, rest) = bytes.split_at_checked(len)?;
     *bytes = rest;
     Some((index, Conf::decode(conf)?))
+}
+
+/// Length, id and parts written of what stands in parts.
+fn put_parted(out: &mut Vec<u8>, (len, id, parts): (u32, u64, u32)) {
+    out.put_u32_le(len);
+    out.put_u64_le(id);
+    out.put_u32_le(parts);
+}
+
+fn get_parted(bytes: &mut &[u8]) -> Option<(u32, u64, u32)> {
+    let len = bytes.try_get_u32_le().ok()?;
+    let id = bytes.try_get_u64_le().ok()?;
+    Some((len, id, bytes.try_get_u32_le().ok()?))
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {

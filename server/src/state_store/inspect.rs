@@ -2,8 +2,8 @@
 //! is behind a damage too, and nothing is written.
 
 use super::format::{
-    FORMAT_KEY, Fault, GROUPS, GroupRow, Home, INSTALLING, PARTS, ROWS, STAGING, StagingRow,
-    Totals, Unfinished, after_prefix, decode_installing, own_key,
+    FORMAT_KEY, Fault, GROUPS, GroupRow, Home, INSTALLING, PARTS, ROWS, STAGING, StagedKey,
+    StagingRow, Totals, after_prefix, decode_installing, own_key,
 };
 use super::open::{Found, check_format, check_owner, find_dead, meta};
 use super::rows::{checked_part, read_part, read_value};
@@ -224,7 +224,10 @@ impl Look<'_> {
     fn staged(&mut self, group: GroupId, row: &StagingRow) {
         let home = Home { group, generation: row.generation };
         if let Some(value) = &row.unfinished {
-            self.unfinished(home, value);
+            if let StagedKey::Parted { len, id, parts } = value.key {
+                self.parts(home, (len, id), parts);
+            }
+            self.parts(home, (value.len, value.id), value.parts);
         }
         let Some(totals) = self.rows(home, |_, _| ()) else { return };
         let known = &row.totals;
@@ -275,15 +278,14 @@ impl Look<'_> {
         whole.then_some(totals)
     }
 
-    /// Verifies the parts of a value that has not come as a whole.
-    fn unfinished(&mut self, home: Home, value: &Unfinished) {
+    /// Verifies the parts, so many, of what has not come as a whole.
+    fn parts(&mut self, home: Home, (len, id): (u32, u64), parts: u32) {
         let mut faults = Vec::new();
         let mut read = || -> Result<(), Fault> {
-            let parts = self.transaction.open_table(PARTS)?;
-            for number in 0..value.parts {
-                let checked = read_part(&parts, home, value.id, number).and_then(|part| {
-                    checked_part(home, value.id, number, value.len, part.value()).map(|_| ())
-                });
+            let table = self.transaction.open_table(PARTS)?;
+            for number in 0..parts {
+                let checked = read_part(&table, home, id, number)
+                    .and_then(|part| checked_part(home, id, number, len, part.value()).map(|_| ()));
                 if let Err(fault) = checked {
                     keep_some(&mut faults, fault);
                 }

@@ -126,6 +126,24 @@ impl<'t> Rows<'t> {
         Ok(hash.digest())
     }
 
+    /// What stands in parts that no row names, which are gone after that.
+    pub(super) fn take_parts(&mut self, (len, id): (u32, u64)) -> Result<Vec<u8>, Fault> {
+        let mut bytes = Vec::with_capacity(len as usize);
+        for number in 0..parts_of(len) {
+            let part = read_part(&self.parts, self.home, id, number)?;
+            bytes.extend_from_slice(checked_part(self.home, id, number, len, part.value())?);
+        }
+        self.remove_parts((len, id))?;
+        Ok(bytes)
+    }
+
+    fn remove_parts(&mut self, (len, id): (u32, u64)) -> Result<(), Fault> {
+        for number in 0..parts_of(len) {
+            self.parts.remove(&self.home.part_key(id, number)[..])?;
+        }
+        Ok(())
+    }
+
     fn insert(
         &mut self,
         totals: &mut Totals,
@@ -152,9 +170,7 @@ impl<'t> Rows<'t> {
         let Some(gone) = gone else { return Ok(false) };
         totals.subtract(gone.hash, gone.key_len, gone.len);
         if let Some(id) = gone.parted {
-            for number in 0..parts_of(gone.len as u32) {
-                self.parts.remove(&self.home.part_key(id, number)[..])?;
-            }
+            self.remove_parts((gone.len as u32, id))?;
         }
         Ok(true)
     }

@@ -1,13 +1,14 @@
 //! A snapshot that comes in: its stream is taken apart into the rows of a generation of their own,
 //! which nobody reads before all of it was compared with the name.
 //!
-//! What of a piece is not yet a row, or a part of a long value, is kept in the row `staging` with
+//! What of a piece is not yet a row, or a part of a long value or key, is kept in the row `staging` with
 //! everything else that the next piece needs, in the same transaction as the rows. So what was
-//! reported is never asked for again, and a crash loses nothing of it.
+//! reported is never asked for again, and a crash loses nothing of it. It is less than a part and a
+//! half, however long keys and values are; a long key is put together once, for its row.
 
 use super::format::{
-    Fault, RECORD_HEADER_BYTES, STREAM_HEADER, StagingRow, Unfinished, is_inline, part_len,
-    parts_of,
+    Fault, PART_BYTES, RECORD_HEADER_BYTES, STREAM_HEADER, StagedKey, StagingRow, Unfinished,
+    is_inline, part_len, parts_of,
 };
 use super::rows::{ROW_KEY_BYTES_MAX, ROW_VALUE_BYTES_MAX, Rows};
 use bytes::{Buf, Bytes, BytesMut};
@@ -83,7 +84,7 @@ enum Step {
     Corrupt,
 }
 
-/// The next row, or the beginning of one with a long value.
+/// The next row, or the beginning of one with a long key or value.
 fn record(row: &mut StagingRow, rows: &mut Rows<'_>, input: &mut Bytes) -> Result<Step, Fault> {
     let Some(mut header) = input.get(..RECORD_HEADER_BYTES) else { return Ok(Step::More) };
     let (key_len, len) = (header.get_u32_le() as usize, header.get_u32_le());
@@ -94,16 +95,28 @@ fn record(row: &mut StagingRow, rows: &mut Rows<'_>, input: &mut Bytes) -> Resul
         return Ok(Step::Corrupt);
     }
     let inline = is_inline(key_len, value_len);
-    let need = RECORD_HEADER_BYTES + key_len + if inline { value_len } else { 0 };
+    let key_here = key_len <= PART_BYTES;
+    let need = match key_here {
+        true => RECORD_HEADER_BYTES + key_len + if inline { value_len } else { 0 },
+        false => RECORD_HEADER_BYTES,
+    };
     if input.len() < need {
         return Ok(Step::More);
     }
     input.advance(RECORD_HEADER_BYTES);
+    let mut next_id = || {
+        row.totals.next_value += 1;
+        row.totals.next_value - 1
+    };
+    if !key_here {
+        let key = StagedKey::Parted { len: key_len as u32, id: next_id(), parts: 0 };
+        row.unfinished = Some(Unfinished { key, len, id: next_id(), parts: 0 });
+        return Ok(Step::On);
+    }
     let key = input.split_to(key_len);
     if !inline {
-        let id = row.totals.next_value;
-        row.totals.next_value += 1;
-        row.unfinished = Some(Unfinished { key: key.to_vec(), len, id, parts: 0 });
+        let key = StagedKey::Here(key.to_vec());
+        row.unfinished = Some(Unfinished { key, len, id: next_id(), parts: 0 });
         return Ok(Step::On);
     }
     let value = input.split_to(value_len);
@@ -111,27 +124,60 @@ fn record(row: &mut StagingRow, rows: &mut Rows<'_>, input: &mut Bytes) -> Resul
     Ok(if twice { Step::Corrupt } else { Step::On })
 }
 
-/// The next part of a long value; its row, after the last.
+/// The next part of a long key or value; their row, after the last.
 fn part(
     row: &mut StagingRow,
     rows: &mut Rows<'_>,
-    mut value: Unfinished,
+    mut unfinished: Unfinished,
     input: &mut Bytes,
 ) -> Result<Step, Fault> {
-    let need = part_len(value.len, value.parts);
+    let Unfinished { key, len: value_len, id: value, parts: value_parts } = &mut unfinished;
+    let (len, id, parts) = match key {
+        StagedKey::Parted { len, id, parts } if *parts < parts_of(*len) => (*len, *id, parts),
+        StagedKey::Parted { len, .. } if is_inline(*len as usize, *value_len as usize) => {
+            return finish_inline(row, rows, unfinished, input);
+        }
+        StagedKey::Here(_) | StagedKey::Parted { .. } => (*value_len, *value, value_parts),
+    };
+    let need = part_len(len, *parts);
     if input.len() < need {
-        row.unfinished = Some(value);
+        row.unfinished = Some(unfinished);
         return Ok(Step::More);
     }
-    let bytes = input.split_to(need);
-    rows.put_part(value.id, value.parts, &[&bytes])?;
-    value.parts += 1;
-    if value.parts < parts_of(value.len) {
-        row.unfinished = Some(value);
+    rows.put_part(id, *parts, &[&input.split_to(need)])?;
+    *parts += 1;
+    if unfinished.parts == 0 || unfinished.parts < parts_of(unfinished.len) {
+        row.unfinished = Some(unfinished);
         return Ok(Step::On);
     }
-    let place = (value.len, value.id);
-    let hash = rows.hash_parts(&value.key, place)?;
-    let twice = rows.put_parted(&mut row.totals, &value.key, hash, place)?;
+    let place = (unfinished.len, unfinished.id);
+    let key = whole_key(rows, unfinished.key)?;
+    let hash = rows.hash_parts(&key, place)?;
+    let twice = rows.put_parted(&mut row.totals, &key, hash, place)?;
     Ok(if twice { Step::Corrupt } else { Step::On })
+}
+
+/// The row of a long key whose value is short.
+fn finish_inline(
+    row: &mut StagingRow,
+    rows: &mut Rows<'_>,
+    unfinished: Unfinished,
+    input: &mut Bytes,
+) -> Result<Step, Fault> {
+    if input.len() < unfinished.len as usize {
+        row.unfinished = Some(unfinished);
+        return Ok(Step::More);
+    }
+    let value = input.split_to(unfinished.len as usize);
+    let key = whole_key(rows, unfinished.key)?;
+    let twice = rows.put(&mut row.totals, &key, &[&value])?;
+    Ok(if twice { Step::Corrupt } else { Step::On })
+}
+
+/// The key, all of which is here.
+fn whole_key(rows: &mut Rows<'_>, key: StagedKey) -> Result<Vec<u8>, Fault> {
+    match key {
+        StagedKey::Here(key) => Ok(key),
+        StagedKey::Parted { len, id, .. } => rows.take_parts((len, id)),
+    }
 }

@@ -2,7 +2,7 @@ use super::format::{STREAM_HEADER, Totals, row_hash};
 use super::*;
 use raft_core::conf::Conf;
 use raft_core::types::{Index, NodeId, Term};
-use redb::ReadableTableMetadata;
+use redb::{ReadableTable, ReadableTableMetadata};
 use shard_core::checkpoint::RowHead;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -613,6 +613,89 @@ fn a_stream_that_nobody_asks_for_or_that_holds_too_much_is_given_up() {
             return;
         }
         assert!(size < 20 << 20, "it has held too much");
+    }
+}
+
+/// F7: what is long in a snapshot is written once as it comes, and what is kept between two pieces stays
+/// short.
+#[test]
+fn f7_long_keys_come_in_parts_and_are_put_together_once() {
+    let folder = Folder::new();
+    let path = folder.file("state.redb");
+    let mut model = some_rows();
+    let long = vec![1; 3 << 20];
+    model.insert([&long[..], &[2]].concat(), pattern(100_000, 3));
+    model.insert(long, b"short".to_vec());
+    model.insert(vec![3; format::PART_BYTES], pattern(64, 1));
+    model.insert(vec![4; format::PART_BYTES + 1], Vec::new());
+    model.insert(vec![5; 2 * format::PART_BYTES], pattern(64, 1));
+    model.insert(vec![6; 2 * format::PART_BYTES + 1], pattern(65, 1));
+    let (snapshot, bytes) = (expected(&model, &mark(5)), stream(&model));
+    let (mut store, mut here, mut longest) = (open(&path), 0, 0);
+    for (number, piece) in bytes.chunks(100_003).enumerate() {
+        let received = store.stage(G1, &snapshot, here, piece);
+        here += piece.len() as u64;
+        assert_eq!(received, SnapEvent::Received { id: snapshot.id, offset: here });
+        let read = store.store.database.begin_read().unwrap();
+        let kept = read.open_table(format::STAGING).unwrap().get(G1.0).unwrap();
+        longest = longest.max(kept.unwrap().value().len());
+        drop(read);
+        if number % 5 == 0 {
+            store.close();
+            store = open(&path);
+            assert_eq!(store.groups[&G1].staged, Some((snapshot.id, here)));
+        }
+    }
+    assert!(longest < 3 * format::PART_BYTES, "{longest} bytes between two pieces");
+    store.flip(G1, snapshot.id);
+    assert_eq!(store.rows(G1), model);
+    store.close();
+    let parts = |value: &Vec<u8>| value.len().div_ceil(format::PART_BYTES) as u64;
+    let parted = model.iter().filter(|(key, value)| !format::is_inline(key.len(), value.len()));
+    let left = (model.len() as u64, parted.map(|(_, value)| parts(value)).sum());
+    assert_eq!(count(&path), left, "nothing of the keys' parts is left");
+}
+
+/// A snapshot of which an older program has kept the beginning, a long key among it.
+#[test]
+fn f7_what_an_older_program_has_kept_of_a_snapshot_is_gone_on_with() {
+    let folder = Folder::new();
+    let path = folder.file("state.redb");
+    let store = open(&path);
+    let key = vec![9; 2 * format::PART_BYTES];
+    let model: Model = [(key.clone(), pattern(200_000, 3))].into();
+    let (snapshot, bytes) = (expected(&model, &mark(5)), stream(&model));
+    store.stage(G1, &snapshot, 0, &bytes[..8]);
+    store.close();
+    // Half the key: in the row. The whole key: in the row, with the number of the value.
+    for (here, whole) in [(5_000, false), (16 + key.len(), true)] {
+        let copy = folder.file("copy.redb");
+        std::fs::copy(&path, &copy).unwrap();
+        let database = Database::open(&copy).unwrap();
+        let transaction = database.begin_write().unwrap();
+        {
+            let mut table = transaction.open_table(format::STAGING).unwrap();
+            let kept = table.get(G1.0).unwrap().unwrap().value().to_vec();
+            let mut row = format::StagingRow::decode(G1, &kept).unwrap();
+            row.offset = here as u64;
+            match whole {
+                false => row.tail = bytes[8..here].to_vec(),
+                true => {
+                    let key = format::StagedKey::Here(key.clone());
+                    row.totals.next_value = 1;
+                    row.unfinished =
+                        Some(format::Unfinished { key, len: 200_000, id: 0, parts: 0 });
+                }
+            }
+            table.insert(G1.0, &row.encode(G1)[..]).unwrap();
+        }
+        transaction.commit().unwrap();
+        drop(database);
+        let store = open(&copy);
+        store.stage(G1, &snapshot, here as u64, &bytes[here..]);
+        store.flip(G1, snapshot.id);
+        assert_eq!(store.rows(G1), model);
+        store.close();
     }
 }
 
