@@ -127,6 +127,18 @@ fn a_node_does_not_start_without_its_identity_or_its_log() {
         assert!(!node_dir.join(lost[0]).exists(), "{named} was made anew");
         lost.iter().copied().for_each(put_back);
     }
+    for (name, word) in
+        [("LOCK", "mkdir"), ("map", "mkfifo"), ("secret", "mkfifo"), ("cluster.toml", "mkfifo")]
+    {
+        take(name);
+        let path = node_dir.join(name);
+        assert!(Command::new(word).arg(&path).status().expect("a shell's word").success());
+        for words in [&words[..], &words[..5]] {
+            refused(words, &[&path.display().to_string(), "is no file"]);
+        }
+        fs::remove_dir(&path).or_else(|_| fs::remove_file(&path)).expect("it was made");
+        put_back(name);
+    }
     node.restart();
     wait_for_ping(ports.port(1));
 }

@@ -75,6 +75,9 @@ pub enum DataDirError {
     /// The path is something else.
     #[error("the data directory {0} is not a directory")]
     NotADirectory(PathBuf),
+    /// Something else stands where a file of ours belongs.
+    #[error("{0} is no file: move it away, and put back the file that a node kept there")]
+    NotAFile(PathBuf),
     /// Another process has it.
     #[error("the data directory {0} is in use by another process")]
     InUse(PathBuf),
@@ -339,8 +342,23 @@ pub(crate) fn check_unused(dir: &Path) -> Result<(), DataDirError> {
     Ok(())
 }
 
+/// Refuses a directory in which something else stands where a file of ours belongs: to open a pipe would
+/// take for ever.
+pub(crate) fn check_files(dir: &Path) -> Result<(), DataDirError> {
+    for name in [LOCK, IDENTITY, CLUSTER, SECRET, MAP, LOG, STATE] {
+        for path in [dir.join(name), dir.join(format!("{name}{UNFINISHED}"))] {
+            // What cannot be looked at is told by who reads it.
+            if std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
+                return Err(DataDirError::NotAFile(path));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Locks a directory for this process, for as long as the file lives.
 pub(crate) fn lock(dir: &Path) -> Result<File, DataDirError> {
+    check_files(dir)?;
     let path = dir.join(LOCK);
     let file = OpenOptions::new()
         .write(true)
@@ -357,6 +375,7 @@ pub(crate) fn lock(dir: &Path) -> Result<File, DataDirError> {
 
 /// Locks a directory as [`lock`] does, and makes nothing: `None` where no process ever locked it.
 pub(crate) fn lock_existing(dir: &Path) -> Result<Option<File>, DataDirError> {
+    check_files(dir)?;
     let path = dir.join(LOCK);
     let file = match File::open(&path) {
         Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -371,6 +390,7 @@ pub(crate) fn lock_existing(dir: &Path) -> Result<Option<File>, DataDirError> {
 
 /// Whose it is, and whether there have been log and state; `None` if no node began there.
 pub(crate) fn read_identity(dir: &Path) -> Result<Option<(Identity, bool)>, DataDirError> {
+    check_files(dir)?;
     let path = dir.join(IDENTITY);
     let Some(text) = read_small(&path)? else { return Ok(None) };
     let damaged = |error: toml::de::Error| DataDirError::Damaged {
@@ -438,6 +458,7 @@ fn sync_directory(dir: &Path) -> Result<(), DataDirError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{FileType, Mode};
 
     fn identity(cluster: &str, node: u64) -> Identity {
         Identity { cluster_id: cluster.to_owned(), node: NodeId(node) }
@@ -577,6 +598,38 @@ mod tests {
         std::fs::remove_file(dir.join(LOG)).unwrap();
         std::fs::rename(&kept, &away).unwrap();
         assert!(refused(dir, &n1).contains("identity is missing"));
+    }
+
+    /// A pipe would be waited for, and a directory has an advisory lock too.
+    #[test]
+    fn what_is_no_file_is_named_before_anything_is_opened() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path();
+        drop(DataDir::open(dir, &identity("c", 1)).unwrap());
+        let names = [LOCK, IDENTITY, CLUSTER, SECRET, MAP, LOG, STATE, "identity.unfinished"];
+        for (number, name) in names.into_iter().enumerate() {
+            let (path, away) = (dir.join(name), temporary.path().join("kept"));
+            let kept = std::fs::rename(&path, &away).is_ok();
+            if number.is_multiple_of(2) {
+                std::fs::create_dir(&path).unwrap();
+            } else {
+                // Not by another program: before it runs it is this process once more, with its locks.
+                let (kind, mode) = (FileType::Fifo, Mode::from_raw_mode(0o600));
+                rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+            }
+            let expected = format!("{} is no file: move it away", path.display());
+            let peeked = DataDir::peek(dir).unwrap_err().to_string();
+            let opened = DataDir::open(dir, &identity("c", 1)).unwrap_err().to_string();
+            for sentence in [opened, peeked] {
+                assert!(sentence.starts_with(&expected), "{sentence}");
+            }
+            assert!(matches!(lock_existing(dir), Err(DataDirError::NotAFile(_))));
+            std::fs::remove_dir(&path).or_else(|_| std::fs::remove_file(&path)).unwrap();
+            if kept {
+                std::fs::rename(&away, &path).unwrap();
+            }
+        }
+        DataDir::open(dir, &identity("c", 1)).unwrap();
     }
 
     /// Where even the superuser may make nothing.

@@ -285,6 +285,7 @@ fn bind_for_clients(flag: &'static str, ip: IpAddr, port: u16) -> Result<TcpList
 
 /// The cluster of the directory, or else a new one.
 fn find_or_describe(args: &DevArgs) -> Result<ClusterFile, RunError> {
+    data_dir::check_files(&args.dir)?;
     let path = args.dir.join(CLUSTER_FILE);
     if path.exists() {
         let file = cluster_file::load(&path)?.file;

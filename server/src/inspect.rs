@@ -174,8 +174,20 @@ struct Begun {
 }
 
 impl Look<'_> {
+    /// Whether every file of a directory is one; the findings say of the first that is not.
+    fn are_files(&mut self, dir: &Path) -> Result<bool, InspectError> {
+        let Err(error) = data_dir::check_files(dir) else { return Ok(true) };
+        writeln!(self.out, "{}", shown(dir))?;
+        self.findings.fault(error.to_string(), ADVICE_FILE);
+        self.findings.print(self.out)?;
+        Ok(false)
+    }
+
     /// A directory with one for each node.
     fn embedded(&mut self, dir: &Path) -> Result<(), InspectError> {
+        if !self.are_files(dir)? {
+            return Ok(());
+        }
         let _lock = data_dir::lock_existing(dir)?;
         let complete = dir.join(dev::COMPLETE_FILE).exists();
         writeln!(self.out, "{}: an embedded cluster (flotilla dev)", shown(dir))?;
@@ -214,6 +226,9 @@ impl Look<'_> {
 
     /// One node's directory.
     fn node(&mut self, dir: &Path) -> Result<(), InspectError> {
+        if !self.are_files(dir)? {
+            return Ok(());
+        }
         // Until all is read: no node can start on it meanwhile.
         let _lock: Option<File> = data_dir::lock_existing(dir)?;
         writeln!(self.out, "{}", shown(dir))?;

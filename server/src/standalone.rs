@@ -81,6 +81,7 @@ pub fn node(args: NodeArgs) -> Result<(), RunError> {
 pub fn node_with(args: NodeArgs, adjust: impl FnOnce(&mut NodeOptions)) -> Result<(), RunError> {
     let settings = args.merged()?;
     logging::start(settings.log.as_deref().unwrap_or("info")).map_err(RunError::Sentence)?;
+    settings.dir.as_deref().map_or(Ok(()), data_dir::check_files)?;
     let mut options = node_options(settings)?;
     adjust(&mut options);
     let id = options.id;

@@ -468,6 +468,19 @@ fn p13_f15_the_program_says_by_its_exit_code_what_it_found() {
     assert_eq!(program(&["inspect", name]), (Some(2), String::new(), in_use));
     drop(lock);
     assert_eq!(program(&["inspect"]).0, Some(2));
+    // What a node cannot start on is not sound, and a pipe is not waited for.
+    for (name, word) in
+        [("LOCK", "mkdir"), ("LOCK", "mkfifo"), ("map", "mkfifo"), ("log.redb", "mkdir")]
+    {
+        let (path, away) = (dir.join(name), dir.with_extension("away"));
+        fs::rename(&path, &away).unwrap();
+        assert!(Command::new(word).arg(&path).status().unwrap().success());
+        let (code, out, err) = program(&["inspect", dir.to_str().unwrap()]);
+        assert_eq!((code, err.as_str()), (Some(1), ""), "{out}");
+        assert!(out.contains(&format!("{} is no file", path.display())), "{out}");
+        fs::remove_dir(&path).or_else(|_| fs::remove_file(&path)).unwrap();
+        fs::rename(&away, &path).unwrap();
+    }
     for (range, needle) in [
         (["1", "9..7"], "--entries: \"9..7\" has no index"),
         (["x", "1.."], "--entries: \"x\" is not a group's number"),
