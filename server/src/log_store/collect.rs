@@ -11,6 +11,8 @@
 //!   whole one, with all its entries, if they are few; they are read when the frame is written and
 //!   nothing is queued in between, so it cannot bring back what was cut meanwhile. Else the group is
 //!   asked for a checkpoint ([`LogEvent::CheckpointWanted`]), and nothing behind it goes before that.
+//!   One that takes none, since nobody commits what it has, is written anew all the same once the log
+//!   has grown by many times that: it costs little of what was written meanwhile, and the log ends.
 //!   (Rewriting entries one by one would make recovery cut what follows them, or revive what was cut.)
 
 use super::index::GroupLog;
@@ -18,7 +20,7 @@ use super::reader::read_entries;
 use super::wal::{FIRST_KEY, META, Place, Removable, WAL, removable};
 use super::writer::{Batch, Writer};
 use super::{LogEvent, LogStoreConfig};
-use raft_core::frame::{LOG_HEADER_BYTES, LogFrame, encode_log};
+use raft_core::frame::{LOG_HEADER_BYTES, LogFrame, PAYLOAD_BYTES_MAX, encode_log};
 use raft_core::types::{EntryId, GroupId};
 use redb::{ReadableDatabase, Table, WriteTransaction};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +31,12 @@ type Error = Box<dyn std::error::Error>;
 /// The log may have so many times the bytes that are live before groups are written anew. At 2, a
 /// byte is written twice at worst.
 const LIVE_FACTOR: u64 = 2;
+/// A group that was asked for a checkpoint and has taken none is written anew when the log is longer than it
+/// should be by so many times what the group has: so a byte of it is written again for this many of others.
+const UNCOVERED_FACTOR: u64 = 8;
+/// The largest such group: a log frame holds no more. What a group can have uncommitted is less
+/// ([`raft_core::Config::uncommitted_bytes_max`], or one entry).
+const UNCOVERED_BYTES_MAX: u64 = (PAYLOAD_BYTES_MAX - LOG_HEADER_BYTES) as u64;
 /// What a group's log frame and hard state take at most, besides its entries.
 const GROUP_BYTES: u64 = 2 * LOG_HEADER_BYTES as u64;
 /// Rows are not looked at before there are so many new ones: finding out what is needed passes over
@@ -53,6 +61,8 @@ pub(super) struct Collector {
     stuck_at: Option<u64>,
     /// The first needed row with which no group could be written anew.
     blocked_at: Option<u64>,
+    /// Unless the log has come to this length, in frame bytes.
+    blocked_until: u64,
     collect_bytes_min: u64,
     rewrite_bytes_max: u64,
 }
@@ -79,11 +89,15 @@ impl Collector {
 }
 
 impl Writer {
-    /// Whether the log is too long for what it holds.
-    fn is_long(&self) -> bool {
+    /// How long the log may be for what it holds.
+    fn length_max(&self) -> u64 {
         let live = self.index.live_bytes() + GROUP_BYTES * self.index.groups().count() as u64;
         self.counters.live_bytes.store(live, Ordering::Relaxed);
-        self.collector.log_bytes > self.collector.collect_bytes_min.max(LIVE_FACTOR * live)
+        self.collector.collect_bytes_min.max(LIVE_FACTOR * live)
+    }
+
+    fn is_long(&self) -> bool {
+        self.collector.log_bytes > self.length_max()
     }
 
     /// The first row that is needed. If none is, all stay: a log that was written is never empty.
@@ -105,7 +119,9 @@ impl Writer {
         }
         let (needed, long) = (self.first_needed(), self.is_long());
         let frames = long
-            && (!self.collector.compacted.is_empty() || self.collector.blocked_at != Some(needed));
+            && (!self.collector.compacted.is_empty()
+                || self.collector.blocked_at != Some(needed)
+                || self.collector.log_bytes >= self.collector.blocked_until);
         let can = frames || self.removal_is_due(needed, long);
         if !can {
             self.collector.check_at = self.next_seq + ROWS_MIN;
@@ -135,10 +151,12 @@ impl Writer {
     /// Log frames for the groups that pin the oldest rows, in an empty batch: all their entries are
     /// in the table.
     pub(super) fn write_anew(&mut self, batch: &mut Batch) -> Result<(), Error> {
-        let needed = self.first_needed();
-        if !self.is_long() || self.removal_is_due(needed, true) {
+        let (needed, length_max) = (self.first_needed(), self.length_max());
+        if self.collector.log_bytes <= length_max || self.removal_is_due(needed, true) {
             return Ok(());
         }
+        let uncovered = (self.collector.log_bytes - length_max) / UNCOVERED_FACTOR;
+        self.collector.blocked_until = u64::MAX;
         let far = self.collector.first + (self.next_seq - self.collector.first) / 4;
         let mut blocked = false;
         for group in self.pinning(far) {
@@ -150,7 +168,7 @@ impl Writer {
             }
             let frame = match small {
                 true => Some(keep(group, log)),
-                false if log.bytes() > most => None,
+                false if log.bytes() > most.max(uncovered.min(UNCOVERED_BYTES_MAX)) => None,
                 // Nothing is gained by what stands behind a group that has to be waited for.
                 false if blocked => continue,
                 false => self.whole(group, log)?,
@@ -163,6 +181,9 @@ impl Writer {
                 Some(_) => {}
                 None => {
                     let wanted = log.wanted;
+                    if !blocked && log.bytes() <= UNCOVERED_BYTES_MAX {
+                        self.collector.blocked_until = length_max + UNCOVERED_FACTOR * log.bytes();
+                    }
                     blocked = true;
                     self.index.set_wanted(group);
                     if !wanted {
@@ -189,7 +210,8 @@ impl Writer {
         let Some(parts) = log.plan_all() else { return Ok(None) };
         let table = self.database.begin_read()?.open_table(WAL)?;
         // After cuts their size is an estimate.
-        let entries = read_entries(&table, group, &parts, 2 * self.collector.rewrite_bytes_max)?;
+        let most = (2 * self.collector.rewrite_bytes_max).max(log.bytes()).min(UNCOVERED_BYTES_MAX);
+        let entries = read_entries(&table, group, &parts, most)?;
         let all = entries.last().is_some_and(|entry| entry.id == log.last);
         Ok(all.then(|| LogFrame { replace: true, entries, ..keep(group, log) }))
     }
