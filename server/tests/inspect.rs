@@ -323,7 +323,7 @@ fn p7_p8_files_of_two_moments_are_told_with_both_numbers() {
 }
 
 #[test]
-fn f9_files_of_another_node_are_told_with_both_ids() {
+fn files_of_another_node_are_told_with_both_ids() {
     let (_folder, dir) = Fixture::new().stopped();
     let (log, state) = (dir.join("log.redb"), dir.join("state.redb"));
     fs::remove_file(&log).unwrap();

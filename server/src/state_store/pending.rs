@@ -71,9 +71,9 @@ mod tests {
         Command::Stage(Piece { group: G, snapshot, offset: 0, bytes: vec![0; 9].into() })
     }
 
-    /// F2: a leader that offers another snapshot each time, while a checkpoint goes on and on.
+    /// A leader that offers another snapshot each time, while a checkpoint goes on and on.
     #[test]
-    fn f2_offers_without_end_leave_one_discard() {
+    fn offers_without_end_leave_one_discard() {
         let mut pending = Pending::default();
         pending.push(Command::Installed(GroupId(2)));
         for hash in 1..10_000 {

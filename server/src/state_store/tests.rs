@@ -616,10 +616,10 @@ fn a_stream_that_nobody_asks_for_or_that_holds_too_much_is_given_up() {
     }
 }
 
-/// F7: what is long in a snapshot is written once as it comes, and what is kept between two pieces stays
+/// What is long in a snapshot is written once as it comes, and what is kept between two pieces stays
 /// short.
 #[test]
-fn f7_long_keys_come_in_parts_and_are_put_together_once() {
+fn long_keys_come_in_parts_and_are_put_together_once() {
     let folder = Folder::new();
     let path = folder.file("state.redb");
     let mut model = some_rows();
@@ -658,7 +658,7 @@ fn f7_long_keys_come_in_parts_and_are_put_together_once() {
 
 /// A snapshot of which an older program has kept the beginning, a long key among it.
 #[test]
-fn f7_what_an_older_program_has_kept_of_a_snapshot_is_gone_on_with() {
+fn what_an_older_program_has_kept_of_a_snapshot_is_gone_on_with() {
     let folder = Folder::new();
     let path = folder.file("state.redb");
     let store = open(&path);
