@@ -60,6 +60,11 @@ const TRAILING_BYTES_MAX: u64 = 256 << 20;
 const TRAILING_BYTES_MIN: u64 = 256 << 10;
 /// Bytes of log that a node keeps for peers that went down a short time ago, of all its groups.
 const MISSED_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of log that come between two checkpoints, of all groups: what a start reads again.
+const UNCOVERED_BYTES_MAX: u64 = 256 << 20;
+/// What of that a group may have, however many there are: less is not worth the pages that a checkpoint
+/// writes.
+const UNCOVERED_BYTES_MIN: u64 = 1 << 20;
 const NO_RANDOMNESS: &str = "cannot read /dev/urandom";
 
 /// What one node is started with.
@@ -271,7 +276,7 @@ fn doors(
 /// Opens the replicas on what the disk has, and links them to their peers.
 fn start_replicas(
     ((disk, disk_events, recovered), kept): ((Disk, DiskEvents, Recovereds), KeptWriter),
-    setup: NodeSetup,
+    mut setup: NodeSetup,
     adjust: impl Fn(&mut Config) + 'static,
     secret: Secret,
     peer: StdListener,
@@ -289,9 +294,13 @@ fn start_replicas(
     // What was asked before a start must not be answered after it.
     let epoch = local.epoch >> (u64::BITS - EPOCH_BITS);
     let groups = setup.kept.map.config.groups.keys();
-    let seats = groups.filter(|group| setup.kept.seats(**group, id)).count();
-    let trailing = (TRAILING_BYTES_MAX / seats.max(1) as u64).max(TRAILING_BYTES_MIN);
-    let missed = MISSED_BYTES_MAX / seats.max(1) as u64;
+    let seats = groups.filter(|group| setup.kept.seats(**group, id)).count() as u64;
+    let trailing = share(seats, TRAILING_BYTES_MAX, TRAILING_BYTES_MIN);
+    let uncovered = share(seats, UNCOVERED_BYTES_MAX, UNCOVERED_BYTES_MIN);
+    let missed = share(seats, MISSED_BYTES_MAX, 0);
+    if let Some(checkpoints) = &mut setup.checkpoints {
+        checkpoints.log_bytes_max = checkpoints.log_bytes_max.min(uncovered);
+    }
     let raft_config = move |group: GroupId, voters: Vec<NodeId>| {
         let mut config = Config { epoch, ..Config::new(id, group, voters) };
         config.log_trailing_bytes = config.log_trailing_bytes.min(trailing);
@@ -330,6 +339,11 @@ fn start_replicas(
         cluster_port,
         hand_over,
     })
+}
+
+/// What each of so many groups may have of what all may, and at least.
+fn share(seats: u64, all: u64, least: u64) -> u64 {
+    (all / seats.max(1)).max(least)
 }
 
 /// What each group's replica starts from.
@@ -493,4 +507,34 @@ pub fn serve_config(
 pub fn into_tokio(listener: StdListener) -> Result<TcpListener, NodeError> {
     listener.set_nonblocking(true).map_err(system("cannot use a listening socket"))?;
     TcpListener::from_std(listener).map_err(system("cannot use a listening socket"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_groups_share_what_few_may_have_of_the_log() {
+        let of = |seats| {
+            let log = CheckpointConfig::default().log_bytes_max;
+            (
+                Config::new(NodeId(1), GroupId(1), Vec::new()).log_trailing_bytes.min(share(
+                    seats,
+                    TRAILING_BYTES_MAX,
+                    TRAILING_BYTES_MIN,
+                )),
+                log.min(share(seats, UNCOVERED_BYTES_MAX, UNCOVERED_BYTES_MIN)),
+            )
+        };
+        for few in 0..=4 {
+            assert_eq!(of(few), (16 << 20, 64 << 20), "{few}");
+        }
+        for seats in 5..=256 {
+            let (trailing, uncovered) = of(seats);
+            assert!(
+                seats * trailing <= TRAILING_BYTES_MAX && seats * uncovered <= UNCOVERED_BYTES_MAX
+            );
+        }
+        assert_eq!(of(100_000), (TRAILING_BYTES_MIN, UNCOVERED_BYTES_MIN));
+    }
 }
