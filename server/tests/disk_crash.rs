@@ -27,7 +27,8 @@ use tokio::sync::mpsc;
 const GROUPS: u64 = 3;
 /// States that a group may have.
 const TAGS: u64 = 3;
-/// Images of both files in one ordinary run; `FLOTILLA_CRASH_IMAGES` asks for another number.
+/// Images of both files in one ordinary run; `FLOTILLA_CRASH_IMAGES` asks for another number, and
+/// `FLOTILLA_CRASH_SEED` for those behind that seed: a long run in pieces.
 const IMAGES: usize = 3_000;
 const ACTS: usize = 30;
 
@@ -525,8 +526,12 @@ fn crash_everywhere(seed: u64, images: usize) {
 fn both_files_have_what_one_moment_allows_whenever_the_power_goes() {
     let images = std::env::var("FLOTILLA_CRASH_IMAGES");
     let images = images.map_or(IMAGES, |images| images.parse().expect("a number of images"));
+    let first = std::env::var("FLOTILLA_CRASH_SEED");
+    let first: u64 = first.map_or(0, |first| first.parse().expect("a seed"));
     let each = 250;
-    for seed in 0..(images / (2 * each)).max(1) as u64 {
+    let seeds = (images / (2 * each)).max(1) as u64;
+    for seed in first..first + seeds {
         crash_everywhere(seed, each);
     }
+    println!("{} images of {seeds} lives", 2 * each as u64 * seeds);
 }
