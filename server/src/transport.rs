@@ -238,6 +238,16 @@ impl Transport {
         self.queue_bulk(to, WireFrame::Chunk(chunk));
     }
 
+    /// Lets go what waits of snapshots for a peer that is not heard any more: its link may stand for long,
+    /// and others need the room. It is counted as dropped.
+    pub fn drop_chunks(&self, to: NodeId) {
+        let Some(link) = self.standing(to) else { return };
+        let mut chunks = link.chunks.borrow_mut();
+        let before = chunks.len();
+        chunks.retain(|frame| snapshot_bytes(frame) == 0);
+        count(&self.shared.dropped, (before - chunks.len()) as u64);
+    }
+
     /// Says that `next_append` may yield something for the peer.
     pub fn wake(&self, peer: NodeId) {
         if let Some(peer) = self.peers.borrow().get(&peer) {

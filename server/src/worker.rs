@@ -486,6 +486,9 @@ impl Worker {
             self.disk.fetch(group, fetch);
         }
         for (peer, edge) in out.edges.drain(..) {
+            if matches!(edge, PairEdge::Down { .. }) {
+                self.transport.drop_chunks(peer);
+            }
             self.log_edge(peer, edge);
         }
         for (group, role) in out.roles.drain(..) {

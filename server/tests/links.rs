@@ -18,6 +18,7 @@ use shard_core::wire::{RaftEnvelope, ToNode, ToRouter};
 use shard_core::{GroupId, NodeId};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -398,6 +399,38 @@ fn pieces_of_snapshots_beyond_what_a_link_may_hold_are_dropped() {
             matches!(next(&mut port.inbox).await, Inbound::Chunk { .. }),
             "there is room again"
         );
+    });
+}
+
+/// A peer that reads nothing, like one that is stopped.
+#[test]
+fn pieces_for_a_peer_that_is_silent_make_room_for_others() {
+    run(async {
+        let port = port_at("127.0.0.1:0", identity(N2, 22), 1).await;
+        let mut dialing = dialing(&[(N2, &port.address)]);
+        link_up(&mut dialing.inbox, N2).await;
+        let outgoing = SnapshotBytes::new(CHUNK_BYTES_MAX);
+        let held = |number| {
+            let make = || Ok::<_, Infallible>(chunk(number).bytes.to_vec());
+            let Ok(bytes) = outgoing.hold(256 << 10, make);
+            bytes.map(|bytes| SnapshotChunk { bytes, ..chunk(number) })
+        };
+        let mut number = 0;
+        // Until sockets and queue are full: a yield lets the link write what it can.
+        let mut full = 0;
+        while full < 100 {
+            match held(number) {
+                Some(chunk) => {
+                    (number, full) = (number + 1, 0);
+                    dialing.transport.chunk(N2, chunk);
+                }
+                None => full += 1,
+            }
+            tokio::task::yield_now().await;
+        }
+        dialing.transport.drop_chunks(N2);
+        assert!(outgoing.now() <= 256 << 10, "but for the one that is being written");
+        assert!(held(number).is_some());
     });
 }
 
