@@ -175,8 +175,9 @@ def part_checkpoint(cluster, args):
     outside = [s for s in seen if s not in inside and s[0] < spans[-1][1]]
     lengths = ", ".join(f"{b - a:.1f}" for a, b in spans[1:])
     print(f"  {len(spans[1:])} checkpoints, of seconds: {lengths}")
-    ratio = show("during a checkpoint", within) / max(show("outside", outside), 1e-9)
-    print(f"  p99 during a checkpoint: {ratio:.2f} times that outside; goal 2")
+    during, without = show("during a checkpoint", within), show("outside", outside)
+    if during and without:
+        print(f"  p99 during a checkpoint: {during / without:.2f} times that outside; goal 2")
     begun = time.monotonic()
     for _ in range(args.overwrites):
         load(port, (b"key:%d" % n for n in range(args.keys)))
