@@ -197,22 +197,6 @@ fn a_group_that_is_removed_while_a_node_is_down_goes_from_every_directory() {
     }
 }
 
-/// A spare beside three nodes: `more` says of which cluster.
-fn spare(cluster: &ThreeNodes, id: u16, more: &[&str]) -> Process {
-    let at = 7 + 2 * (id - 8);
-    let (resp, peer) = (cluster.spare_port(at), cluster.spare_port(at + 1));
-    let (resp, peer) = (format!("127.0.0.1:{resp}"), format!("127.0.0.1:{peer}"));
-    let folder = cluster.folder();
-    let dir = folder.join(format!("node-{id}")).display().to_string();
-    let id = id.to_string();
-    let words = ["node", "--id", &id, "--dir", &dir, "--resp", &resp, "--peer", &peer];
-    Process::start(&format!("node {id}"), &arguments(&[&words[..], more].concat()), folder)
-}
-
-fn spare_resp(cluster: &ThreeNodes, id: u16) -> u16 {
-    cluster.spare_port(7 + 2 * (id - 8))
-}
-
 /// Whether each of these has links both ways with each other one.
 fn wait_for_links(ports: &[(u16, u16)]) {
     for (id, port) in ports {
@@ -242,8 +226,8 @@ fn spares_join_at_run_time_get_links_and_seats_and_a_forgotten_node_loses_its_li
     let secret = cluster.folder().join("cluster.secret").display().to_string();
     // One that knows where the cluster is and its secret, and nothing else of it.
     let place = format!("127.0.0.1:{first}");
-    let mut joined = spare(&cluster, 8, &["--join", &place, "--secret-file", &secret]);
-    let eighth = spare_resp(&cluster, 8);
+    let mut joined = cluster.spare(8, &["--join", &place, "--secret-file", &secret]);
+    let eighth = cluster.spare_resp(8);
     let all = [&ports[..], &[(8, eighth)]].concat();
     wait_for_links(&all);
     // It gets a seat in a new group, and serves.
@@ -272,8 +256,8 @@ fn spares_join_at_run_time_get_links_and_seats_and_a_forgotten_node_loses_its_li
 
     // Another is met, by a word to a node of the cluster; what cannot be is refused.
     let file = cluster.folder().join("cluster.toml").display().to_string();
-    let mut met = spare(&cluster, 9, &["--spare", "--cluster-file", &file]);
-    let ninth = spare_resp(&cluster, 9);
+    let mut met = cluster.spare(9, &["--spare", "--cluster-file", &file]);
+    let ninth = cluster.spare_resp(9);
     wait_for(ninth, &["PING"], &Value::Simple("PONG".into()));
     let nobody = cluster.spare_port(11).to_string();
     let error = refused(first, &["CLUSTER", "MEET", "127.0.0.1", &nobody]);
@@ -306,8 +290,8 @@ fn a_spare_is_met_by_its_own_word_and_by_nobody_without_the_secret() {
     let ports = [1, 2, 3].map(|id| (id, cluster.node_port(id)));
     let (first, first_text) = (cluster.node_port(1), cluster.node_port(1).to_string());
     let file = cluster.folder().join("cluster.toml").display().to_string();
-    let mut spare_of_it = spare(&cluster, 8, &["--spare", "--cluster-file", &file]);
-    let eighth = spare_resp(&cluster, 8);
+    let mut spare_of_it = cluster.spare(8, &["--spare", "--cluster-file", &file]);
+    let eighth = cluster.spare_resp(8);
     wait_for(eighth, &["CLUSTER", "MEET", "127.0.0.1", &first_text], &ok());
     wait_for_links(&[&ports[..], &[(8, eighth)]].concat());
     // The same cluster's name and another secret.
@@ -318,8 +302,8 @@ fn a_spare_is_met_by_its_own_word_and_by_nobody_without_the_secret() {
     let other = folder.join("cluster.toml");
     fs::copy(&file, &other).expect("a copy");
     let other = other.display().to_string();
-    let mut stranger = spare(&cluster, 9, &["--spare", "--cluster-file", &other]);
-    let ninth = spare_resp(&cluster, 9);
+    let mut stranger = cluster.spare(9, &["--spare", "--cluster-file", &other]);
+    let ninth = cluster.spare_resp(9);
     wait_for(ninth, &["PING"], &Value::Simple("PONG".into()));
     for (from, to) in [(first, ninth), (ninth, first)] {
         let error = refused(from, &["CLUSTER", "MEET", "127.0.0.1", &to.to_string()]);
@@ -428,8 +412,8 @@ fn seats_of_the_lost_go_to_a_new_node(cluster: &ThreeNodes, keys: &[String]) {
     let third = cluster.node_port(3);
     let secret = cluster.folder().join("cluster.secret").display().to_string();
     let place = format!("127.0.0.1:{third}");
-    let mut new = spare(cluster, 8, &["--join", &place, "--secret-file", &secret]);
-    let eighth = spare_resp(cluster, 8);
+    let mut new = cluster.spare(8, &["--join", &place, "--secret-file", &secret]);
+    let eighth = cluster.spare_resp(8);
     wait_for_links(&[(3, third), (8, eighth)]);
     for voter in ["1", "2"] {
         wait_until("the lost nodes' seats", || {

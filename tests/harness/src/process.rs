@@ -441,6 +441,22 @@ impl ThreeNodes {
         self.ports.port(offset)
     }
 
+    /// A node beside the three, with the number 8 or 9, that none of them knows; `more` says of which cluster.
+    pub fn spare(&self, id: u16, more: &[&str]) -> Process {
+        let peer = format!("127.0.0.1:{}", self.spare_port(8 + 2 * (id - 8)));
+        let resp = format!("127.0.0.1:{}", self.spare_resp(id));
+        let dir = self.data(id).display().to_string();
+        let id = id.to_string();
+        let words = ["node", "--id", &id, "--dir", &dir, "--resp", &resp, "--peer", &peer];
+        let words = arguments(&[&words[..], more].concat());
+        Process::start(&format!("node {id}"), &words, self.folder())
+    }
+
+    /// Where that one listens for clients.
+    pub fn spare_resp(&self, id: u16) -> u16 {
+        self.spare_port(7 + 2 * (id - 8))
+    }
+
     /// Where the cluster file and its secret are.
     pub fn folder(&self) -> &Path {
         self._folder.path()
@@ -454,6 +470,73 @@ impl ThreeNodes {
     /// The process of node `id`, from 1.
     pub fn node(&mut self, id: u16) -> &mut Process {
         &mut self.nodes[usize::from(id) - 1]
+    }
+}
+
+/// Nodes and a router, with groups on some of the nodes.
+pub struct SeatedNodes {
+    /// Nodes 1 and up.
+    pub nodes: Vec<Process>,
+    /// The router.
+    pub router: Process,
+    ports: Ports,
+    _folder: tempfile::TempDir,
+}
+
+impl SeatedNodes {
+    /// Starts so many nodes, 5 at most, and waits until the router serves. `master` has the configuration, `groups` groups
+    /// 1, 2, and so on.
+    pub fn start(count: u16, master: &[u16], groups: &[&[u16]]) -> SeatedNodes {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ports = Ports::take();
+        let secret = folder.path().join("secret");
+        fs::write(&secret, "only for this test: 0123456789").expect("a file");
+        set_mode(&secret, 0o600).expect("its mode");
+        let mut text = format!(
+            "cluster_id = \"seated\"\nsecret_file = \"secret\"\n[shardmaster]\nvoters = {master:?}\n"
+        );
+        for (group, voters) in (1..).zip(groups) {
+            text += &format!("[[groups]]\nid = {group}\nvoters = {voters:?}\n");
+        }
+        for id in 1..=count {
+            let (resp, peer) = (ports.port(id), ports.port(count + id));
+            text += &format!(
+                "[[nodes]]\nid = {id}\npeer = \"127.0.0.1:{peer}\"\nresp = \"127.0.0.1:{resp}\"\n"
+            );
+        }
+        let file = folder.path().join("cluster.toml");
+        fs::write(&file, text).expect("a file");
+        let file = file.display().to_string();
+        let nodes = (1..=count).map(|id| {
+            let dir = folder.path().join(format!("node-{id}")).display().to_string();
+            let id = id.to_string();
+            let words = ["node", "--id", &id, "--dir", &dir, "--cluster-file", &file];
+            Process::start(&format!("node {id}"), &arguments(&words), folder.path())
+        });
+        let nodes = nodes.collect();
+        let listen = format!("127.0.0.1:{}", ports.port(0));
+        let words = ["router", "--listen", &listen, "--cluster-file", &file];
+        let mut router = Process::start("router", &arguments(&words), folder.path());
+        router.wait_until_it_serves(ports.port(0));
+        SeatedNodes { nodes, router, ports, _folder: folder }
+    }
+
+    /// Where node `id` listens for clients; 0: the router.
+    pub fn port(&self, id: u16) -> u16 {
+        self.ports.port(id)
+    }
+
+    /// A connection to node `id`; 0: to the router.
+    pub fn client(&self, id: u16) -> Client {
+        Client::connect(self.port(id)).expect("a connection")
+    }
+
+    /// Waits until node `id` or, 0, the router serves.
+    pub fn wait_until_it_serves(&mut self, id: u16) {
+        let port = self.port(id);
+        let process = id.checked_sub(1).map(usize::from);
+        let process = process.map_or(&mut self.router, |at| &mut self.nodes[at]);
+        process.wait_until_it_serves(port);
     }
 }
 
