@@ -128,8 +128,8 @@ fn lead_apart(cluster: &ThreeNodes) {
     }
 }
 
-/// What `redis-cli --cluster` says; None: there is none here.
-fn redis_cli(words: &[&str]) -> Option<String> {
+/// What `redis-cli --cluster` says, and whether it is content; None: there is none here.
+fn redis_cli(words: &[&str]) -> Option<(String, bool)> {
     let output = match Command::new("redis-cli").arg("--cluster").args(words).output() {
         Ok(output) => output,
         Err(error) => {
@@ -137,7 +137,27 @@ fn redis_cli(words: &[&str]) -> Option<String> {
             return None;
         }
     };
-    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    Some((String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success()))
+}
+
+/// The same, where it must be content.
+fn redis_cli_does(words: &[&str]) -> Option<String> {
+    let (said, well) = redis_cli(words)?;
+    assert!(well, "redis-cli --cluster {}: {said}", words.join(" "));
+    Some(said)
+}
+
+/// Each node hears of the last change in its own time.
+fn wait_until_all_agree(address: &str) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let (said, well) = redis_cli(&["check", address]).expect("it was there before");
+        if well && said.contains("All nodes agree") && said.contains("All 16384 slots covered") {
+            return;
+        }
+        assert!(Instant::now() < end, "the nodes do not agree: {said}");
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[test]
@@ -149,14 +169,141 @@ fn redis_cli_reshards_and_finds_nothing_wrong() {
     let address = format!("127.0.0.1:{}", cluster.node_port(1));
     let words = ["reshard", &address, "--cluster-from", &from, "--cluster-to", &to];
     let more = ["--cluster-slots", "5", "--cluster-yes"];
-    let Some(_) = redis_cli(&[&words[..], &more].concat()) else { return };
+    let Some(_) = redis_cli_does(&[&words[..], &more].concat()) else { return };
     assert!(shard_of(&mut admin, 16383).contains(&(0, 4)));
+    wait_until_all_agree(&address);
+}
+
+/// Repeats a command until it is answered like that.
+fn wait_for(client: &mut Client, words: &[&str], what: &str, done: impl Fn(&Value) -> bool) {
     let end = Instant::now() + PATIENCE;
-    // Each node hears of the last hand-over in its own time.
-    while !redis_cli(&["check", &address]).is_some_and(|t| t.contains("All nodes agree")) {
-        assert!(Instant::now() < end, "the nodes do not agree");
+    loop {
+        let reply = call(client, words);
+        if done(&reply) {
+            return;
+        }
+        assert!(Instant::now() < end, "{what}: {reply:?}");
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+fn wait_for_a_port(port: u16) {
+    let end = Instant::now() + PATIENCE;
+    while Client::connect(port).is_err() {
+        assert!(Instant::now() < end, "nobody listens at {port}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn line_of(nodes: &Value, id: &str) -> String {
+    let text = nodes.text();
+    text.lines().find(|line| line.starts_with(id)).unwrap_or_default().to_owned()
+}
+
+/// A node comes, gets slots by a group of its own, gives them back and goes; another one comes as a replica and goes;
+/// each step as a person types it, while clients write.
+#[test]
+fn redis_cli_adds_nodes_and_takes_them_out_under_writers() {
+    let cluster = ThreeNodes::start();
+    lead_apart(&cluster);
+    let mut admin = client(cluster.node_port(1));
+    let old = format!("127.0.0.1:{}", cluster.node_port(1));
+    let file = cluster.folder().join("cluster.toml").display().to_string();
+    let _spares = [8, 9].map(|id| cluster.spare(id, &["--spare", "--cluster-file", &file]));
+    for id in [8, 9] {
+        wait_for_a_port(cluster.spare_resp(id));
+    }
+    let [eighth, ninth] = [8, 9].map(|id| format!("127.0.0.1:{}", cluster.spare_resp(id)));
+    let writers = Writers::start(cluster.router_port(), WRITERS, "nodes", Patience::None);
+    writers.wait_for_acks(100);
+
+    if redis_cli_does(&["add-node", &eighth, &old]).is_none() {
+        return;
+    }
+    wait_until_all_agree(&old);
+    let first = leader(&mut admin, 0);
+    let id = call(&mut client(cluster.spare_resp(8)), &["CLUSTER", "MYID"]).text();
+    wait_for(&mut admin, &["CLUSTER", "NODES"], "the new node", |nodes| {
+        line_of(nodes, &id).contains(" master ")
+    });
+    let made = call(&mut admin, &["CLUSTER", "GROUP", "CREATE", "NODES", &id]);
+    assert_eq!(made.field("group"), &Value::Integer(3), "{made:?}");
+    // It leads its group once that is open.
+    wait_for(&mut admin, &["CLUSTER", "GROUPS"], "the new group", |groups| {
+        let new = groups.items().iter().find(|group| group.field("group") == &Value::Integer(3));
+        new.is_some_and(|new| new.field("leader") == &Value::Bulk(id.clone().into_bytes()))
+    });
+    let reshard = |from: &str, to: &str| {
+        let words = ["reshard", &old, "--cluster-from", from, "--cluster-to", to];
+        redis_cli_does(&[&words[..], &["--cluster-slots", "5", "--cluster-yes"]].concat());
+        wait_until_all_agree(&old);
+    };
+    reshard(&first, &id);
+    assert!(line_of(&call(&mut admin, &["CLUSTER", "NODES"]), &id).contains(" 0-4"));
+    writers.wait_for_acks(100);
+    // Who owns slots, or leads a group, does not go.
+    let (said, well) = redis_cli(&["del-node", &old, &id]).expect("it was there before");
+    assert!(!well && said.contains("is not empty"), "{said}");
+    reshard(&id, &first);
+    wait_for(&mut admin, &["CLUSTER", "GROUP", "REMOVE", "3"], "the removal", |reply| {
+        matches!(reply, Value::Integer(_))
+    });
+    redis_cli_does(&["del-node", &old, &id]);
+    wait_until_all_agree(&old);
+    assert_eq!(line_of(&call(&mut admin, &["CLUSTER", "NODES"]), &id), "");
+    writers.wait_for_acks(100);
+
+    // A replica of what a node leads.
+    let words = ["add-node", &ninth, &old, "--cluster-slave", "--cluster-master-id", &first];
+    redis_cli_does(&words);
+    let id = call(&mut client(cluster.spare_resp(9)), &["CLUSTER", "MYID"]).text();
+    let follows = format!(" slave {first} ");
+    wait_for(&mut admin, &["CLUSTER", "NODES"], "the new replica", |nodes| {
+        line_of(nodes, &id).contains(&follows)
+    });
+    wait_for(&mut admin, &["CLUSTER", "GROUPS"], "its seat", |groups| {
+        groups.items().iter().any(|group| {
+            let members = group.field("members").items();
+            let is_it = |member: &&Value| member.field("id").text() == id;
+            let member = members.iter().find(is_it);
+            member.is_some_and(|member| member.field("role").text() == "voter")
+        })
+    });
+    let (said, well) = redis_cli(&["del-node", &old, &id]).expect("it was there before");
+    assert!(!well && said.contains("give its seat to another node first"), "{said}");
+    assert_eq!(call(&mut admin, &["CLUSTER", "DELVOTER", &id]), Value::Simple("OK".into()));
+    wait_for(&mut admin, &["CLUSTER", "GROUPS"], "the end of its seat", |groups| {
+        let settled = |group: &Value| group.field("state").text() == "settled";
+        groups.items().iter().all(settled) && !format!("{groups:?}").contains(&id)
+    });
+    redis_cli_does(&["del-node", &old, &id]);
+    wait_until_all_agree(&old);
+    writers.wait_for_acks(100);
+    let attempts = writers.end_all_told();
+    check_tokens(&mut client(cluster.router_port()), &attempts);
+}
+
+/// What Redis says where it knows the case, and else a sentence with the way out.
+#[test]
+fn what_a_person_mistypes_is_answered_in_one_sentence() {
+    let cluster = ThreeNodes::start();
+    lead_apart(&cluster);
+    let mut admin = client(cluster.node_port(1));
+    let myself = call(&mut admin, &["CLUSTER", "MYID"]).text();
+    let nobody = "0123456789012345678901234567890123456789";
+    for (words, text) in [
+        (vec!["ADDVOTER", "3"], "ERR there are several groups, name one with GROUP g".to_owned()),
+        (vec!["ADDSLOTS", "5", "5"], "ERR Slot 5 is already busy".to_owned()),
+        (vec!["DELSLOTS", "5", "5"], "ERR Slot 5 specified multiple times".to_owned()),
+        (vec!["REPLICATE", &myself], "ERR Can't replicate myself".to_owned()),
+        (vec!["REPLICATE", nobody], format!("ERR Unknown node {nobody}")),
+        (vec!["FORGET", nobody], format!("ERR Unknown node {nobody}")),
+    ] {
+        let words = [&["CLUSTER"], &words[..]].concat();
+        assert_eq!(call(&mut admin, &words), Value::Error(text), "{words:?}");
+    }
+    let config = call(&mut admin, &["CLUSTER", "CONFIG"]);
+    assert_eq!(config.field("config"), &Value::Integer(1), "{config:?}");
 }
 
 #[test]

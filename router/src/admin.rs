@@ -14,11 +14,12 @@ use crate::backend::{Answered, Met, Refusal, Target, Work};
 use crate::barrier::Asks;
 use crate::commands::ErrorText;
 use crate::commands::admin::{SlotOrder, Task, Wish};
+use crate::node_name::node_name;
 use crate::reply::{Reply, UNFIT_ANSWER, op_error_text, refusal_text};
 use shard_core::NodeId;
 use shard_core::cluster_config::{ConfigNum, SHARDMASTER};
 use shard_core::op::Outcome;
-use shard_core::shardmaster::{MasterDone, MasterOp, MasterReport, MasterRequest};
+use shard_core::shardmaster::{MasterDone, MasterError, MasterOp, MasterReport, MasterRequest};
 use shard_core::slot::Slot;
 use shard_core::wire::{ClusterView, GroupAnswer};
 use std::collections::VecDeque;
@@ -66,6 +67,9 @@ enum Finish {
     /// Moves in the words of Redis 8.4.
     MigrationStatus(Option<Task>),
     SlotStats(Option<SlotOrder>),
+    /// A node is known to nobody any more. One that was not known here, by its name, and what is said if it never
+    /// was.
+    Forgotten(Option<(String, ErrorText)>),
 }
 
 impl AdminRun {
@@ -109,6 +113,10 @@ impl AdminRun {
                 Ok(done) => {
                     self.done = done;
                     self.count = self.count.saturating_add(done.count);
+                    return self.next();
+                }
+                // Somebody else was faster.
+                Err(MasterError::UnknownNode(_)) if self.finish == Finish::Forgotten(None) => {
                     return self.next();
                 }
                 Err(error) => self.fail(format!("ERR {error}")),
@@ -201,8 +209,25 @@ impl AdminRun {
                 jobs::valkey(&jobs::jobs(&self.view, &self.reports), &self.view, self.node)
             }
             Finish::MigrationStatus(task) => self.migration_status(*task),
+            Finish::Forgotten(None) => Reply::OK,
+            Finish::Forgotten(Some((name, unknown))) => match self.knew(name) {
+                true => Reply::OK,
+                false => Reply::Error(unknown.clone()),
+            },
             Finish::SlotStats(order) => show::slot_stats(&self.slot_keys, *order),
         }
+    }
+
+    /// Whether one of the configurations that were asked for has a node of this name.
+    fn knew(&self, name: &str) -> bool {
+        let configs = self.reports.iter().filter_map(|report| match report {
+            MasterReport::Config(config) => Some(config),
+            MasterReport::EndedMoves(_) | MasterReport::Plan(_) => None,
+        });
+        let mut nodes = configs.flat_map(|config| {
+            config.nodes.keys().map(|node| node_name(&config.cluster_id, *node))
+        });
+        nodes.any(|known| known == name)
     }
 
     fn migration_status(&self, task: Option<Task>) -> Reply {

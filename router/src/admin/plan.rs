@@ -3,7 +3,7 @@
 use super::Finish;
 use crate::backend::{Target, Work};
 use crate::commands::admin::{
-    Admin, Destination, GroupWish, NodeWish, SetSlot, SlotSpan, Task, Wish,
+    Admin, Destination, GroupWish, NodeWish, SetSlot, SlotSpan, Task, Wish, named_twice,
 };
 use crate::commands::{ErrorText, quote};
 use crate::node_name::node_name;
@@ -20,6 +20,13 @@ use shard_core::{GroupId, NodeId};
 const QUOTED_BYTES_MAX: usize = 128;
 /// How long SETSLOT NODE waits for a slot unless it says so itself: redis-cli's own patience.
 const HAND_OVER_MS: u32 = 60_000;
+
+/// Digits of a node's name.
+const NAME_BYTES: usize = 40;
+/// Configurations, back from the newest, in which a node that is unknown now is looked for.
+const FORGOTTEN_CONFIGS_MAX: u64 = 8;
+const NO_RESET: &str = "ERR RESET would forget data that this node answers for: give its seats to \
+                        other nodes with CLUSTER REPLACE, then CLUSTER FORGET it";
 
 type Steps = Vec<(Target, Work)>;
 
@@ -58,11 +65,24 @@ pub(super) fn steps(
         Admin::AddSlots(ranges) => {
             let me = here(node, "CLUSTER ADDSLOTS")?;
             // What Redis says of a busy slot does not depend on who leads at the moment.
-            let to = led_group(me, view).map_err(|none| busy(&ranges, view).unwrap_or(none))?;
+            judge_slots(&ranges, view, true)?;
+            let to = led_group(me, view)?;
             (vec![MasterOp::AssignSlots { ranges, to }], Finish::Ok)
         }
-        Admin::DelSlots(ranges) => (vec![MasterOp::UnassignSlots { ranges }], Finish::Ok),
+        Admin::DelSlots(ranges) => {
+            judge_slots(&ranges, view, false)?;
+            (vec![MasterOp::UnassignSlots { ranges }], Finish::Ok)
+        }
         Admin::FlushSlots => (flush(config), Finish::Ok),
+        Admin::Reset => {
+            let me = here(node, "CLUSTER RESET")?;
+            let is_nothing_here = config.groups.is_empty() || !config.nodes.contains_key(&me);
+            match is_nothing_here {
+                true => (Vec::new(), Finish::Ok),
+                false => return Err(NO_RESET.into()),
+            }
+        }
+        Admin::Forget(name) => return forget(&name, view),
         Admin::SetSlot { slot, how, timeout_ms } => {
             return set_slot(slot, &how, timeout_ms.unwrap_or(HAND_OVER_MS), view);
         }
@@ -108,7 +128,6 @@ fn node_ops(
         NodeWish::SetEvacuated { node, evacuated } => {
             vec![MasterOp::SetEvacuated { node: by_name(&node)?, evacuated }]
         }
-        NodeWish::Forget(name) => vec![MasterOp::ForgetNode { node: by_name(&name)? }],
         NodeWish::Replace { old, new, group } => {
             let (old, new) = (by_name(&old)?, by_name(&new)?);
             vec![MasterOp::ReplaceNode { old, new, group }]
@@ -298,7 +317,7 @@ pub(super) fn node(name: &[u8], view: &ClusterView) -> Result<NodeId, ErrorText>
     let number = shard_core::integer::parse_integer(name).and_then(|n| u64::try_from(n).ok());
     let mut nodes = config.nodes.keys().copied();
     let found = match number {
-        Some(number) if name.len() < 40 => nodes.find(|node| node.0 == number),
+        Some(number) if name.len() < NAME_BYTES => nodes.find(|node| node.0 == number),
         _ => nodes.find(|node| node_name(&config.cluster_id, *node).as_bytes() == name),
     };
     found.ok_or_else(|| {
@@ -324,17 +343,47 @@ fn led_group(node: NodeId, view: &ClusterView) -> Result<GroupId, ErrorText> {
     })
 }
 
-/// What to say of the first of these slots that has a group or is to have one.
-fn busy(ranges: &[(Slot, Slot)], view: &ClusterView) -> Option<ErrorText> {
+/// Redis' refusal of slots to add that have a group or are to have one, of slots to take back that have none, and of
+/// those that are named twice: of the first of them.
+fn judge_slots(ranges: &[SlotSpan], view: &ClusterView, add: bool) -> Result<(), ErrorText> {
     let ClusterMap { config, owners, .. } = &view.map;
     let table = config.slot_table();
-    let mut slots = ranges.iter().flat_map(|(first, last)| first.0..=last.0).map(Slot);
-    let is_busy = |slot: &Slot| {
-        let wanted = table.get(usize::from(slot.0)).copied().flatten();
-        wanted.is_some() || owners.of(*slot).is_some()
-    };
-    let slot = slots.find(is_busy)?;
-    Some(format!("ERR {}", MasterError::SlotBusy(slot)).into())
+    let mut named = vec![false; table.len()];
+    for slot in ranges.iter().flat_map(|(first, last)| first.0..=last.0).map(Slot) {
+        let at = usize::from(slot.0);
+        let busy = table[at].is_some() || owners.of(slot).is_some();
+        let refusal = match (add, busy) {
+            (true, true) => Some(MasterError::SlotBusy(slot)),
+            (false, false) => Some(MasterError::SlotUnassigned(slot)),
+            (true, false) | (false, true) => None,
+        };
+        if let Some(refusal) = refusal {
+            return Err(format!("ERR {refusal}").into());
+        }
+        if std::mem::replace(&mut named[at], true) {
+            return Err(named_twice(slot));
+        }
+    }
+    Ok(())
+}
+
+/// Redis' tools say it to every node in turn: one that hears it late may not know the node any more. A name that no
+/// configuration had lately is a mistake.
+fn forget(name: &[u8], view: &ClusterView) -> Result<(Steps, Finish), ErrorText> {
+    let known = node(name, view);
+    match known {
+        Ok(node) => {
+            Ok((requests(None, vec![MasterOp::ForgetNode { node }]), Finish::Forgotten(None)))
+        }
+        Err(unknown) if name.len() == NAME_BYTES => {
+            let newest = view.map.config.num.0;
+            let nums = newest.saturating_sub(FORGOTTEN_CONFIGS_MAX)..=newest;
+            let asks = nums.map(|num| ask(MasterQuery::Config(ConfigNum(num)))).collect();
+            let name = String::from_utf8_lossy(name).into_owned();
+            Ok((asks, Finish::Forgotten(Some((name, unknown)))))
+        }
+        Err(unknown) => Err(unknown),
+    }
 }
 
 fn here(node: Option<NodeId>, command: &str) -> Result<NodeId, ErrorText> {

@@ -406,7 +406,14 @@ const CANNOT_BE: &[(&str, &str)] = &[
         "ERR slot 0 is owned by group 1 and would be lost, move it to another group instead",
     ),
     ("ADDSLOTS 5", "ERR Slot 5 is already busy"),
-    ("ADDSLOTS 5 5", "ERR Slot 5 specified multiple times"),
+    ("ADDSLOTS 5 5", "ERR Slot 5 is already busy"),
+    ("DELSLOTS 5 5", "ERR Slot 5 specified multiple times"),
+    ("ADDSLOTSRANGE 5 6 5 5", "ERR Slot 5 is already busy"),
+    (
+        "RESET SOFT",
+        "ERR RESET would forget data that this node answers for: give its seats to other nodes with \
+         CLUSTER REPLACE, then CLUSTER FORGET it",
+    ),
     ("ADDSLOTSRANGE 5 6 7", "ERR wrong number of arguments for 'cluster|addslotsrange' command"),
     (
         "MEET h 1 2 ID 4 5",
@@ -450,6 +457,35 @@ fn k9_k11_groups_come_and_go_with_one_sentence_for_what_cannot_be() {
     let text = world.text(&format!("CLUSTER MEET {long} 1 2 ID 4"));
     assert!(text.starts_with("ERR an address of node 4 has 302 bytes"), "{text}");
     assert_eq!(*world.master.map(), before);
+}
+
+/// What `redis-cli --cluster del-node` says to one node after another, and to the node itself.
+#[test]
+fn a_node_that_was_forgotten_is_forgotten_again_without_an_error() {
+    let mut world = World::new();
+    assert_eq!(world.call("CLUSTER MEET h 94 4 ID 4"), Reply::OK);
+    let (before, line) = (world.view.clone(), format!("CLUSTER FORGET {}", name(4)));
+    assert_eq!(world.call(&line), Reply::OK);
+    let num = world.master.newest().num;
+    assert_eq!(world.call(&line), Reply::OK, "by a node that has heard of it");
+    let run = |world: &mut World, view: &ClusterView| {
+        let mut words: Vec<Bytes> =
+            line.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+        let Ok((_, Call::Barrier(barrier))) = parse(&mut words) else { panic!("it is a barrier") };
+        let (mut run, mut asks) = BarrierRun::start(barrier, view, Some(NodeId(1)), &Scope::All);
+        let Some((_, Work::Master(request))) = asks.pop() else { panic!("nothing is asked") };
+        let Answer::Master(answer) = world.apply(EntryItem::Master(request)) else { panic!() };
+        run.answer(Answered::Master(Box::new(answer)));
+        run.reply()
+    };
+    assert_eq!(run(&mut world, &before), Reply::OK, "by one that has not");
+    assert_eq!(world.master.newest().num, num);
+    let text = world.text(&format!("CLUSTER FORGET {}", name(5)));
+    assert_eq!(text, format!("ERR Unknown node {}", name(5)), "nobody ever was that");
+    assert_eq!(world.text("CLUSTER FORGET 4"), "ERR Unknown node 4");
+    // The node itself has nothing then.
+    world.view.map.config.nodes.remove(&NodeId(1));
+    assert_eq!(world.call("CLUSTER RESET SOFT"), Reply::OK);
 }
 
 #[test]

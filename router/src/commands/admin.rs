@@ -62,6 +62,10 @@ pub enum Admin {
     DelSlots(Vec<SlotSpan>),
     /// CLUSTER FLUSHSLOTS.
     FlushSlots,
+    /// CLUSTER RESET.
+    Reset,
+    /// CLUSTER FORGET.
+    Forget(Bytes),
     /// CLUSTER SETSLOT.
     SetSlot {
         /// The slot.
@@ -126,8 +130,6 @@ pub enum NodeWish {
         /// Whether it is to lead nothing.
         evacuated: bool,
     },
-    /// CLUSTER FORGET.
-    Forget(Bytes),
     /// CLUSTER REPLACE.
     Replace {
         /// Who loses its seats.
@@ -226,11 +228,16 @@ fn spans(words: &[Bytes]) -> Result<Vec<SlotSpan>, ErrorText> {
 }
 
 /// Redis' refusal of a slot that is named twice.
+pub fn named_twice(slot: Slot) -> ErrorText {
+    format!("ERR Slot {slot} specified multiple times").into()
+}
+
+/// Refuses a slot that is named twice.
 fn each_once(spans: &[SlotSpan]) -> Result<(), ErrorText> {
     let mut named = vec![false; usize::from(SLOTS)];
     for number in spans.iter().flat_map(|(first, last)| first.0..=last.0) {
         if std::mem::replace(&mut named[usize::from(number)], true) {
-            return Err(format!("ERR Slot {number} specified multiple times").into());
+            return Err(named_twice(Slot(number)));
         }
     }
     Ok(())
@@ -463,22 +470,17 @@ pub fn config(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     }
 }
 
-/// Slots one by one.
+/// Slots one by one. What each of them is comes before that it is named twice, as in Redis.
 fn single_slots(words: &[Bytes]) -> Result<Vec<SlotSpan>, ErrorText> {
-    let slots = words.iter().map(|word| slot(word).map(|slot| (slot, slot)));
-    let spans = slots.collect::<Result<Vec<_>, _>>()?;
-    each_once(&spans)?;
-    Ok(spans)
+    words.iter().map(|word| slot(word).map(|slot| (slot, slot))).collect()
 }
 
 /// Slots by pairs. Redis counts its words first.
 fn paired_slots(name: &str, words: &[Bytes]) -> Result<Vec<SlotSpan>, ErrorText> {
-    if !words.len().is_multiple_of(2) {
-        return Err(super::wrong_arity(name));
+    match words.len().is_multiple_of(2) {
+        true => spans(words),
+        false => Err(super::wrong_arity(name)),
     }
-    let spans = spans(words)?;
-    each_once(&spans)?;
-    Ok(spans)
 }
 
 /// `CLUSTER ADDSLOTS slot [slot ...]`
@@ -563,7 +565,7 @@ pub fn admit(arguments: &mut Arguments) -> Result<Call, ErrorText> {
 
 /// `CLUSTER FORGET id`
 pub fn forget(arguments: &mut Arguments) -> Result<Call, ErrorText> {
-    wish(None, Admin::Node(NodeWish::Forget(super::take(arguments, 2))))
+    wish(None, Admin::Forget(super::take(arguments, 2)))
 }
 
 /// `CLUSTER REPLACE dead spare [GROUP g]`
@@ -707,11 +709,8 @@ pub fn set_config_epoch(arguments: &mut Arguments) -> Result<Call, ErrorText> {
 /// `CLUSTER RESET [HARD | SOFT]`
 pub fn reset(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     match &arguments[2..] {
-        [] => Err(NO_RESET.into()),
-        [word] if is(word, "hard") || is(word, "soft") => Err(NO_RESET.into()),
+        [] => wish(None, Admin::Reset),
+        [word] if is(word, "hard") || is(word, "soft") => wish(None, Admin::Reset),
         _ => Err(SYNTAX_ERROR),
     }
 }
-
-const NO_RESET: &str = "ERR RESET would forget data that this node answers for: give its seats to \
-                        other nodes with CLUSTER REPLACE, then CLUSTER FORGET it";

@@ -204,7 +204,12 @@ const HELP: &[(&str, &[&str])] = &[
         &["Give every seat of a node, or one, to another."],
     ),
     ("REPLICATE <node-id>", &["Give this node a seat in what <node-id> leads."]),
-    ("RESET [HARD | SOFT]", &["Refused; it would forget data."]),
+    (
+        "RESET [HARD | SOFT]",
+        &[
+            "Accepted by a node that no cluster knows; refused elsewhere, since it would forget data.",
+        ],
+    ),
     ("SAVECONFIG", &["Accepted; what was answered is on disk."]),
     ("SET-CONFIG-EPOCH <epoch>", &["Refused; epochs follow from the map of the cluster."]),
     (
