@@ -213,7 +213,7 @@ fn redis_cli_adds_nodes_and_takes_them_out_under_writers() {
     for id in [8, 9] {
         wait_for_a_port(cluster.spare_resp(id));
     }
-    let [eighth, ninth] = [8, 9].map(|id| format!("127.0.0.1:{}", cluster.spare_resp(id)));
+    let eighth = format!("127.0.0.1:{}", cluster.spare_resp(8));
     let writers = Writers::start(cluster.router_port(), WRITERS, "nodes", Patience::None);
     writers.wait_for_acks(100);
 
@@ -253,15 +253,24 @@ fn redis_cli_adds_nodes_and_takes_them_out_under_writers() {
     assert_eq!(line_of(&call(&mut admin, &["CLUSTER", "NODES"]), &id), "");
     writers.wait_for_acks(100);
 
-    // A replica of what a node leads.
-    let words = ["add-node", &ninth, &old, "--cluster-slave", "--cluster-master-id", &first];
+    a_replica_comes_and_goes(&cluster, &mut admin, &first);
+    writers.wait_for_acks(100);
+    let attempts = writers.end_all_told();
+    check_tokens(&mut client(cluster.router_port()), &attempts);
+}
+
+/// A replica of what a node leads.
+fn a_replica_comes_and_goes(cluster: &ThreeNodes, admin: &mut Client, first: &str) {
+    let old = format!("127.0.0.1:{}", cluster.node_port(1));
+    let ninth = format!("127.0.0.1:{}", cluster.spare_resp(9));
+    let words = ["add-node", &ninth, &old, "--cluster-slave", "--cluster-master-id", first];
     redis_cli_does(&words);
     let id = call(&mut client(cluster.spare_resp(9)), &["CLUSTER", "MYID"]).text();
     let follows = format!(" slave {first} ");
-    wait_for(&mut admin, &["CLUSTER", "NODES"], "the new replica", |nodes| {
+    wait_for(admin, &["CLUSTER", "NODES"], "the new replica", |nodes| {
         line_of(nodes, &id).contains(&follows)
     });
-    wait_for(&mut admin, &["CLUSTER", "GROUPS"], "its seat", |groups| {
+    wait_for(admin, &["CLUSTER", "GROUPS"], "its seat", |groups| {
         groups.items().iter().any(|group| {
             let members = group.field("members").items();
             let is_it = |member: &&Value| member.field("id").text() == id;
@@ -271,16 +280,49 @@ fn redis_cli_adds_nodes_and_takes_them_out_under_writers() {
     });
     let (said, well) = redis_cli(&["del-node", &old, &id]).expect("it was there before");
     assert!(!well && said.contains("give its seat to another node first"), "{said}");
-    assert_eq!(call(&mut admin, &["CLUSTER", "DELVOTER", &id]), Value::Simple("OK".into()));
-    wait_for(&mut admin, &["CLUSTER", "GROUPS"], "the end of its seat", |groups| {
+    assert_eq!(call(admin, &["CLUSTER", "DELVOTER", &id]), Value::Simple("OK".into()));
+    wait_for(admin, &["CLUSTER", "GROUPS"], "the end of its seat", |groups| {
         let settled = |group: &Value| group.field("state").text() == "settled";
         groups.items().iter().all(settled) && !format!("{groups:?}").contains(&id)
     });
     redis_cli_does(&["del-node", &old, &id]);
     wait_until_all_agree(&old);
-    writers.wait_for_acks(100);
-    let attempts = writers.end_all_told();
-    check_tokens(&mut client(cluster.router_port()), &attempts);
+}
+
+/// Groups get their shares of what slots hold, in few moves; how far it is can be seen meanwhile.
+#[test]
+fn a_rebalance_by_bytes_shares_out_what_slots_hold() {
+    let cluster = ThreeNodes::start();
+    let mut admin = client(cluster.node_port(1));
+    assert_eq!(call(&mut admin, &["FLUSHALL"]), Value::Simple("OK".into()));
+    // All that there is is in the first group.
+    let first_half = |key: &String, admin: &mut Client| matches!(call(admin, &["CLUSTER", "KEYSLOT", key]), Value::Integer(slot) if slot < 8192);
+    let keys = (0..).map(|number| format!("by:{number}"));
+    let keys: Vec<String> = keys.filter(|key| first_half(key, &mut admin)).take(40).collect();
+    for key in &keys {
+        let reply = call(&mut admin, &["SET", key, &"x".repeat(1000)]);
+        assert_eq!(reply, Value::Simple("OK".into()));
+    }
+    let planned = call(&mut admin, &["CLUSTER", "REBALANCE", "BY", "BYTES", "DRYRUN"]);
+    let reasons: Vec<String> =
+        planned.items().iter().map(|step| step.field("reason").text()).collect();
+    assert!((18..=20).contains(&reasons.len()), "{reasons:?}");
+    let is_said = |reason: &String| {
+        reason.starts_with("group 1 has 40") && reason.contains(" bytes for a share of 20")
+    };
+    assert!(reasons.iter().all(is_said), "{reasons:?}");
+    let moved = call(&mut admin, &["CLUSTER", "REBALANCE", "BY", "BYTES"]);
+    assert_eq!(moved, Value::Integer(reasons.len() as i64));
+    let status = call(&mut admin, &["CLUSTER", "REBALANCE", "STATUS"]);
+    for field in ["keys-to-move", "bytes-to-move", "slots-per-second", "seconds-left"] {
+        assert!(matches!(status.field(field), Value::Integer(_) | Value::Nil), "{status:?}");
+    }
+    wait_until_moved(&mut admin);
+    let again = call(&mut admin, &["CLUSTER", "REBALANCE", "BY", "BYTES"]);
+    assert_eq!(again, Value::Integer(0));
+    for key in &keys {
+        assert_eq!(call(&mut admin, &["STRLEN", key]), Value::Integer(1000));
+    }
 }
 
 /// What Redis says where it knows the case, and else a sentence with the way out.

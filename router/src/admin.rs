@@ -4,8 +4,10 @@
 //! A wish becomes steps, which are taken one after another: what is refused stops the rest, and the reply
 //! says what was carried out before.
 
+mod balance;
 mod jobs;
 mod plan;
+mod progress;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -13,7 +15,7 @@ mod tests;
 use crate::backend::{Answered, Met, Refusal, Target, Work};
 use crate::barrier::Asks;
 use crate::commands::ErrorText;
-use crate::commands::admin::{SlotOrder, Task, Wish};
+use crate::commands::admin::{Measure, SlotOrder, Task, Wish};
 use crate::node_name::node_name;
 use crate::reply::{Reply, UNFIT_ANSWER, op_error_text, refusal_text};
 use shard_core::NodeId;
@@ -21,8 +23,8 @@ use shard_core::cluster_config::{ConfigNum, SHARDMASTER};
 use shard_core::op::Outcome;
 use shard_core::shardmaster::{MasterDone, MasterError, MasterOp, MasterReport, MasterRequest};
 use shard_core::slot::Slot;
-use shard_core::wire::{ClusterView, GroupAnswer};
-use std::collections::VecDeque;
+use shard_core::wire::{ClusterView, GroupAnswer, SlotSize};
+use std::collections::{BTreeMap, VecDeque};
 
 /// A wish under way.
 #[derive(Debug)]
@@ -40,6 +42,9 @@ pub struct AdminRun {
     count: u32,
     reports: Vec<MasterReport>,
     slot_keys: Vec<(Slot, u64)>,
+    sizes: BTreeMap<Slot, SlotSize>,
+    /// Those who were asked for what is shown beside other things, and did not answer.
+    silent: u32,
     finish: Finish,
     error: Option<ErrorText>,
 }
@@ -58,6 +63,14 @@ enum Finish {
     Task,
     /// What would move.
     Plan,
+    /// What moves so that groups have their shares of something, or would.
+    Balance {
+        by: Measure,
+        moves_max: Option<u32>,
+        dry_run: bool,
+    },
+    /// How far all moves are.
+    Status,
     /// A configuration; its number was asked for.
     Config(Option<u64>),
     /// What differs between two; their numbers.
@@ -93,6 +106,8 @@ impl AdminRun {
             count: 0,
             reports: Vec::new(),
             slot_keys: Vec::new(),
+            sizes: BTreeMap::new(),
+            silent: 0,
             finish,
             error: None,
         };
@@ -101,6 +116,14 @@ impl AdminRun {
     }
 
     fn next(&mut self) -> Asks {
+        if self.left.is_empty()
+            && let Finish::Balance { by, moves_max, dry_run: false } = self.finish
+        {
+            let transfers = balance::plan(&self.view.map.config, &self.sizes, by, moves_max);
+            self.left.extend(plan::requests(None, balance::orders(&transfers)));
+            self.steps += self.left.len();
+            self.finish = Finish::Count;
+        }
         let next = self.left.pop_front();
         self.writes = next.as_ref().is_some_and(|(_, work)| matches!(work, Work::Master(_)));
         next.into_iter().collect()
@@ -127,6 +150,14 @@ impl AdminRun {
             }
             Answered::Group(GroupAnswer::SlotKeys(slots)) => {
                 self.slot_keys.extend(slots);
+                return self.next();
+            }
+            Answered::Group(GroupAnswer::SlotSizes(slots)) => {
+                self.sizes.extend(slots);
+                return self.next();
+            }
+            Answered::Refused(_) if self.finish == Finish::Status => {
+                self.silent += 1;
                 return self.next();
             }
             Answered::Outcome(Outcome::Ok) => return self.next(),
@@ -189,6 +220,13 @@ impl AdminRun {
                 Some(MasterReport::Plan(Err(error))) => Reply::error(format!("ERR {error}")),
                 _ => Reply::error(UNFIT_ANSWER),
             },
+            Finish::Balance { by, moves_max, .. } => {
+                let config = &self.view.map.config;
+                balance::show(&balance::plan(config, &self.sizes, *by, *moves_max), *by)
+            }
+            Finish::Status => {
+                progress::show(&self.view.map, &self.sizes, self.silent > 0, &self.reports)
+            }
             Finish::Config(num) => match self.reports.as_slice() {
                 [MasterReport::Config(config)] => match num {
                     Some(num) if ConfigNum(*num) != config.num => show::no_config(*num),

@@ -9,7 +9,7 @@ use crate::node_name::{node_name, shard_name};
 use crate::redirect::{self, Port};
 use crate::reply::Reply;
 use shard_core::cluster_config::{ClusterConfig, GroupConfig, SHARDMASTER, SlotRange};
-use shard_core::slot::{SLOTS, Slot};
+use shard_core::slot::SLOTS;
 use shard_core::wire::{ClusterView, NodeStatus, ReplicaStatus};
 use shard_core::{GroupId, NodeId};
 use std::collections::BTreeSet;
@@ -56,7 +56,6 @@ impl Topology<'_> {
             Cluster::MyShardId => Reply::text(self.my_shard_name()),
             Cluster::Replicas(name) => self.replicas_of(name),
             Cluster::Links => self.links(),
-            Cluster::RebalanceStatus => self.rebalance_status(),
             Cluster::FailureReports(name) => match self.named(name) {
                 Ok(node) => Reply::Integer(i64::from(self.has_failed(node))),
                 Err(reply) => reply,
@@ -362,31 +361,6 @@ impl Topology<'_> {
     }
 
     /// Where moves are, as far as the newest map that came says.
-    fn rebalance_status(&self) -> Reply {
-        let map = &self.view.map;
-        let config = map.config.slot_table();
-        let is_misplaced = |(number, to): (u16, &Option<GroupId>)| {
-            to.is_some() && map.owners.of(Slot(number)).map(|(group, _)| group) != *to
-        };
-        let misplaced = (0..).zip(&config).filter(|pair| is_misplaced(*pair)).count();
-        let held = map.waiting.values().filter(|waiting| waiting.until.is_none()).count();
-        let number = |count: usize| Reply::Integer(i64::try_from(count).unwrap_or(i64::MAX));
-        let state = match (map.paused, misplaced) {
-            (true, _) => "paused",
-            (false, 0) => "balanced",
-            (false, _) => "moving",
-        };
-        let text = Reply::word;
-        Reply::Map(vec![
-            (text("state"), text(state)),
-            (text("config"), Reply::Integer(i64::try_from(map.config.num.0).unwrap_or(i64::MAX))),
-            (text("slots-to-move"), number(misplaced)),
-            (text("moves-running"), number(map.unfinished().count())),
-            (text("slots-refused"), number(map.waiting.len() - held)),
-            (text("slots-cancelled"), number(held)),
-        ])
-    }
-
     fn info(&self) -> String {
         let slots = self.owned().into_iter();
         let down = slots.clone().filter(|range| self.is_down(range.group));

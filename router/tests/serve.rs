@@ -84,6 +84,7 @@ impl FakeNode {
             }
             GroupQuery::Master(_) => panic!("{query:?} is for the shardmaster"),
             GroupQuery::SlotKeys { .. } => GroupAnswer::SlotKeys(Vec::new()),
+            GroupQuery::SlotSizes { .. } => GroupAnswer::SlotSizes(Vec::new()),
             GroupQuery::OccupiedSlots => GroupAnswer::OccupiedSlots {
                 occupied: slots.map(|slot| (slot, slot)).collect(),
                 owned: ranges,

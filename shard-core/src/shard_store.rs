@@ -12,6 +12,7 @@ mod moves;
 mod mutant;
 #[cfg(test)]
 mod tests;
+mod writes;
 
 pub(crate) use self::changes::{Changes, Epoch};
 pub use self::changes::{Collected, Dirty, RowBudget};
@@ -21,6 +22,7 @@ pub use self::moves::{SlotPhase, SlotStand};
 #[cfg(test)]
 pub(crate) use self::mutant::set as set_mutant;
 pub(crate) use self::mutant::{Mutant, is_broken};
+use self::writes::Writes;
 
 use crate::cluster_config::ConfigNum;
 use crate::codec::{EntryBatch, EntryItem, bytes_of};
@@ -36,7 +38,7 @@ use crate::session::{
     SESSION_AHEAD_MS_MAX, Seq, SessionId, Verdict,
 };
 use crate::slot::{SLOTS, Slot, hash_slot};
-use crate::wire::{Answer, GroupAnswer, GroupQuery, LaneRequest, ReadRequest};
+use crate::wire::{Answer, GroupAnswer, GroupQuery, LaneRequest, ReadRequest, SlotSize};
 use raft_core::types::GroupId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -115,6 +117,8 @@ struct SlotState {
     phase: Phase,
     data: SlotData,
     lanes: Lanes,
+    /// No part of the state.
+    writes: Writes,
 }
 
 impl ShardStore {
@@ -351,6 +355,9 @@ impl ShardStore {
         let LaneRequest { session, deadline, slot: number, seq, acked, op } = request;
         let slot = self.slots.get_mut(&number).expect("ownership was checked");
 
+        if op.is_write() {
+            slot.writes.add(log_time);
+        }
         let held = slot.data.tally();
         let first_expiry = slot.data.first_expiry();
         let outcome = match full && op.is_denied_when_full() {
@@ -415,6 +422,17 @@ impl ShardStore {
                 )
             }
             GroupQuery::SlotKeys { .. } => GroupAnswer::SlotKeys(Vec::new()),
+            GroupQuery::SlotSizes { first, last } if first <= last => {
+                let owned = self.slots.range(*first..=*last);
+                let owned = owned.filter(|(_, state)| state.phase.owns());
+                let size = |state: &SlotState| {
+                    let Tally { keys, bytes, .. } = state.data.tally();
+                    let writes = state.writes.lately(self.log_time.max(state.floor));
+                    SlotSize { keys, bytes, writes }
+                };
+                GroupAnswer::SlotSizes(owned.map(|(slot, state)| (*slot, size(state))).collect())
+            }
+            GroupQuery::SlotSizes { .. } => GroupAnswer::SlotSizes(Vec::new()),
             GroupQuery::Master(_) => return None,
         })
     }
@@ -553,7 +571,7 @@ impl ShardStore {
 impl SlotState {
     fn new(floor: LogTime, epoch: SlotEpoch) -> SlotState {
         let (data, lanes) = (SlotData::default(), Lanes::default());
-        SlotState { floor, epoch, phase: Phase::Owned, data, lanes }
+        SlotState { floor, epoch, phase: Phase::Owned, data, lanes, writes: Writes::default() }
     }
 
     fn changing<'a>(&'a mut self, slot: Slot, changes: &'a mut Changes) -> Changing<'a> {

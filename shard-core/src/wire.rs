@@ -158,6 +158,24 @@ pub enum GroupQuery {
         /// Last slot, included.
         last: Slot,
     },
+    /// How much is in each slot of the group, and how much it is written to, of those from the first to the last.
+    SlotSizes {
+        /// First slot.
+        first: Slot,
+        /// Last slot, included.
+        last: Slot,
+    },
+}
+
+/// How large a slot is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotSize {
+    /// Keys, with those that are expired but not collected yet.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+    /// Writes lately, as the replica that answers has applied them: those of some seconds, older ones count less.
+    pub writes: u64,
 }
 
 /// What a group query answers.
@@ -183,6 +201,8 @@ pub enum GroupAnswer {
     Master(Box<MasterReport>),
     /// For `SlotKeys`: each slot that the group owns with its keys, in slot order.
     SlotKeys(Vec<(Slot, u64)>),
+    /// For `SlotSizes`, in slot order.
+    SlotSizes(Vec<(Slot, SlotSize)>),
 }
 
 /// What became of the wish that another node leads.
@@ -324,6 +344,7 @@ impl Answer {
             }
             Answer::Group(GroupAnswer::Master(report)) => report.bytes(),
             Answer::Group(GroupAnswer::SlotKeys(slots)) => slots.len() * ELEMENT_BYTES,
+            Answer::Group(GroupAnswer::SlotSizes(slots)) => slots.len() * 3 * ELEMENT_BYTES,
             Answer::Group(GroupAnswer::KeyCount { .. } | GroupAnswer::Transfer(_))
             | Answer::LogTime(_)
             | Answer::NotLeader { .. }

@@ -1,9 +1,9 @@
 //! The steps of a wish, by what the newest view says of names, leaders and seats.
 
-use super::Finish;
+use super::{Finish, progress};
 use crate::backend::{Target, Work};
 use crate::commands::admin::{
-    Admin, Destination, GroupWish, NodeWish, SetSlot, SlotSpan, Task, Wish, named_twice,
+    Admin, Destination, GroupWish, Measure, NodeWish, SetSlot, SlotSpan, Task, Wish, named_twice,
 };
 use crate::commands::{ErrorText, quote};
 use crate::node_name::node_name;
@@ -12,7 +12,7 @@ use shard_core::cluster_map::ClusterMap;
 use shard_core::shardmaster::{
     Cancel, MasterError, MasterOp, MasterQuery, MasterRequest, RequestId,
 };
-use shard_core::slot::Slot;
+use shard_core::slot::{SLOTS, Slot};
 use shard_core::wire::{ClusterView, GroupQuery};
 use shard_core::{GroupId, NodeId};
 
@@ -40,13 +40,10 @@ pub(super) fn steps(
     let one = |op: MasterOp, finish| (vec![op], finish);
     let (ops, finish) = match wish.admin {
         Admin::MigrateSlots(orders) => (migrate(orders, view)?, Finish::Ok),
-        Admin::Rebalance { moves_max, dry_run: false } => {
-            one(MasterOp::Rebalance { moves_max }, Finish::Count)
+        Admin::Rebalance { by, moves_max, dry_run } => {
+            return Ok(rebalance(wish.id, by, moves_max, dry_run, config));
         }
-        Admin::Rebalance { moves_max, dry_run: true } => {
-            let plan = MasterQuery::Plan(MasterOp::Rebalance { moves_max });
-            return Ok((vec![ask(plan)], Finish::Plan));
-        }
+        Admin::RebalanceStatus => return Ok(progress::steps(view)),
         Admin::SetPaused(true) => one(MasterOp::Pause, Finish::Ok),
         Admin::SetPaused(false) => one(MasterOp::Resume, Finish::Ok),
         Admin::SlotMigrations => {
@@ -101,6 +98,24 @@ pub(super) fn steps(
     Ok((requests(wish.id, ops), finish))
 }
 
+fn rebalance(
+    id: Option<RequestId>,
+    by: Measure,
+    moves_max: Option<u32>,
+    dry_run: bool,
+    config: &ClusterConfig,
+) -> (Steps, Finish) {
+    let op = MasterOp::Rebalance { moves_max };
+    match (by, dry_run) {
+        (Measure::Slots, false) => (requests(id, vec![op]), Finish::Count),
+        (Measure::Slots, true) => (vec![ask(MasterQuery::Plan(op))], Finish::Plan),
+        (Measure::Keys | Measure::Bytes | Measure::Load, _) => {
+            let asks = config.shard_groups().map(|group| sizes(group, Work::Query)).collect();
+            (asks, Finish::Balance { by, moves_max, dry_run })
+        }
+    }
+}
+
 /// Of groups.
 fn group_ops(admin: GroupWish, view: &ClusterView) -> Result<(Vec<MasterOp>, Finish), ErrorText> {
     let op = match admin {
@@ -152,12 +167,18 @@ fn config_of(num: Option<u64>) -> (Steps, Finish) {
     (vec![ask(asked)], Finish::Config(num))
 }
 
+/// How large the slots of a group are.
+pub(super) fn sizes(group: GroupId, how: fn(GroupQuery) -> Work) -> (Target, Work) {
+    let (first, last) = (Slot(0), Slot(SLOTS - 1));
+    (Target::Group(group), how(GroupQuery::SlotSizes { first, last }))
+}
+
 fn ask(query: MasterQuery) -> (Target, Work) {
     (Target::Group(SHARDMASTER), Work::Query(GroupQuery::Master(query)))
 }
 
 /// Each op has an id of its own, so that all of them can be sent again.
-fn requests(id: Option<RequestId>, ops: Vec<MasterOp>) -> Steps {
+pub(super) fn requests(id: Option<RequestId>, ops: Vec<MasterOp>) -> Steps {
     let id = |at: usize| id.map(|id| RequestId(id.0.wrapping_add(at as u128)));
     let ops = ops.into_iter().enumerate();
     let request = |(at, op)| MasterRequest { id: id(at), op };

@@ -12,13 +12,15 @@ use shard_core::codec::{EntryBatch, EntryItem};
 use shard_core::moves::{MoveOutcome, RefuseReason};
 use shard_core::session::LogTime;
 use shard_core::shardmaster::{MasterOp, MasterRequest, MoveReport, Shardmaster, Side};
-use shard_core::wire::{Answer, GroupQuery, LeaderView};
+use shard_core::wire::{Answer, GroupQuery, LeaderView, SlotSize};
 
 /// A shardmaster with three nodes and two groups; node 1 leads group 1, node 2 group 2, node 3 none.
 struct World {
     master: Shardmaster,
     view: ClusterView,
     now: u64,
+    /// A group that does not answer.
+    silent: Option<GroupId>,
 }
 
 impl World {
@@ -34,8 +36,12 @@ impl World {
             config.groups.insert(GroupId(id), GroupConfig { voters, weight: id.min(1) });
         }
         config.assign_evenly();
-        let mut world =
-            World { master: Shardmaster::new(), view: ClusterView::default(), now: 1_000 };
+        let mut world = World {
+            master: Shardmaster::new(),
+            view: ClusterView::default(),
+            now: 1_000,
+            silent: None,
+        };
         world.apply(EntryItem::Bootstrap(config));
         for id in [1, 2] {
             let led = LeaderView { leader: Some(NodeId(u64::from(id))), term: Default::default() };
@@ -81,6 +87,17 @@ impl World {
                     let keys = owned.map(|slot| (slot, u64::from(slot.0) % 7)).collect();
                     Answered::Group(GroupAnswer::SlotKeys(keys))
                 }
+                Work::Query(GroupQuery::SlotSizes { .. })
+                | Work::Glance(GroupQuery::SlotSizes { .. }) => {
+                    let Target::Group(group) = target else { panic!("{target:?}") };
+                    self.sizes(group)
+                }
+                Work::Glance(query) if target == Target::Group(SHARDMASTER) => {
+                    match self.apply(EntryItem::Group(query)) {
+                        Answer::Group(answer) => Answered::Group(answer),
+                        other => panic!("{line}: {other:?}"),
+                    }
+                }
                 _ if target != Target::Group(SHARDMASTER) => panic!("{line}: {target:?}"),
                 Work::Query(query) => match self.apply(EntryItem::Group(query)) {
                     Answer::Group(answer) => Answered::Group(answer),
@@ -98,10 +115,30 @@ impl World {
         run.reply()
     }
 
+    /// Of each slot of a group as many keys as its number has in the first thousand, ten bytes each, and a write.
+    fn sizes(&self, group: GroupId) -> Answered {
+        if self.silent == Some(group) {
+            return Answered::Refused(Refusal::ClusterDown);
+        }
+        let owner = |slot: &Slot| self.view.map.owners.of(*slot).map(|(group, _)| group);
+        let owned =
+            (0..shard_core::slot::SLOTS).map(Slot).filter(|slot| owner(slot) == Some(group));
+        let size = |slot: Slot| {
+            let keys = if slot.0 < 1000 { u64::from(slot.0) } else { 0 };
+            (slot, SlotSize { keys, bytes: 10 * keys, writes: u64::from(keys > 0) })
+        };
+        Answered::Group(GroupAnswer::SlotSizes(owned.map(size).collect()))
+    }
+
     /// Both sides of every move under way say how it ended, again and again until none is left.
     fn end_moves(&mut self, outcome: MoveOutcome) {
-        let next = |world: &World| world.view.map.unfinished().next().copied();
-        while let Some(record) = next(self) {
+        while self.end_move(outcome) {}
+    }
+
+    /// The same of the first of them; says whether there was one.
+    fn end_move(&mut self, outcome: MoveOutcome) -> bool {
+        let next = self.view.map.unfinished().next().copied();
+        if let Some(record) = next {
             let order = record.order;
             for (by, side) in [(Some(order.to), Side::Destination), (order.from, Side::Source)] {
                 let Some(by) = by else { continue };
@@ -111,6 +148,7 @@ impl World {
                 assert!(matches!(answer, Answer::Master(Ok(_))), "{answer:?}");
             }
         }
+        next.is_some()
     }
 
     fn owner(&self, slot: u16) -> Option<u32> {
@@ -226,6 +264,13 @@ fn b95_b96_what_makes_no_sense_changes_nothing() {
         ("MAXMOVES 0", "ERR Invalid MAXMOVES '0', it is a number from 1 to 4294967295"),
         ("MAXMOVES", "ERR syntax error"),
         ("NOW", "ERR syntax error"),
+        ("BY", "ERR syntax error"),
+        ("BY SIZE", "ERR BY 'SIZE' is not SLOTS, KEYS, BYTES or LOAD"),
+        (
+            "BY KEYS REQUESTID 1",
+            "ERR REQUESTID does not go with BY: what is asked for follows from what slots hold then, and a second \
+             one moves what the first has left",
+        ),
         ("PAUSE 1", "ERR syntax error"),
     ] {
         assert_eq!(world.text(&format!("CLUSTER REBALANCE {rest}")), text, "{rest}");
@@ -286,6 +331,69 @@ fn a_dry_run_says_each_step_with_its_reason_and_does_nothing() {
     assert_eq!(rows[0][1..3], ["2", "1"]);
     assert_eq!(rows[0][3], "group 2 has 8202 slots for a share of 8192, group 1 has 8182 for 8192");
     assert_eq!(*world.master.map(), before);
+}
+
+/// Group 1 has all of the 499,500 keys.
+#[test]
+fn a_rebalance_by_what_slots_hold_moves_few_of_them_and_says_why() {
+    let mut world = World::new();
+    let before = world.master.map().clone();
+    let fields = ["slots", "from", "to", "reason"];
+    let rows = world.rows("CLUSTER REBALANCE DRYRUN BY KEYS MAXMOVES 2", &fields);
+    let reason =
+        "group 1 has 499500 keys for a share of 249750, group 2 has 0 for 249750, these are 1997";
+    assert_eq!(rows, [["998-999", "1", "2", reason]]);
+    for (by, share) in [("bytes", "2497500"), ("LOAD", "499")] {
+        let rows = world.rows(&format!("CLUSTER REBALANCE BY {by} DRYRUN"), &fields);
+        assert!(
+            !rows.is_empty() && rows[0][3].contains(&format!("for a share of {share},")),
+            "{rows:?}"
+        );
+    }
+    assert_eq!(*world.master.map(), before, "nothing was done");
+    world.silent = Some(GroupId(2));
+    assert!(world.text("CLUSTER REBALANCE BY KEYS").starts_with("CLUSTERDOWN"));
+    assert_eq!(*world.master.map(), before, "without all of them nothing can be said");
+    world.silent = None;
+    let Reply::Integer(count) = world.call("CLUSTER REBALANCE BY KEYS") else { panic!("no count") };
+    assert!((250..350).contains(&count), "{count} slots");
+    world.end_moves(MoveOutcome::Activated);
+    assert_eq!(world.call("CLUSTER REBALANCE BY KEYS"), Reply::Integer(0));
+    assert_eq!(world.call("CLUSTER REBALANCE BY SLOTS"), Reply::Integer(count), "back again");
+}
+
+#[test]
+fn the_status_tells_slots_keys_bytes_rate_and_time_left() {
+    let mut world = World::new();
+    let status = |world: &mut World, names: &[&str]| {
+        let Reply::Map(pairs) = world.call("CLUSTER REBALANCE STATUS") else { panic!("no map") };
+        let field = |name: &&str| {
+            let is_it = |(key, _): &&(Reply, Reply)| *key == Reply::text((*name).to_owned());
+            pairs.iter().find(is_it).map(|(_, value)| show(value)).expect("a field")
+        };
+        names.iter().map(field).collect::<Vec<_>>()
+    };
+    let names = [
+        "state",
+        "slots-to-move",
+        "keys-to-move",
+        "bytes-to-move",
+        "slots-per-second",
+        "seconds-left",
+    ];
+    assert_eq!(status(&mut world, &names), ["balanced", "0", "0", "0", "nil", "0"]);
+    world.call("CLUSTER MIGRATESLOTS SLOTSRANGE 100 139 GROUP 2");
+    assert_eq!(status(&mut world, &names), ["moving", "40", "4780", "47800", "nil", "nil"]);
+    // A slot in two seconds.
+    for _ in 0..4 {
+        world.now += 1999;
+        world.end_move(MoveOutcome::Activated);
+    }
+    assert_eq!(status(&mut world, &names), ["moving", "36", "4374", "43740", "1", "73"]);
+    world.silent = Some(GroupId(1));
+    assert_eq!(status(&mut world, &names)[2..4], ["nil", "nil"], "nobody is waited for");
+    world.call("CLUSTER REBALANCE PAUSE");
+    assert_eq!(status(&mut world, &["state", "seconds-left"]), ["paused", "nil"]);
 }
 
 #[test]

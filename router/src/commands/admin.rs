@@ -33,6 +33,8 @@ pub enum Admin {
     MigrateSlots(Vec<(Vec<SlotSpan>, Destination)>),
     /// CLUSTER REBALANCE.
     Rebalance {
+        /// BY.
+        by: Measure,
         /// MAXMOVES.
         moves_max: Option<u32>,
         /// DRYRUN: only says what would be done.
@@ -40,6 +42,8 @@ pub enum Admin {
     },
     /// CLUSTER REBALANCE PAUSE and RESUME.
     SetPaused(bool),
+    /// CLUSTER REBALANCE STATUS.
+    RebalanceStatus,
     /// CLUSTER GETSLOTMIGRATIONS.
     SlotMigrations,
     /// CLUSTER CANCELSLOTMIGRATIONS.
@@ -91,6 +95,34 @@ pub enum Admin {
         /// Sorted how; None: by slot.
         order: Option<SlotOrder>,
     },
+}
+
+/// Of what groups are to have their shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Slots, whatever is in them.
+    Slots,
+    /// Keys.
+    Keys,
+    /// Bytes of keys and values.
+    Bytes,
+    /// Writes of the last seconds.
+    Load,
+}
+
+impl Measure {
+    fn parse(word: &[u8]) -> Result<Measure, ErrorText> {
+        match word {
+            word if is(word, "slots") => Ok(Measure::Slots),
+            word if is(word, "keys") => Ok(Measure::Keys),
+            word if is(word, "bytes") => Ok(Measure::Bytes),
+            word if is(word, "load") => Ok(Measure::Load),
+            word => {
+                let word = quote(word, QUOTED_BYTES_MAX);
+                Err(format!("ERR BY '{word}' is not SLOTS, KEYS, BYTES or LOAD").into())
+            }
+        }
+    }
 }
 
 /// CLUSTER GROUP.
@@ -290,7 +322,7 @@ pub fn migrateslots(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     wish(id, Admin::MigrateSlots(orders))
 }
 
-/// `CLUSTER REBALANCE [DRYRUN] [MAXMOVES n] | PAUSE | RESUME | STATUS`
+/// `CLUSTER REBALANCE [DRYRUN] [BY SLOTS | KEYS | BYTES | LOAD] [MAXMOVES n] | PAUSE | RESUME | STATUS`
 pub fn rebalance(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     let id = request_id(arguments)?;
     let words = &arguments[2..];
@@ -298,11 +330,11 @@ pub fn rebalance(arguments: &mut Arguments) -> Result<Call, ErrorText> {
         [word] if is(word, "pause") => return wish(id, Admin::SetPaused(true)),
         [word] if is(word, "resume") => return wish(id, Admin::SetPaused(false)),
         [word] if is(word, "status") => {
-            return Ok(Call::Local(super::Local::Cluster(super::Cluster::RebalanceStatus)));
+            return wish(None, Admin::RebalanceStatus);
         }
         _ => {}
     }
-    let (mut moves_max, mut dry_run) = (None, false);
+    let (mut moves_max, mut dry_run, mut by) = (None, false, Measure::Slots);
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
         if is(word, "dryrun") {
@@ -311,10 +343,18 @@ pub fn rebalance(arguments: &mut Arguments) -> Result<Call, ErrorText> {
         }
         match rest.next() {
             Some(number) if is(word, "maxmoves") => moves_max = Some(count("MAXMOVES", number)?),
+            Some(measure) if is(word, "by") => by = Measure::parse(measure)?,
             _ => return Err(SYNTAX_ERROR),
         }
     }
-    wish(id, Admin::Rebalance { moves_max, dry_run })
+    if id.is_some() && by != Measure::Slots {
+        return Err(
+            "ERR REQUESTID does not go with BY: what is asked for follows from what slots hold \
+                    then, and a second one moves what the first has left"
+                .into(),
+        );
+    }
+    wish(id, Admin::Rebalance { by, moves_max, dry_run })
 }
 
 /// `CLUSTER GETSLOTMIGRATIONS`

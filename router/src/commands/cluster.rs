@@ -239,7 +239,7 @@ const HELP: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "REBALANCE [DRYRUN] [MAXMOVES <n>] | PAUSE | RESUME | STATUS",
+        "REBALANCE [DRYRUN] [BY SLOTS | KEYS | BYTES | LOAD] [MAXMOVES <n>] | PAUSE | RESUME | STATUS",
         &["Balance the slots over the groups, stop beginning moves, go on, or show where it is."],
     ),
     ("REPLICAS <node-id>", &["Return <node-id> replicas."]),

@@ -213,8 +213,6 @@ pub enum Cluster {
     Replicas(Bytes),
     /// LINKS.
     Links,
-    /// REBALANCE STATUS.
-    RebalanceStatus,
     /// COUNT-FAILURE-REPORTS of a node id.
     FailureReports(Bytes),
     /// BUMPEPOCH.

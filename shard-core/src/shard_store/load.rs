@@ -138,7 +138,8 @@ impl StoreLoader {
             store.reply_bytes = store.reply_bytes.moved(ReplyBytes::default(), lane.reply_bytes());
         }
         store.tally = store.tally.moved(data::Tally::default(), data.tally());
-        let state = SlotState { floor, epoch: moves.epoch, phase, data, lanes };
+        let new = SlotState::new(floor, moves.epoch);
+        let state = SlotState { phase, data, lanes, ..new };
         match state.phase.is_still() {
             true => store.still_lanes += state.lanes.len() as u64,
             false => store.schedule(slot, &state),

@@ -23,7 +23,9 @@ use shard_core::session::{LaneLimits, LogTime, SESSION_LIFE_MS, Seq, SessionId};
 use shard_core::shard_store::{ReadStep, ShardStore};
 use shard_core::shardmaster::Shardmaster;
 use shard_core::slot::{Slot, hash_slot};
-use shard_core::wire::{After, Answer, GroupAnswer, GroupQuery, LaneRequest, ReadRequest};
+use shard_core::wire::{
+    After, Answer, GroupAnswer, GroupQuery, LaneRequest, ReadRequest, SlotSize,
+};
 use shard_core::{GroupId, NodeId};
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -146,11 +148,14 @@ impl ShardScript {
             }
             "dbsize" => EntryItem::Group(GroupQuery::KeyCount),
             "occupied" => EntryItem::Group(GroupQuery::OccupiedSlots),
-            "slotkeys" => {
-                let range = args.next_pos().ok_or("slotkeys needs a range")?;
+            "slotkeys" | "slotsizes" => {
+                let range = args.next_pos().ok_or("it needs a range")?;
                 let (first, last) = range.split_once('-').ok_or("a range is first-last")?;
                 let (first, last) = (Slot(first.parse()?), Slot(last.parse()?));
-                EntryItem::Group(GroupQuery::SlotKeys { first, last })
+                EntryItem::Group(match name {
+                    "slotkeys" => GroupQuery::SlotKeys { first, last },
+                    _ => GroupQuery::SlotSizes { first, last },
+                })
             }
             _ => EntryItem::Lane(self.parse_lane(name, args)?),
         })
@@ -439,6 +444,14 @@ fn show_answer(answer: &Answer) -> String {
             let full = slots.iter().filter(|(_, keys)| *keys > 0);
             let full: Vec<_> = full.map(|(slot, keys)| format!("{slot}:{keys}")).collect();
             format!("slots={} [{}]", slots.len(), full.join(" "))
+        }
+        Answer::Group(GroupAnswer::SlotSizes(slots)) => {
+            let full = slots.iter().filter(|(_, size)| size.keys > 0 || size.writes > 0);
+            let show = |(slot, size): &(Slot, SlotSize)| {
+                format!("{slot}:{} keys, {} bytes, {} writes", size.keys, size.bytes, size.writes)
+            };
+            let full: Vec<_> = full.map(show).collect();
+            format!("slots={} [{}]", slots.len(), full.join("; "))
         }
         Answer::Group(GroupAnswer::Transfer(_) | GroupAnswer::Master(_))
         | Answer::Master(_)
