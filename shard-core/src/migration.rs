@@ -366,6 +366,8 @@ pub struct MoveEnvelope {
     pub slot: Slot,
     /// Of which move.
     pub id: MoveId,
+    /// Clients were served a moment ago where it comes from.
+    pub serves: bool,
     /// What.
     pub message: MoveMessage,
 }

@@ -26,7 +26,7 @@ use crate::replica::{
 use crate::session::LogTime;
 use crate::transfers::{self, Transfers, Wish};
 use crate::wire::{
-    Answer, ClusterView, NodeStatus, RaftEnvelope, Reply, RequestBatch, RequestBody,
+    Answer, ClusterView, NodeStatus, RaftEnvelope, Reply, Request, RequestBatch, RequestBody,
 };
 use crate::witness::{Promise, Witness, WitnessMessage};
 use raft_core::OpenError;
@@ -36,6 +36,9 @@ use raft_core::types::{EntryId, FetchId, GroupId, NodeId, Now, WriteToken};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
+
+/// Clients that asked for nothing for so long do not wait.
+const SERVED_NS: Now = 200_000_000;
 
 /// Everything that can happen to a node.
 #[derive(Debug)]
@@ -241,6 +244,10 @@ pub struct Node {
     buffers: u64,
     /// What its host said of the disk.
     disk: DiskRoom,
+    /// When a client last asked for something here, or wrote to a group that has a replica here; and when one
+    /// did where slots come from or go to, as it was told.
+    served_at: Option<Now>,
+    served_elsewhere_at: Option<Now>,
     rejected: u64,
     /// The last Raft message that was refused, for the log.
     refused: Option<(NodeId, GroupId, Reject)>,
@@ -294,6 +301,8 @@ impl Node {
             counted: BTreeMap::new(),
             buffers: 0,
             disk: DiskRoom::default(),
+            served_at: None,
+            served_elsewhere_at: None,
             rejected: 0,
             refused: None,
             chunks_dropped: 0,
@@ -340,6 +349,9 @@ impl Node {
             Input::Chunk { from, chunk } => self.on_chunk(now, from, chunk, out),
             Input::Move { from, envelope } => {
                 self.health.pairs.contact(now, from);
+                if envelope.serves {
+                    self.served_elsewhere_at = Some(now);
+                }
                 self.on_move(now, from, envelope, out);
             }
             Input::Map { from, message } => self.on_map(now, from, message, out),
@@ -462,6 +474,11 @@ impl Node {
                 .extend(batch.requests.iter().map(|r| Reply { id: r.id, answer: answer.clone() }));
             return;
         };
+        let is_served =
+            |request: &Request| matches!(request.body, RequestBody::Lane(_) | RequestBody::Read(_));
+        if batch.requests.iter().any(is_served) {
+            self.served_at = Some(now);
+        }
         for request in batch.requests {
             if let RequestBody::Transfer { to } = request.body {
                 let wish = Wish { origin, id: request.id, to };
@@ -509,11 +526,13 @@ impl Node {
             self.on_move(now, self.id, envelope, out);
         }
         let map = Arc::clone(self.feed.map());
+        let serves = is_recent(now, self.served_at.max(self.served_elsewhere_at));
         for group in std::mem::take(&mut self.touched) {
             let room = self.room();
             let Some(replica) = self.replicas.get_mut(&group) else { continue };
             replica.set_room(room);
             replica.set_disk(self.disk);
+            replica.set_serves(serves);
             if replica.poll(now, wall, &map, &mut self.scratch)? {
                 self.touched.insert(group);
                 out.again = true;
@@ -610,6 +629,9 @@ impl Node {
         if !installs {
             from.writes.iter().for_each(|write| self.health.wrote(now, group, write));
         }
+        if std::mem::take(&mut from.served) {
+            self.served_at = Some(now);
+        }
         out.state.extend(from.state.drain(..).map(|command| (group, command)));
         out.compact.extend(from.compact.take().map(|upto| (group, upto)));
         out.writes.extend(from.writes.drain(..).map(|write| (group, write)));
@@ -627,7 +649,9 @@ impl Node {
                 self.loopback.push_back(envelope);
                 out.again = true;
             } else {
-                out.moves.push((to, envelope));
+                // Of others it is not told on, or two of them would believe each other for ever.
+                let serves = is_recent(now, self.served_at);
+                out.moves.push((to, MoveEnvelope { serves, ..envelope }));
             }
         }
         for (origin, reply) in from.replies.drain(..) {
@@ -756,4 +780,9 @@ impl Node {
     pub fn digests(&self) -> BTreeMap<GroupId, u64> {
         self.replicas.iter().map(|(group, replica)| (*group, replica.digest())).collect()
     }
+}
+
+/// Whether clients were served so lately that some may wait now.
+fn is_recent(now: Now, served_at: Option<Now>) -> bool {
+    served_at.is_some_and(|at| now < at.saturating_add(SERVED_NS))
 }

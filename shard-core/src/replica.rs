@@ -102,6 +102,8 @@ pub struct ReplicaOutput {
     pub members: Option<GroupMembers>,
     /// A checkpoint waits for its turn, has had it, or is over.
     pub checkpoint_moved: bool,
+    /// Something that clients sent was applied.
+    pub served: bool,
 }
 
 /// What a replica starts from.
@@ -154,6 +156,8 @@ pub struct Replica {
     room: u64,
     /// What the node's disk has left.
     disk: DiskRoom,
+    /// Clients are served by the node or by one whose slots come here.
+    serves: bool,
     batch: Batch,
     waiting: BTreeMap<Index, Waiting>,
     waiting_count: usize,
@@ -216,6 +220,7 @@ impl Replica {
             last_stamp: LogTime(0),
             room: u64::MAX,
             disk: DiskRoom::default(),
+            serves: false,
             batch: Batch::default(),
             waiting: BTreeMap::new(),
             waiting_count: 0,
@@ -295,6 +300,11 @@ impl Replica {
     /// Tells how much room the node's disk has left.
     pub fn set_disk(&mut self, disk: DiskRoom) {
         self.disk = disk;
+    }
+
+    /// Tells whether clients were served a moment ago: moves give way to them.
+    pub fn set_serves(&mut self, serves: bool) {
+        self.serves = serves;
     }
 
     /// Tells how many bytes of memory the node has left. None left: what is proposed then may take no
@@ -414,6 +424,7 @@ impl Replica {
             EntryKind::Command => {
                 let batch = codec::decode_batch(&entry.payload())
                     .map_err(|source| ReplicaError::Entry { group: self.group, index, source })?;
+                out.served |= batch.items.iter().any(|item| matches!(item, EntryItem::Lane(_)));
                 self.run(batch)
             }
         };

@@ -254,7 +254,7 @@ impl Samples {
             _ => MoveMessage::NotLeader { hint: self.some(Samples::node) },
         };
         let (from, to, slot) = (self.group(), self.group(), self.slot());
-        MoveEnvelope { from, to, slot, id: MoveId(self.number()), message }
+        MoveEnvelope { from, to, slot, id: MoveId(self.number()), serves: self.flag(), message }
     }
 
     fn map_message(&mut self) -> MapMessage {

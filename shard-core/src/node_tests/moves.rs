@@ -245,7 +245,8 @@ fn g20_a_source_reports_a_move_that_was_over_before_it_heard_of_it() {
     let (node, slot) = (NodeId(3), hash_slot(b"bar"));
     assert_eq!(world.owner(node, slot), G1);
     let say = |world: &mut World, message| {
-        let envelope = MoveEnvelope { from: G2, to: G1, slot, id: MoveId(2), message };
+        let envelope =
+            MoveEnvelope { from: G2, to: G1, slot, id: MoveId(2), serves: false, message };
         world.input(node, Input::Move { from: NodeId(2), envelope });
         world.run(5);
     };
@@ -271,7 +272,7 @@ fn a_source_ends_the_move_that_it_is_in_though_an_earlier_one_was_refused() {
     world.down.extend([NodeId(1), NodeId(2)]);
     let (node, slot) = (NodeId(3), hash_slot(b"bar"));
     let (id, message) = (MoveId(2), MoveMessage::Begin(order(2, slot)));
-    let envelope = MoveEnvelope { from: G2, to: G1, slot, id, message };
+    let envelope = MoveEnvelope { from: G2, to: G1, slot, id, serves: false, message };
     world.input(node, Input::Move { from: NodeId(2), envelope });
     world.run(5);
     assert!(matches!(world.stand(slot).phase, SlotPhase::Exporting { .. }));
@@ -298,7 +299,7 @@ fn g12_a_source_begins_the_next_move_as_soon_as_the_last_one_is_forgotten() {
         MoveMessage::Begin(second),
     ] {
         let id = if message == MoveMessage::Begin(second) { moves[1] } else { moves[0] };
-        let envelope = MoveEnvelope { from: G2, to: G1, slot, id, message };
+        let envelope = MoveEnvelope { from: G2, to: G1, slot, id, serves: false, message };
         world.input(node, Input::Move { from: NodeId(2), envelope });
         world.run(5);
     }
@@ -352,7 +353,8 @@ fn two_that_take_each_other_for_the_leader_are_not_asked_in_turn_without_end() {
     let (node, slot) = (NodeId(3), hash_slot(b"bar"));
     let refused = MoveOutcome::Refused(RefuseReason::NoProgress);
     let say = |from: u64, group, message| {
-        let envelope = MoveEnvelope { from: group, to: G1, slot, id: MoveId(1), message };
+        let envelope =
+            MoveEnvelope { from: group, to: G1, slot, id: MoveId(1), serves: false, message };
         Input::Move { from: NodeId(from), envelope }
     };
     world.input(node, say(2, G2, MoveMessage::Begin(order(1, slot))));
@@ -385,6 +387,7 @@ fn a_shardmaster_that_knows_nothing_of_a_move_says_not_that_all_is_reported() {
     let outcome = MoveOutcome::Refused(RefuseReason::NoProgress);
     let ended = Ended { order: order(7, slot), outcome };
     let message = MoveMessage::Report { ended };
-    let envelope = MoveEnvelope { from: G1, to: SHARDMASTER, slot, id: MoveId(7), message };
+    let envelope =
+        MoveEnvelope { from: G1, to: SHARDMASTER, slot, id: MoveId(7), serves: false, message };
     assert_eq!(world.moves_said(leader, Input::Move { from: NodeId(3), envelope }), []);
 }

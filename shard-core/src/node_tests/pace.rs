@@ -54,55 +54,119 @@ fn few_at_once() {
     assert_eq!(copied(&world), 20, "who is silent holds up nobody");
 }
 
-/// A slot of many rows: so long as its first chunk took, three times, none is asked for; in later rounds at once.
-fn rests() {
-    let mut world = alone();
-    let (node, slot, id) = (NodeId(3), hash_slot(b"foo"), MoveId(1));
-    let input = world.map_with(node, &[coming(1, slot)]);
-    world.input(node, input);
-    world.run(5);
-    let asked = |said: &[(NodeId, MoveEnvelope)]| -> Vec<MoveMessage> {
-        let all = said.iter().filter(|(_, said)| said.to == G2);
-        all.map(|(_, said)| said.message.clone()).collect()
-    };
-    let behind = Behind { rows: 5_000, bytes: 1 << 20 };
-    // Keys of this slot, in the order of their rows.
-    let names: Vec<Bytes> =
-        ["1", "2", "3"].map(|n| Named::Key(format!("{{foo}}{n}").as_bytes()).name()).into();
-    let chunk = |round: u32, from: Option<usize>, next: Option<usize>| {
-        let name = |n: usize| names[n].clone();
+/// What is asked of group 2.
+fn asked(said: &[(NodeId, MoveEnvelope)]) -> Vec<MoveMessage> {
+    let all = said.iter().filter(|(_, said)| said.to == G2);
+    all.map(|(_, said)| said.message.clone()).collect()
+}
+
+/// Rows of the move 1 as they come: those of a round behind one of three names, up to another.
+struct Rows {
+    slot: Slot,
+    /// In the order of their rows.
+    names: Vec<Bytes>,
+    /// Whether clients are served where they come from.
+    serves: bool,
+}
+
+impl Rows {
+    fn new(serves: bool) -> Rows {
+        let name = |n| Named::Key(format!("{{foo}}{n}").as_bytes()).name();
+        Rows { slot: hash_slot(b"foo"), names: ["1", "2", "3"].map(name).into(), serves }
+    }
+
+    fn chunk(&self, round: u32, from: Option<usize>, next: Option<usize>) -> Input {
+        let name = |n: usize| self.names[n].clone();
         let rows = vec![ChunkRow { name: name(next.unwrap_or(2)), value: None }];
-        let from = from.map_or_else(Bytes::new, name);
-        let next = next.map(name);
+        self.say(round, from.map_or_else(Bytes::new, name), next.map(name), rows)
+    }
+
+    fn say(&self, round: u32, from: Bytes, next: Option<Bytes>, rows: Vec<ChunkRow>) -> Input {
+        let behind = Behind { rows: 5_000, bytes: 1 << 20 };
         let chunk = Chunk { round, from, clear: false, rows, next, frozen: None };
         let message = MoveMessage::Chunk { chunk, behind };
-        let envelope = MoveEnvelope { from: G2, to: G1, slot, id, message };
+        let (id, serves) = (MoveId(1), self.serves);
+        let envelope = MoveEnvelope { from: G2, to: G1, slot: self.slot, id, serves, message };
         Input::Move { from: NodeId(2), envelope }
-    };
+    }
+}
+
+/// A world in which the move 1 has begun, and 10 ms later its first chunk has come and is applied.
+fn begun(rows: &Rows) -> World {
+    let mut world = alone();
+    let input = world.map_with(NodeId(3), &[coming(1, rows.slot)]);
+    world.input(NodeId(3), input);
+    world.run(5);
     world.now += 5 * MS;
-    // Asked for at once, for it is not applied yet; and that is the last for some time.
-    world.input(node, chunk(0, None, Some(0)));
+    world.input(NodeId(3), rows.chunk(0, None, Some(0)));
     world.run(1);
-    world.input(node, chunk(0, Some(0), Some(1)));
+    world
+}
+
+/// While clients are served: so long as a chunk of the first round took, three times, no other one is asked for;
+/// in later rounds at once.
+fn rests() {
+    let (node, rows) = (NodeId(3), Rows::new(true));
+    let mut world = begun(&rows);
     let mut fetches = Vec::new();
-    for _ in 0..30 {
+    for _ in 0..60 {
         world.now += MS;
         // Another chunk that nobody has asked for changes nothing.
-        let said = world.moves_said(node, chunk(7, None, None));
+        let said = world.moves_said(node, rows.chunk(7, None, None));
         fetches.push(asked(&said));
     }
     assert!(fetches.iter().take(15).all(Vec::is_empty), "{fetches:?}");
     assert_eq!(fetches.iter().flatten().count(), 1, "{fetches:?}");
     // The first round ends, the next begins: whatever time that took, it goes on at once.
     world.now += 50 * MS;
-    world.input(node, chunk(0, Some(1), None));
+    world.input(node, rows.chunk(0, Some(0), None));
     world.now += 50 * MS;
     world.run(3);
-    let said = world.moves_said(node, chunk(1, None, Some(0)));
+    let said = world.moves_said(node, rows.chunk(1, None, Some(0)));
     assert_eq!(asked(&said).len(), 1, "{said:?}");
     world.run(1);
-    let said = world.moves_said(node, chunk(1, Some(0), Some(1)));
+    let said = world.moves_said(node, rows.chunk(1, Some(0), Some(1)));
     assert_eq!(asked(&said).len(), 1, "{said:?}");
+}
+
+/// While no clients are served nothing rests, and a second chunk is asked for before the first is applied.
+fn nobody_is_rested_for() {
+    let (node, rows) = (NodeId(3), Rows::new(false));
+    let mut world = begun(&rows);
+    let said = world.moves_said(node, rows.chunk(0, Some(0), Some(1)));
+    assert_eq!(asked(&said).len(), 1, "{said:?}");
+}
+
+/// Where the last slot was large, others come one at a time, as long as clients are served.
+fn large_ones_are_fewer() {
+    let (node, mut rows) = (NodeId(3), Rows::new(true));
+    let mut world = begun(&rows);
+    world.run(100);
+    let long = Named::Key(format!("{{foo}}1{}", "x".repeat(100 << 10)).as_bytes()).name();
+    let row = ChunkRow { name: long, value: None };
+    let (from, next) = (rows.names[0].clone(), rows.names[1].clone());
+    world.input(node, rows.say(0, from, Some(next), vec![row]));
+    world.run(5);
+    // It is given up, which is an end like any other.
+    let given_up = MoveRecord { cancel: true, ..coming(1, rows.slot) };
+    let input = world.map_with(node, &[given_up]);
+    world.input(node, input);
+    world.run(5);
+    let theirs = (0..SLOTS).map(Slot).filter(|slot| world.owner(node, *slot) == G2);
+    let others = (2..).zip(theirs.filter(|slot| *slot != rows.slot).take(20));
+    let moves: Vec<MoveRecord> = others.map(|(id, slot)| coming(id, slot)).collect();
+    let input = world.map_with(node, &moves);
+    world.input(node, input);
+    for _ in 0..4 {
+        world.run(100);
+        world.input(node, rows.chunk(7, None, None));
+    }
+    assert_eq!(copied(&world), 1);
+    rows.serves = false;
+    world.run(250);
+    world.input(node, rows.chunk(7, None, None));
+    world.run(5);
+    assert_eq!(copied(&world), SLOTS_AT_ONCE_MAX);
 }
 
 #[test]
@@ -116,8 +180,23 @@ fn a_slot_that_comes_rests_between_pieces_of_its_first_round() {
 }
 
 #[test]
+fn nothing_rests_where_no_client_is_served() {
+    nobody_is_rested_for();
+}
+
+#[test]
+fn of_large_slots_fewer_come_at_a_time() {
+    large_ones_are_fewer();
+}
+
+#[test]
 fn each_broken_rule_of_the_pace_is_noticed() {
-    each_is_noticed(&[(Mutant::BeginAll, few_at_once), (Mutant::NoRest, rests)]);
+    each_is_noticed(&[
+        (Mutant::BeginAll, few_at_once),
+        (Mutant::NoRest, rests),
+        (Mutant::RestForNobody, nobody_is_rested_for),
+        (Mutant::LargeOnesAtOnce, large_ones_are_fewer),
+    ]);
 }
 
 /// While slots move the map changes all the time; routers get all of it now and then.

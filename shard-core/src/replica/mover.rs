@@ -242,11 +242,11 @@ impl Mover {
     }
 
     /// Counts the slots that are being copied, or about to be.
-    fn pace_turn(&mut self, now: Now) {
+    fn pace_turn(&mut self, now: Now, serves: bool) {
         let begun = self.proposed.keys().filter(|(slot, _)| !self.pulls.contains_key(slot));
         let begun = begun.filter_map(|of| self.begun(now, of));
         let copied = self.pulls.values().map(Pull::progress);
-        self.pace = self.pace.turn(now, copied.chain(begun));
+        self.pace = self.pace.turn(now, serves, copied.chain(begun));
     }
 }
 
@@ -268,7 +268,7 @@ impl Replica {
         let slots: BTreeSet<Slot> =
             store.moving().chain(self.mover.ordered.keys().copied()).collect();
         self.mover.keep_only(now, &slots);
-        self.mover.pace_turn(now);
+        self.mover.pace_turn(now, self.serves);
         for slot in slots {
             self.drive_slot(now, slot, map, out);
         }
@@ -281,7 +281,7 @@ impl Replica {
         if !matches!(stand.phase, SlotPhase::Importing { .. })
             && let Some(pull) = self.mover.pulls.remove(&slot)
         {
-            self.mover.pace.ended(now, pull.since());
+            self.mover.pace.ended(now, pull.since(), pull.bytes());
         }
         // What the map says of the move that is next here. One that has begun need not be the first of them:
         // an earlier one may have been refused before this side heard of it.
@@ -464,7 +464,9 @@ impl Replica {
         out: &mut ReplicaOutput,
     ) {
         if node != NodeId(0) {
-            out.moves.push((node, MoveEnvelope { from: self.group, to, slot, id, message }));
+            // What it serves, its node says.
+            let envelope = MoveEnvelope { from: self.group, to, slot, id, serves: false, message };
+            out.moves.push((node, envelope));
         }
     }
 

@@ -58,6 +58,10 @@ pub(crate) enum Mutant {
     BeginAll,
     /// Nothing rests between the pieces of a slot.
     NoRest,
+    /// Moves rest though no client is served.
+    RestForNobody,
+    /// Large slots are as many at a time as small ones.
+    LargeOnesAtOnce,
     /// A node is forgotten by a report that follows a configuration which still names it.
     ForgetByOlder,
     /// What a group said earlier of its members counts though it comes late.

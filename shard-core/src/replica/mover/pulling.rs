@@ -29,6 +29,8 @@ pub(super) struct Pull {
     progress: Now,
     /// Since when it has been worked at without a rest; later than now while it rests.
     since: Now,
+    /// Of the first round, as far as it came.
+    bytes: u64,
 }
 
 impl Pull {
@@ -42,12 +44,18 @@ impl Pull {
             behind: Behind { rows: u64::MAX, bytes: u64::MAX },
             progress: now,
             since: now,
+            bytes: 0,
         }
     }
 
     /// When something was applied last.
     pub(super) fn progress(&self) -> Now {
         self.progress
+    }
+
+    /// What its first round had, as far as this leader has seen it. Bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Since when it has been worked at without a rest.
@@ -88,9 +96,9 @@ impl Replica {
         }
         let first = pull.proposed == (0, Some(RowName::new()));
         let message = match &pull.proposed {
-            (_, Some(_)) if pull.in_flight >= CHUNKS_IN_FLIGHT_MAX => None,
+            (round, Some(_)) if pull.in_flight >= self.mover.pace.chunks_max(*round) => None,
             (_, Some(_)) if first => Some(MoveMessage::Begin(order)),
-            (0, Some(_)) if now < pull.since => None,
+            (0, Some(_)) if self.mover.pace.rests(now, pull.since) => None,
             (round, Some(from)) => Some(MoveMessage::Fetch { round: *round, from: from.clone() }),
             // Only what is applied counts: rows that are only on their way here may be lost with the
             // leader, and the source would not tell of them again.
@@ -142,6 +150,7 @@ impl Replica {
         if !awaited || pull.in_flight >= CHUNKS_IN_FLIGHT_MAX {
             return;
         }
+        pull.bytes += if chunk.round == 0 { chunk.bytes() as u64 } else { 0 };
         pull.proposed = (chunk.round, chunk.next.clone());
         pull.in_flight += 1;
         pull.behind = behind;
