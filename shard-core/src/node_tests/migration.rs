@@ -56,7 +56,7 @@ impl Source {
 
     fn word(&self, id: u64, message: MoveMessage) -> Input {
         let (id, slot) = (MoveId(id), self.slot);
-        let envelope = MoveEnvelope { from: G2, to: G1, slot, id, message };
+        let envelope = MoveEnvelope { from: G2, to: G1, slot, id, serves: false, message };
         Input::Move { from: NodeId(2), envelope }
     }
 
