@@ -140,6 +140,8 @@ pub enum Mutant {
     AnyTerm,
     /// A leader whose disk is stuck is promised that no vote is given (R15, R18).
     PromiseToStuckLeader,
+    /// Another snapshot is taken up while one is being installed (R26).
+    TwoInstalls,
 }
 
 impl Mutant {
@@ -211,5 +213,6 @@ impl Mutant {
         Mutant::StuckLeaderHoldsTimers,
         Mutant::AnyTerm,
         Mutant::PromiseToStuckLeader,
+        Mutant::TwoInstalls,
     ];
 }

@@ -394,14 +394,17 @@ impl Raft {
         self.hear_leader(now, from)?;
         let promised_ns = self.promise_lease(now, from, m.lease_ns);
         let (stamp, at) = (m.stamp, m.snapshot.id.at);
-        let (id, offset) = match &self.snapshots.installing {
-            Some(whole) if self.log.contains(at) => (whole.id, whole.bytes),
-            _ if self.log.contains(at) => {
+        let two = self.config.breaks(Mutant::TwoInstalls) && !self.log.contains(at);
+        let (id, offset) = match self.snapshots.installing.as_ref().filter(|_| !two) {
+            // One at a time: the first bytes of another would take the place of what waits on this
+            // disk to be installed.
+            Some(whole) => (whole.id, whole.bytes),
+            None if self.log.contains(at) => {
                 self.commit_to(at.index.min(self.log.last().index));
                 self.answer_snapshot(from, stamp, promised_ns);
                 return Ok(());
             }
-            _ => self.snapshots.offered(m),
+            None => self.snapshots.offered(m),
         };
         self.want_snapshot(from, (stamp, promised_ns), id, offset);
         // One that was whole when the process ended.

@@ -10,6 +10,7 @@ use raft_core::snapshot::*;
 use raft_core::types::*;
 use raft_core::{Config, Raft, Restored, invariants};
 
+mod anew;
 mod held_up;
 mod late_and_false;
 

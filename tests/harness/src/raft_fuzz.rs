@@ -504,6 +504,7 @@ impl Fuzz {
     fn write(&mut self, write: Write) {
         self.tokens.push(write.token);
         if let Some(snapshot) = write.install {
+            assert_eq!(self.installing, None, "R26: two snapshots are installed at once");
             self.installing = Some(*snapshot);
             self.log.clear();
         }
