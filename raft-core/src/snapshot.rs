@@ -59,7 +59,8 @@ pub enum SnapEvent {
         /// The peer.
         peer: NodeId,
     },
-    /// The bytes of this snapshot up to `offset` are here, durable.
+    /// The bytes of this snapshot up to `offset` are here, durable; if that is less than before, the rest is
+    /// lost.
     Received {
         /// Which.
         id: SnapshotId,
@@ -275,8 +276,9 @@ impl Snapshots {
     /// Takes note of an offer: what is wanted of it, or of a better one that is known already.
     fn offered(&mut self, m: InstallSnapshot) -> (SnapshotId, u64) {
         let newer = self.incoming.as_ref().is_none_or(|known| {
-            let id = known.snapshot.id;
-            id != m.snapshot.id && (m.term, m.snapshot.id.at) > (known.term, id.at)
+            // Of the same name, but of another size, it is another one.
+            let at = known.snapshot.id.at;
+            known.snapshot != *m.snapshot && (m.term, m.snapshot.id.at) > (known.term, at)
         });
         if newer {
             let id = m.snapshot.id;
@@ -450,7 +452,8 @@ impl Raft {
     fn received(&mut self, id: SnapshotId, offset: u64) {
         let Some(incoming) = &mut self.snapshots.incoming else { return };
         let Incoming { snapshot, offset: before, .. } = &*incoming;
-        if snapshot.id != id || offset <= *before || offset > snapshot.bytes {
+        // Less than before: the host has lost some, or what it has is of another one of this name.
+        if snapshot.id != id || offset == *before || offset > snapshot.bytes {
             return;
         }
         incoming.offset = offset;

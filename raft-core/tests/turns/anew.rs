@@ -9,6 +9,16 @@ fn offer_of(r: &mut Raft, from: u64, term: u64, snapshot: &Snapshot) {
     r.step(5, NodeId(from), Message::InstallSnapshot(m)).unwrap();
 }
 
+/// What was said of a snapshot: which one, and from which byte on.
+fn wanted(e: &Effects) -> Vec<(SnapshotId, u64)> {
+    let later = e.send_after.iter().map(|(_, envelope)| envelope);
+    let said = e.send.iter().chain(later).filter_map(|envelope| match &envelope.message {
+        Message::InstallSnapshotReply(m) => Some((m.id, m.offset)),
+        _ => None,
+    });
+    said.collect()
+}
+
 /// R26: one snapshot is installed at a time. What another leader offers meanwhile is not taken up: its first bytes
 /// would take the place of what waits on this disk to be installed.
 #[test]
@@ -36,4 +46,42 @@ fn no_other_snapshot_is_taken_up_while_one_is_installed() {
     // Then it is.
     offer_of(&mut r, 3, 2, &second);
     assert_eq!(r.incoming(), Some((second.id, 0)));
+}
+
+/// S9: two leaders name a snapshot alike and mean another size, since the one has another program or has lost
+/// something. What came from the one is no beginning of what comes from the other.
+#[test]
+fn the_same_name_with_another_size_begins_anew() {
+    for (bytes, other) in [(100, 90), (100, 50), (90, 100)] {
+        let mut r = open(0);
+        let first = Snapshot { bytes, ..snap(id(8, 1)) };
+        let second = Snapshot { bytes: other, ..first.clone() };
+        offer_of(&mut r, 2, 1, &first);
+        poll(&mut r, 5);
+        r.snapshot(5, SnapEvent::Received { id: first.id, offset: 60 });
+        poll(&mut r, 5);
+        offer_of(&mut r, 3, 2, &second);
+        let e = poll(&mut r, 5);
+        assert_eq!(wanted(&e), [(first.id, 0)], "of {other} bytes it has none");
+        assert_eq!(e.snaps, [SnapCmd::Discard { id: first.id }]);
+        assert_eq!(r.incoming_snapshot(), Some(&second));
+        r.snapshot(5, SnapEvent::Received { id: first.id, offset: other });
+        let install = poll(&mut r, 5).write.and_then(|write| write.install);
+        assert_eq!(install.as_deref(), Some(&second), "never whole");
+    }
+}
+
+/// S6: what is durable here of a snapshot is what the host says last; it may have lost some of it, or have found at
+/// the first piece behind a restart that what it has is of another one of that name.
+#[test]
+fn what_the_host_has_lost_is_wanted_again() {
+    let mut r = open(0);
+    let whole = snap(id(8, 1));
+    offer_of(&mut r, 2, 1, &whole);
+    poll(&mut r, 5);
+    r.snapshot(5, SnapEvent::Received { id: whole.id, offset: 60 });
+    poll(&mut r, 5);
+    r.snapshot(5, SnapEvent::Received { id: whole.id, offset: 0 });
+    poll(&mut r, 5);
+    assert_eq!(r.incoming(), Some((whole.id, 0)), "waits for a piece that does not fit");
 }
