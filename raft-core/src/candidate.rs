@@ -162,8 +162,9 @@ impl Raft {
             asking.election_at = self.early.after_refusal(now, asking.election_at);
         }
         match self.tally() {
-            // What it has promised since it asked holds for its own vote as well (R18).
-            VoteResult::Won if now < self.promised_until => {
+            // What it has promised since it asked holds for its own vote as well (R18); nor does it
+            // campaign whose disk has stuck meanwhile (R15).
+            VoteResult::Won if now < self.promised_until || !self.may_campaign() => {
                 self.follow(now, self.hard.term, None);
             }
             VoteResult::Won => self.request_votes(now, false),

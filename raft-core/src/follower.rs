@@ -75,12 +75,16 @@ impl Raft {
     /// # Errors
     /// If another leader of this term is known: one of the two lies.
     pub(crate) fn hear_leader(&mut self, now: Now, from: NodeId) -> Result<(), Reject> {
-        if self.leader().is_some_and(|leader| leader != from) {
+        if self.leader_of_term().is_some_and(|leader| leader != from) {
             return Err(Reject::Malformed("a second leader in one term"));
         }
         self.removed_at = None;
         // What it says is taken, but it does not end the attempt to take its place.
-        if self.is_stuck(from) && matches!(self.role, RoleState::PreCandidate(_)) {
+        let stuck = self.is_stuck(from);
+        if let RoleState::PreCandidate(asking) = &mut self.role
+            && stuck
+        {
+            asking.leader = Some(from);
             return Ok(());
         }
         self.follow(now, self.hard.term, Some(from));

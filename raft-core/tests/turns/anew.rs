@@ -85,3 +85,51 @@ fn what_the_host_has_lost_is_wanted_again() {
     poll(&mut r, 5);
     assert_eq!(r.incoming(), Some((whole.id, 0)), "waits for a piece that does not fit");
 }
+
+/// Asks for pre-votes; the time, and the round.
+fn asking(r: &mut Raft) -> (Now, u64) {
+    let now = r.deadline().unwrap();
+    r.tick(now);
+    let round = poll(r, now).send.iter().find_map(|m| match &m.message {
+        Message::PreVote(m) => Some(m.round),
+        _ => None,
+    });
+    (now, round.expect("it asks"))
+}
+
+/// R15: a node whose disk sticks while it asks does not campaign when the answers come.
+#[test]
+fn who_asked_before_its_disk_stuck_raises_no_term() {
+    let mut r = open(0);
+    let (now, round) = asking(&mut r);
+    r.liveness(now, NodeId(1), NodeLiveness::DiskStalled);
+    let granted = PreVoteReply { term: Term(0), round, granted: true, removed: None };
+    r.step(now, NodeId(3), Message::PreVoteReply(granted)).unwrap();
+    poll(&mut r, now);
+    assert_eq!((r.status().role, r.status().hard.term), (Role::Follower, Term(0)));
+    // Its disk goes on: it asks anew.
+    r.liveness(now, NodeId(1), NodeLiveness::Up { epoch: 0, link: 0 });
+    asking(&mut r);
+}
+
+/// E23, R15: one that asks already, and hears only then who leads on a stuck disk, takes that one's go-ahead, and
+/// knows no second leader beside it.
+#[test]
+fn a_stuck_leader_that_was_not_known_before_can_hand_over() {
+    let mut r = open(0);
+    r.step(
+        1,
+        NodeId(3),
+        Message::RequestVote(RequestVote { term: Term(1), last: id(0, 0), transfer: false }),
+    )
+    .unwrap();
+    poll(&mut r, 1);
+    let (now, _) = asking(&mut r);
+    r.liveness(now, NodeId(2), NodeLiveness::DiskStalled);
+    r.step(now, NodeId(2), append(1, EntryId::default(), 0, &[])).unwrap();
+    assert_eq!(r.status().role, Role::PreCandidate);
+    let second = r.step(now, NodeId(3), append(1, EntryId::default(), 0, &[]));
+    assert_eq!(second, Err(Reject::Malformed("a second leader in one term")));
+    r.step(now, NodeId(2), Message::TimeoutNow(TimeoutNow { term: Term(1) })).unwrap();
+    assert_eq!(r.status().role, Role::Candidate);
+}
