@@ -15,7 +15,7 @@ pub(crate) struct PreCandidate {
     pub(crate) leader: Option<NodeId>,
     /// Answers of another round do not count.
     pub(crate) round: u64,
-    /// One answer per voter, the first.
+    /// One answer per voter, the first. Who is none is not remembered.
     pub(crate) votes: BTreeMap<NodeId, bool>,
     /// When to ask those again who did not answer.
     pub(crate) ask_at: Now,
@@ -151,11 +151,14 @@ impl Raft {
                 return;
             }
         }
-        let RoleState::PreCandidate(asking) = &mut self.role else { return };
         if !m.granted && m.term > self.hard.term {
             // It could not win below that term; the next attempt starts from there (E16).
             return self.follow(now, m.term, None);
         }
+        if !self.is_voter(from) {
+            return;
+        }
+        let RoleState::PreCandidate(asking) = &mut self.role else { return };
         asking.votes.entry(from).or_insert(m.granted);
         if !m.granted {
             // Perhaps it has not noticed yet that the leader is gone (R17).
@@ -174,7 +177,10 @@ impl Raft {
     }
 
     pub(crate) fn on_request_vote_reply(&mut self, now: Now, from: NodeId, m: RequestVoteReply) {
-        if let RoleState::Candidate(asking) = &mut self.role {
+        let voter = self.is_voter(from);
+        if let RoleState::Candidate(asking) = &mut self.role
+            && voter
+        {
             asking.votes.entry(from).or_insert(m.granted);
             self.conclude(now);
         }

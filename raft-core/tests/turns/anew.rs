@@ -112,6 +112,31 @@ fn who_asked_before_its_disk_stuck_raises_no_term() {
     asking(&mut r);
 }
 
+/// Who has no vote is not remembered, however many there are.
+#[test]
+fn strangers_are_not_remembered_as_voters() {
+    let mut r = open(0);
+    let (now, round) = asking(&mut r);
+    let before = r.digest();
+    for stranger in 100..200 {
+        let m = PreVoteReply { term: Term(0), round, granted: true, removed: None };
+        r.step(now, NodeId(stranger), Message::PreVoteReply(m)).unwrap();
+    }
+    poll(&mut r, now);
+    assert_eq!(r.digest(), before);
+    let m = PreVoteReply { term: Term(0), round, granted: true, removed: None };
+    r.step(now, NodeId(3), Message::PreVoteReply(m)).unwrap();
+    poll(&mut r, now);
+    assert_eq!(r.status().role, Role::Candidate);
+    let (before, term) = (r.digest(), r.status().hard.term);
+    for stranger in 100..200 {
+        let m = RequestVoteReply { term, granted: true };
+        r.step(now, NodeId(stranger), Message::RequestVoteReply(m)).unwrap();
+    }
+    poll(&mut r, now);
+    assert_eq!(r.digest(), before);
+}
+
 /// E23, R15: one that asks already, and hears only then who leads on a stuck disk, takes that one's go-ahead, and
 /// knows no second leader beside it.
 #[test]
