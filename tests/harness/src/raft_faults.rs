@@ -67,25 +67,46 @@ pub const FAULTS: [(Fault, &str); 18] = [
     (Fault::Checkpoint, "checkpoint"),
 ];
 
-/// A generator of numbers for tests (PCG's multiplier and increment).
+/// A generator of numbers for tests (PCG's multiplier and increment), or bytes that somebody chose, of which
+/// each number takes as few as it needs.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub struct Random {
+    state: u64,
+    chosen: std::vec::IntoIter<u8>,
+}
 
 impl Random {
     /// The stream of this name under a seed: streams do not disturb each other.
     pub fn new(seed: u64, stream: u64) -> Random {
-        let mut random = Random(seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let state = seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut random = Random { state, chosen: Vec::new().into_iter() };
         for _ in 0..4 {
             random.below(2);
         }
         random
     }
 
+    /// These, and numbers of a stream when they are used up.
+    pub fn chosen(bytes: &[u8]) -> Random {
+        Random { chosen: Vec::from(bytes).into_iter(), ..Random::new(0, 0) }
+    }
+
+    /// Whether some of the chosen bytes are left.
+    pub fn has_chosen(&self) -> bool {
+        self.chosen.len() > 0
+    }
+
     /// A number below `below`; 0 below 0.
     pub fn below(&mut self, below: u64) -> u64 {
-        let state = self.0.wrapping_mul(6_364_136_223_846_793_005);
-        self.0 = state.wrapping_add(1_442_695_040_888_963_407);
-        let mixed = (self.0 ^ (self.0 >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        if self.has_chosen() {
+            let bytes = (64 - below.saturating_sub(1).leading_zeros()).div_ceil(8) as usize;
+            let number =
+                self.chosen.by_ref().take(bytes).fold(0, |n, byte| n << 8 | u64::from(byte));
+            return number % below.max(1);
+        }
+        let state = self.state.wrapping_mul(6_364_136_223_846_793_005);
+        self.state = state.wrapping_add(1_442_695_040_888_963_407);
+        let mixed = (self.state ^ (self.state >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         (mixed >> 20) % below.max(1)
     }
 

@@ -23,7 +23,7 @@ const MESSAGES: u64 = 300;
 const KINDS: u64 = 13;
 
 /// What was done to one core.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fuzzed {
     /// Messages given.
     pub messages: u64,
@@ -42,9 +42,21 @@ pub struct Fuzzed {
 /// # Panics
 /// If the core does, or breaks a rule.
 pub fn fuzz(seed: u64) -> Fuzzed {
-    let mut fuzz = open(seed);
+    let mut fuzz = open(Random::new(seed, 9), seed);
     (0..MESSAGES).for_each(|_| fuzz.turn());
-    Fuzzed { messages: MESSAGES, term: fuzz.raft.status().hard.term, ..fuzz.done }
+    fuzz.done()
+}
+
+/// The same with what a fuzzer chooses, as long as it goes.
+///
+/// # Panics
+/// If the core does, or breaks a rule.
+pub fn fuzz_chosen(bytes: &[u8]) -> Fuzzed {
+    let mut fuzz = open(Random::chosen(bytes), 0);
+    while fuzz.random.has_chosen() {
+        fuzz.turn();
+    }
+    fuzz.done()
 }
 
 struct Fuzz {
@@ -72,8 +84,7 @@ struct Fuzz {
     done: Fuzzed,
 }
 
-fn open(seed: u64) -> Fuzz {
-    let mut random = Random::new(seed, 9);
+fn open(mut random: Random, seed: u64) -> Fuzz {
     let mut config = Config::new(NodeId(1), GroupId(1), (1..=3).map(NodeId).collect());
     config.uncommitted_bytes_max = 4_000;
     config.unsynced_bytes_max = 4_000;
@@ -110,6 +121,10 @@ fn open(seed: u64) -> Fuzz {
 }
 
 impl Fuzz {
+    fn done(self) -> Fuzzed {
+        Fuzzed { term: self.raft.status().hard.term, ..self.done }
+    }
+
     /// A number: near what the core has, or at an end.
     fn number(&mut self, near: u64) -> u64 {
         let near = [near, near + 1, near.saturating_sub(1), near + 2, near / 2];
@@ -259,6 +274,7 @@ impl Fuzz {
 
     /// One message, and sometimes what a host does besides.
     fn turn(&mut self) {
+        self.done.messages += 1;
         let from = NodeId(self.random.pick(&[2, 2, 2, 3, 3, 3, 1, 0, 4, u64::MAX]));
         // Answers to what was really asked get further than invented ones.
         let asked = self.sent.pop().filter(|_| self.random.chance(50));
