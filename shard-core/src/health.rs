@@ -88,12 +88,17 @@ impl Health {
         effects
     }
 
-    /// The peers that are up, as replicas are told of them.
-    pub(crate) fn up(&self) -> impl Iterator<Item = (NodeId, NodeLiveness)> {
+    /// How the peers stand, as replicas are told of them: what edges said before a replica was there.
+    pub(crate) fn known(&self) -> impl Iterator<Item = (NodeId, NodeLiveness)> {
         let pairs = self.pairs.status(0).into_iter();
-        pairs.filter_map(|(peer, pair)| match pair.state {
-            PairState::Up { epoch, link } => Some((peer, NodeLiveness::Up { epoch, link })),
-            PairState::Deaf | PairState::DiskStalled | PairState::Down { .. } => None,
+        pairs.map(|(peer, pair)| {
+            let state = match pair.state {
+                PairState::Up { epoch, link } => NodeLiveness::Up { epoch, link },
+                PairState::Deaf => NodeLiveness::Deaf,
+                PairState::DiskStalled => NodeLiveness::DiskStalled,
+                PairState::Down { gone } => NodeLiveness::Down { gone },
+            };
+            (peer, state)
         })
     }
 
@@ -138,5 +143,48 @@ pub(crate) fn told(edge: PairEdge, group: GroupId) -> Option<NodeLiveness> {
             Some(NodeLiveness::Unbelieved { term })
         }
         PairEdge::Disowned { .. } | PairEdge::Unbelieved { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft_core::node_pair::{Claims, Heartbeat};
+
+    const MS: Now = 1_000_000;
+
+    /// A group that is opened later would count on a node that hears nobody, or whose disk is stuck.
+    #[test]
+    fn a_replica_that_is_opened_later_hears_how_each_peer_stands() {
+        let mut health = Health::new(1);
+        let peers = [2, 3, 4].map(NodeId);
+        let mut now = 1000 * MS;
+        peers.iter().for_each(|peer| health.pairs.link_up(now, *peer, 7, peer.0));
+        let up = |peer: NodeId| (peer, NodeLiveness::Up { epoch: 7, link: peer.0 });
+        assert_eq!(health.known().collect::<Vec<_>>(), peers.map(up));
+        for _ in 0..50 {
+            now += 100 * MS;
+            health.pass(now);
+            health.take_effects();
+            // n2 does not hear this node, the disk of n3 is stuck, n4 says nothing.
+            for (peer, echo, sync_age_ns) in [(NodeId(2), 0, 0), (NodeId(3), now, 5000 * MS)] {
+                let (beliefs, disowned) = (None, Vec::new());
+                let claims = Claims::default();
+                let said = Heartbeat {
+                    epoch: 7,
+                    stamp: now,
+                    echo,
+                    claims,
+                    sync_age_ns,
+                    beliefs,
+                    disowned,
+                };
+                health.pairs.heard(now, peer, said).unwrap();
+            }
+        }
+        let states =
+            [NodeLiveness::Deaf, NodeLiveness::DiskStalled, NodeLiveness::Down { gone: false }];
+        let stand: Vec<_> = peers.into_iter().zip(states).collect();
+        assert_eq!(health.known().collect::<Vec<_>>(), stand);
     }
 }

@@ -129,7 +129,7 @@ impl Node {
 
     /// What the others heard of nodes before this replica was there.
     fn tell_liveness(&self, now: Now, replica: &mut Replica) {
-        for (peer, state) in self.health.up() {
+        for (peer, state) in self.health.known() {
             replica.liveness(now, peer, state);
         }
         if self.told_hand_over {
