@@ -5,7 +5,7 @@ use super::*;
 use crate::cluster_map::MoveRecord;
 use crate::machine::Machine;
 use crate::migration::{Behind, Chunk, ChunkRow, MoveEnvelope, MoveMessage};
-use crate::moves::{Move, MoveId, SlotEpoch};
+use crate::moves::{Move, MoveId, MoveOutcome, SlotEpoch};
 use crate::replica::SLOTS_AT_ONCE_MAX;
 use crate::rows::Named;
 use crate::shard_store::{Mutant, SlotPhase};
@@ -167,6 +167,39 @@ fn large_ones_are_fewer() {
     world.input(node, rows.chunk(7, None, None));
     world.run(5);
     assert_eq!(copied(&world), SLOTS_AT_ONCE_MAX);
+}
+
+/// Whether a node, asked by one that serves clients, says that it serves some itself.
+fn says_that_it_serves(world: &mut World, node: NodeId) -> bool {
+    let order = coming(0, Slot(0)).order;
+    let message = MoveMessage::Ended { order, outcome: MoveOutcome::Activated };
+    let (slot, id) = (order.slot, order.id);
+    let envelope = MoveEnvelope { from: G2, to: G1, slot, id, serves: true, message };
+    let said = world.moves_said(node, Input::Move { from: NodeId(9), envelope });
+    said.iter().find(|(to, _)| *to == NodeId(9)).expect("an answer").1.serves
+}
+
+#[test]
+fn a_node_tells_of_its_own_clients_while_they_are_there() {
+    let mut world = World::with(config());
+    world.run(2500);
+    let leader = world.leader(G1);
+    let nodes = (1..=3).map(NodeId);
+    for node in nodes.clone() {
+        assert!(!says_that_it_serves(&mut world, node), "of others' clients it does not");
+    }
+    // With the second, followers hear that the first is committed.
+    for seq in 1..=2 {
+        world.ask(leader, G1, seq, append(seq, b"x"));
+        world.run(20);
+    }
+    for node in nodes.clone() {
+        assert!(says_that_it_serves(&mut world, node), "{node} has applied it");
+    }
+    world.run(1000);
+    for node in nodes {
+        assert!(!says_that_it_serves(&mut world, node), "it was answered long ago");
+    }
 }
 
 #[test]
