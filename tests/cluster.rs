@@ -1,9 +1,9 @@
 //! Real processes under SIGKILL and SIGTERM: what was acknowledged is there, once, in order.
 
 use harness::process::{DevCluster, Process, ThreeNodes};
+use harness::raft_info::wait_until_caught_up;
 use harness::resp::{Client, Value};
 use harness::tokens::{Attempt, Patience, WriterEnd, Writers, acknowledged, check_tokens};
-use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -123,33 +123,6 @@ fn known_leader_of(cluster: &ThreeNodes, key: &str) -> Option<u16> {
         }
     }
     panic!("no master serves slot {slot} in {shards:?}")
-}
-
-/// One number of each group's line in INFO raft, as the node on `port` tells it.
-fn raft_numbers(port: u16, name: &str) -> BTreeMap<String, u64> {
-    let mut client = Client::connect(port).expect("a connection");
-    let text = client.call(&["INFO", "raft"]).expect("a reply").text();
-    let groups = text.lines().filter_map(|line| line.strip_prefix("raft_group_")?.split_once(':'));
-    let numbers: BTreeMap<String, u64> = groups
-        .map(|(group, fields)| {
-            let field =
-                fields.split(',').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
-            let number = field.and_then(|number| number.parse().ok());
-            (group.to_owned(), number.unwrap_or_else(|| panic!("no {name} in {fields}")))
-        })
-        .collect();
-    assert_eq!(numbers.len(), 3, "the shardmaster and two groups: {text}");
-    numbers
-}
-
-/// Waits until the node on `port` has applied what was committed on another when this was called.
-fn wait_until_caught_up(port: u16, other: u16) {
-    let committed = raft_numbers(other, "commit");
-    let end = Instant::now() + Duration::from_secs(30);
-    while raft_numbers(port, "applied").iter().any(|(group, applied)| *applied < committed[group]) {
-        assert!(Instant::now() < end, "it has not caught up with {committed:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Longest time in which a writer got no answer.

@@ -1,6 +1,7 @@
 //! Groups and nodes that come and go, on real processes: what directories keep of them, and who serves.
 
 use harness::process::{Ports, Process, ThreeNodes, arguments, program, set_mode};
+use harness::raft_info::wait_until_caught_up;
 use harness::resp::{Client, Value};
 use std::fs;
 use std::path::Path;
@@ -355,6 +356,10 @@ fn m17_a_majority_lost_for_good_is_not_served_until_one_node_is_given_the_group(
         wait_for(third, &["SET", key, key], &ok());
     }
     let dir = cluster.data(3);
+    // What two of them have is acknowledged; here the third is to have it as well, the map too.
+    for id in [1, 2] {
+        wait_until_caught_up(third, cluster.node_port(id));
+    }
     let (text, wrote) = recover(&dir, &["--group", "1", "--accept-data-loss"]);
     assert!(!wrote && text.contains("is in use by another process"), "{text}");
     for id in [1, 2] {

@@ -11,6 +11,7 @@ pub mod raft_explore_pairs;
 pub mod raft_faults;
 pub mod raft_figure_8;
 pub mod raft_fuzz;
+pub mod raft_info;
 pub mod raft_model;
 #[cfg(feature = "mutants")]
 pub mod raft_mutant;
