@@ -21,7 +21,7 @@ pub mod last_words;
 pub mod listener;
 pub mod log_store;
 pub mod logging;
-mod owner;
+pub mod owner;
 pub mod process;
 pub mod random;
 pub mod recover;

@@ -42,6 +42,7 @@ mod writer;
 use crate::data_dir::Identity;
 use crate::fail_stop::FailStop;
 use crate::last_words::{At, HOW_TO_GO_ON};
+use crate::owner::OtherOwner;
 use crate::snapshot_bytes::{OUTGOING_BYTES_MAX, SnapshotBytes};
 use crate::storage::{self, OpenStorage};
 use bytes::Bytes;
@@ -180,19 +181,8 @@ pub enum StateStoreError {
         what: String,
     },
     /// It is another node's.
-    #[error(
-        "the state {path} belongs to node {} of cluster {:?}, its directory to node {} of cluster {:?}; put \
-         back the one that was here; {HOW_TO_GO_ON}",
-        found.node, found.cluster_id, expected.node, expected.cluster_id
-    )]
-    OtherOwner {
-        /// The file.
-        path: PathBuf,
-        /// Whose it is.
-        found: Box<Identity>,
-        /// Whose it should be.
-        expected: Box<Identity>,
-    },
+    #[error(transparent)]
+    OtherOwner(#[from] Box<OtherOwner>),
     /// Written by a newer program.
     #[error("the state {path} has format {found}; this program reads up to {}", format::FORMAT)]
     Format {

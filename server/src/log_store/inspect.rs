@@ -67,11 +67,10 @@ pub(crate) enum Ended {
 
 impl LogView {
     /// Reads the log and verifies all of it. `None`: there is none, or it cannot be read at all; the
-    /// findings say why.
+    /// findings say why. `owner`: whose it should be, where that is known.
     ///
     /// # Errors
     /// If this user may not read it.
-    /// `owner`: whose it should be, where that is known.
     pub(crate) fn read(
         path: &Path,
         must_exist: bool,

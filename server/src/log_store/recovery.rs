@@ -4,7 +4,7 @@ use super::index::{Contradiction, LogIndex};
 use super::wal::{FIRST_KEY, FORMAT, FORMAT_KEY, FrameReader, META, Place, WAL, WalError, missing};
 use super::{LogStoreError, database_error};
 use crate::data_dir::Identity;
-use crate::owner::{self, Other};
+use crate::owner;
 use crate::storage::{self, Unprepared};
 use raft_core::Restored;
 use raft_core::conf::Conf;
@@ -126,12 +126,7 @@ pub(super) fn check_owner(
     owner: &Identity,
     path: &Path,
 ) -> Result<bool, LogStoreError> {
-    let checked = owner::check(transaction, owner).map_err(|error| database_error(path, error))?;
-    checked.map_err(|Other(found)| LogStoreError::OtherOwner {
-        path: path.to_owned(),
-        found,
-        expected: Box::new(owner.clone()),
-    })
+    owner::check(transaction, owner, ("log", path), |error| database_error(path, error))
 }
 
 /// A fault of the rows of that file.

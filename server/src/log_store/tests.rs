@@ -482,7 +482,7 @@ fn another_nodes_log_is_refused_with_both_ids() {
     let (store, groups) = open_as(&owner(2)).unwrap();
     assert_eq!(groups[&G1].last, id(1, 1));
     store.close().unwrap();
-    assert!(matches!(try_open(&path, small()), Err(LogStoreError::OtherOwner { .. })));
+    assert!(matches!(try_open(&path, small()), Err(LogStoreError::OtherOwner(_))));
     let database = Database::open(&path).unwrap();
     let transaction = database.begin_read().unwrap();
     let format = transaction.open_table(wal::META).unwrap().get(wal::FORMAT_KEY).unwrap();

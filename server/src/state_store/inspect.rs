@@ -70,11 +70,10 @@ struct Look<'a> {
 
 impl StateView {
     /// Reads the state and verifies all of it, one group after the other. `None`: there is none, or it
-    /// cannot be read at all; the findings say why.
+    /// cannot be read at all; the findings say why. `owner`: whose it should be, where that is known.
     ///
     /// # Errors
     /// If this user may not read it.
-    /// `owner`: whose it should be, where that is known.
     pub(crate) fn read(
         path: &Path,
         must_exist: bool,

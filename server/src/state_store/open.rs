@@ -9,7 +9,7 @@ use super::format::{
 use super::writer::clean_some;
 use super::{StateStoreConfig, StateStoreError, Storage, StoredGroup};
 use crate::data_dir::Identity;
-use crate::owner::{self, Other};
+use crate::owner;
 use crate::storage::{self, Unprepared};
 use raft_core::types::{EntryId, GroupId};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
@@ -122,12 +122,8 @@ pub(super) fn check_owner(
     owner: &Identity,
     path: &Path,
 ) -> Result<bool, StateStoreError> {
-    let checked = owner::check(transaction, owner);
-    let checked = checked.map_err(|error| StateStoreError::of(path, error.into()))?;
-    checked.map_err(|Other(found)| StateStoreError::OtherOwner {
-        path: path.to_owned(),
-        found,
-        expected: Box::new(owner.clone()),
+    owner::check(transaction, owner, ("state", path), |error| {
+        StateStoreError::of(path, error.into())
     })
 }
 

@@ -147,7 +147,7 @@ fn another_nodes_state_is_refused_with_both_ids() {
     assert!(groups[&G1].checkpoint.is_some());
     store.close().unwrap();
     let refused = try_open(&path, StateStoreConfig::default());
-    assert!(matches!(refused, Err(StateStoreError::OtherOwner { .. })));
+    assert!(matches!(refused, Err(StateStoreError::OtherOwner(_))));
     tamper(&path, |transaction| {
         let format = transaction.open_table(format::META).unwrap();
         let format = format.get("format").unwrap().unwrap().value();
