@@ -41,7 +41,6 @@ pub struct AdminRun {
     /// Slots that are to be elsewhere, or are not any more.
     count: u32,
     reports: Vec<MasterReport>,
-    slot_keys: Vec<(Slot, u64)>,
     sizes: BTreeMap<Slot, SlotSize>,
     /// Those who were asked for what is shown beside other things, and did not answer.
     silent: u32,
@@ -105,7 +104,6 @@ impl AdminRun {
             done: MasterDone::default(),
             count: 0,
             reports: Vec::new(),
-            slot_keys: Vec::new(),
             sizes: BTreeMap::new(),
             silent: 0,
             finish,
@@ -146,10 +144,6 @@ impl AdminRun {
             },
             Answered::Group(GroupAnswer::Master(report)) => {
                 self.reports.push(*report);
-                return self.next();
-            }
-            Answered::Group(GroupAnswer::SlotKeys(slots)) => {
-                self.slot_keys.extend(slots);
                 return self.next();
             }
             Answered::Group(GroupAnswer::SlotSizes(slots)) => {
@@ -252,7 +246,7 @@ impl AdminRun {
                 true => Reply::OK,
                 false => Reply::Error(unknown.clone()),
             },
-            Finish::SlotStats(order) => show::slot_stats(&self.slot_keys, *order),
+            Finish::SlotStats(order) => show::slot_stats(&self.sizes, *order),
         }
     }
 

@@ -360,7 +360,6 @@ impl Topology<'_> {
         Reply::Array(peers.map(link).collect())
     }
 
-    /// Where moves are, as far as the newest map that came says.
     fn info(&self) -> String {
         let slots = self.owned().into_iter();
         let down = slots.clone().filter(|range| self.is_down(range.group));

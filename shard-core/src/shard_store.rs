@@ -414,19 +414,11 @@ impl ShardStore {
                         .map(|(slot, _)| *slot),
                 ),
             },
-            GroupQuery::SlotKeys { first, last } if first <= last => {
-                let owned = self.slots.range(*first..=*last);
-                let owned = owned.filter(|(_, state)| state.phase.owns());
-                GroupAnswer::SlotKeys(
-                    owned.map(|(slot, state)| (*slot, live(state).keys)).collect(),
-                )
-            }
-            GroupQuery::SlotKeys { .. } => GroupAnswer::SlotKeys(Vec::new()),
             GroupQuery::SlotSizes { first, last } if first <= last => {
                 let owned = self.slots.range(*first..=*last);
                 let owned = owned.filter(|(_, state)| state.phase.owns());
                 let size = |state: &SlotState| {
-                    let Tally { keys, bytes, .. } = state.data.tally();
+                    let (keys, bytes) = (live(state).keys, state.data.tally().bytes);
                     let writes = state.writes.lately(self.log_time.max(state.floor));
                     SlotSize { keys, bytes, writes }
                 };

@@ -151,13 +151,6 @@ pub enum GroupQuery {
     OccupiedSlots,
     /// A read of the shardmaster.
     Master(MasterQuery),
-    /// How many keys each slot of the group has, of those from the first to the last.
-    SlotKeys {
-        /// First slot.
-        first: Slot,
-        /// Last slot, included.
-        last: Slot,
-    },
     /// How much is in each slot of the group, and how much it is written to, of those from the first to the last.
     SlotSizes {
         /// First slot.
@@ -170,9 +163,9 @@ pub enum GroupQuery {
 /// How large a slot is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotSize {
-    /// Keys, with those that are expired but not collected yet.
+    /// Keys, without those that have expired.
     pub keys: u64,
-    /// Bytes of keys and values.
+    /// Bytes of keys and values, with what has expired and is not collected yet.
     pub bytes: u64,
     /// Writes lately, as the replica that answers has applied them: those of some seconds, older ones count less.
     pub writes: u64,
@@ -199,9 +192,7 @@ pub enum GroupAnswer {
     Transfer(TransferAnswer),
     /// For `GroupQuery::Master`.
     Master(Box<MasterReport>),
-    /// For `SlotKeys`: each slot that the group owns with its keys, in slot order.
-    SlotKeys(Vec<(Slot, u64)>),
-    /// For `SlotSizes`, in slot order.
+    /// For `SlotSizes`: each slot that the group owns, in slot order.
     SlotSizes(Vec<(Slot, SlotSize)>),
 }
 
@@ -343,7 +334,6 @@ impl Answer {
                 (owned.len() + occupied.len()) * ELEMENT_BYTES
             }
             Answer::Group(GroupAnswer::Master(report)) => report.bytes(),
-            Answer::Group(GroupAnswer::SlotKeys(slots)) => slots.len() * ELEMENT_BYTES,
             Answer::Group(GroupAnswer::SlotSizes(slots)) => slots.len() * 3 * ELEMENT_BYTES,
             Answer::Group(GroupAnswer::KeyCount { .. } | GroupAnswer::Transfer(_))
             | Answer::LogTime(_)

@@ -117,14 +117,13 @@ fn sides(
     let total: u128 = held.values().flatten().map(|(size, _)| u128::from(*size)).sum();
     let groups = config.groups.iter().filter(|(group, _)| **group != SHARDMASTER);
     let weights: u128 = groups.clone().map(|(_, seats)| u128::from(seats.weight)).sum();
-    let side = |group: GroupId, weight: u32| {
+    let mut side = |group: GroupId, weight: u32| {
         let slots = held.remove(&group).unwrap_or_default();
         let has = slots.iter().map(|(size, _)| *size).sum();
         let share = (total * u128::from(weight)).checked_div(weights).unwrap_or(0);
         let share = u64::try_from(share).unwrap_or(u64::MAX);
         (group, Side { standing: Standing { group, has, share }, has, slots })
     };
-    let mut side = side;
     groups.map(|(group, seats)| side(*group, seats.weight)).collect()
 }
 

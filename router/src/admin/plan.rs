@@ -21,6 +21,7 @@ const QUOTED_BYTES_MAX: usize = 128;
 /// How long SETSLOT NODE waits for a slot unless it says so itself: redis-cli's own patience.
 const HAND_OVER_MS: u32 = 60_000;
 
+pub(super) const ALL_SLOTS: SlotSpan = (Slot(0), Slot(SLOTS - 1));
 /// Digits of a node's name.
 const NAME_BYTES: usize = 40;
 /// Configurations, back from the newest, in which a node that is unknown now is looked for.
@@ -90,8 +91,7 @@ pub(super) fn steps(
             return Ok((vec![meet], Finish::Ok));
         }
         Admin::SlotStats { slots: (first, last), order } => {
-            let query = GroupQuery::SlotKeys { first, last };
-            let ask = |group| (Target::Group(group), Work::Query(query.clone()));
+            let ask = |group| sizes(group, (first, last), Work::Query);
             return Ok((config.shard_groups().map(ask).collect(), Finish::SlotStats(order)));
         }
     };
@@ -110,7 +110,8 @@ fn rebalance(
         (Measure::Slots, false) => (requests(id, vec![op]), Finish::Count),
         (Measure::Slots, true) => (vec![ask(MasterQuery::Plan(op))], Finish::Plan),
         (Measure::Keys | Measure::Bytes | Measure::Load, _) => {
-            let asks = config.shard_groups().map(|group| sizes(group, Work::Query)).collect();
+            let ask = |group| sizes(group, ALL_SLOTS, Work::Query);
+            let asks = config.shard_groups().map(ask).collect();
             (asks, Finish::Balance { by, moves_max, dry_run })
         }
     }
@@ -167,9 +168,12 @@ fn config_of(num: Option<u64>) -> (Steps, Finish) {
     (vec![ask(asked)], Finish::Config(num))
 }
 
-/// How large the slots of a group are.
-pub(super) fn sizes(group: GroupId, how: fn(GroupQuery) -> Work) -> (Target, Work) {
-    let (first, last) = (Slot(0), Slot(SLOTS - 1));
+/// How large those of these slots are that a group has.
+pub(super) fn sizes(
+    group: GroupId,
+    (first, last): SlotSpan,
+    how: fn(GroupQuery) -> Work,
+) -> (Target, Work) {
     (Target::Group(group), how(GroupQuery::SlotSizes { first, last }))
 }
 

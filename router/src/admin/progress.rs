@@ -32,7 +32,7 @@ pub(super) fn steps(view: &ClusterView) -> (Vec<(Target, Work)>, Finish) {
     }
     let ended = Work::Glance(GroupQuery::Master(MasterQuery::EndedMoves));
     let mut steps = vec![(Target::Group(SHARDMASTER), ended)];
-    steps.extend(owners.into_iter().map(|group| plan::sizes(group, Work::Glance)));
+    steps.extend(owners.into_iter().map(|group| plan::sizes(group, plan::ALL_SLOTS, Work::Glance)));
     (steps, Finish::Status)
 }
 

@@ -7,6 +7,8 @@ use shard_core::GroupId;
 use shard_core::cluster_config::ClusterConfig;
 use shard_core::shardmaster::PlannedMove;
 use shard_core::slot::Slot;
+use shard_core::wire::SlotSize;
+use std::collections::BTreeMap;
 
 /// A run of slots that differ between two configurations in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,9 +132,8 @@ pub(super) fn diff(old: &ClusterConfig, new: &ClusterConfig) -> Reply {
 }
 
 /// CLUSTER SLOT-STATS
-pub(super) fn slot_stats(slots: &[(Slot, u64)], order: Option<SlotOrder>) -> Reply {
-    let mut slots = slots.to_vec();
-    slots.sort_unstable();
+pub(super) fn slot_stats(sizes: &BTreeMap<Slot, SlotSize>, order: Option<SlotOrder>) -> Reply {
+    let mut slots: Vec<(Slot, u64)> = sizes.iter().map(|(slot, size)| (*slot, size.keys)).collect();
     if let Some(order) = order {
         // Of as many keys, the lower slot comes first either way.
         slots.sort_by_key(|(_, keys)| if order.ascending { *keys } else { u64::MAX - keys });

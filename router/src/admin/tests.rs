@@ -13,6 +13,7 @@ use shard_core::moves::{MoveOutcome, RefuseReason};
 use shard_core::session::LogTime;
 use shard_core::shardmaster::{MasterOp, MasterRequest, MoveReport, Shardmaster, Side};
 use shard_core::wire::{Answer, GroupQuery, LeaderView, SlotSize};
+use std::ops::RangeInclusive;
 
 /// A shardmaster with three nodes and two groups; node 1 leads group 1, node 2 group 2, node 3 none.
 struct World {
@@ -21,6 +22,8 @@ struct World {
     now: u64,
     /// A group that does not answer.
     silent: Option<GroupId>,
+    /// How many are in a slot.
+    keys: fn(Slot) -> u64,
 }
 
 impl World {
@@ -41,6 +44,7 @@ impl World {
             view: ClusterView::default(),
             now: 1_000,
             silent: None,
+            keys: |slot| if slot.0 < 1000 { u64::from(slot.0) } else { 0 },
         };
         world.apply(EntryItem::Bootstrap(config));
         for id in [1, 2] {
@@ -78,19 +82,10 @@ impl World {
                         _ => Answered::Refused(Refusal::Moving { slot }),
                     }
                 }
-                Work::Query(GroupQuery::SlotKeys { first, last }) => {
+                Work::Query(GroupQuery::SlotSizes { first, last })
+                | Work::Glance(GroupQuery::SlotSizes { first, last }) => {
                     let Target::Group(group) = target else { panic!("{target:?}") };
-                    let slots = (first.0..=last.0).map(Slot);
-                    let owner =
-                        |slot: &Slot| self.view.map.owners.of(*slot).map(|(group, _)| group);
-                    let owned = slots.filter(|slot| owner(slot) == Some(group));
-                    let keys = owned.map(|slot| (slot, u64::from(slot.0) % 7)).collect();
-                    Answered::Group(GroupAnswer::SlotKeys(keys))
-                }
-                Work::Query(GroupQuery::SlotSizes { .. })
-                | Work::Glance(GroupQuery::SlotSizes { .. }) => {
-                    let Target::Group(group) = target else { panic!("{target:?}") };
-                    self.sizes(group)
+                    self.sizes(group, first.0..=last.0)
                 }
                 Work::Glance(query) if target == Target::Group(SHARDMASTER) => {
                     match self.apply(EntryItem::Group(query)) {
@@ -116,15 +111,14 @@ impl World {
     }
 
     /// Of each slot of a group as many keys as its number has in the first thousand, ten bytes each, and a write.
-    fn sizes(&self, group: GroupId) -> Answered {
+    fn sizes(&self, group: GroupId, slots: RangeInclusive<u16>) -> Answered {
         if self.silent == Some(group) {
             return Answered::Refused(Refusal::ClusterDown);
         }
         let owner = |slot: &Slot| self.view.map.owners.of(*slot).map(|(group, _)| group);
-        let owned =
-            (0..shard_core::slot::SLOTS).map(Slot).filter(|slot| owner(slot) == Some(group));
+        let owned = slots.map(Slot).filter(|slot| owner(slot) == Some(group));
         let size = |slot: Slot| {
-            let keys = if slot.0 < 1000 { u64::from(slot.0) } else { 0 };
+            let keys = (self.keys)(slot);
             (slot, SlotSize { keys, bytes: 10 * keys, writes: u64::from(keys > 0) })
         };
         Answered::Group(GroupAnswer::SlotSizes(owned.map(size).collect()))
@@ -663,6 +657,7 @@ fn every_configuration_is_shown_and_compared() {
 #[test]
 fn slot_stats_are_asked_of_all_owners() {
     let mut world = World::new();
+    world.keys = |slot| u64::from(slot.0) % 7;
     let row = |slot: i64, keys: i64| {
         let stats = Reply::Map(vec![(Reply::word("key-count"), Reply::Integer(keys))]);
         Reply::Array(vec![Reply::Integer(slot), stats])
