@@ -64,13 +64,18 @@ class Client:
         self.socket.close()
 
 
-def info_raft(port):
-    """The fields of the group's line in INFO raft."""
+def ask(port, *words):
+    """What the node or router there answers, on a connection of its own."""
     client = Client(port, 2.0)
     try:
-        text = client.call("INFO", "raft")
+        return client.call(*words)
     finally:
         client.close()
+
+
+def info_raft(port):
+    """The fields of the group's line in INFO raft."""
+    text = ask(port, "INFO", "raft")
     for line in text.splitlines():
         if line.startswith(f"raft_group_{GROUP}:"):
             return dict(field.split("=", 1) for field in line.split(":", 1)[1].split(","))
@@ -199,16 +204,20 @@ def percentile(values, share):
     return values[min(len(values) - 1, int(len(values) * share))]
 
 
+def buckets(values, bounds):
+    """The spans between these bounds with something in them, as text, and how many values each has."""
+    for low, high in zip((0, *bounds), (*bounds, float("inf"))):
+        count = sum(low <= value < high for value in values)
+        if count:
+            yield f"{low:>5} to {high:<5}", count
+
+
 def report(name, gaps_ms):
     if not gaps_ms:
         return
     print(f"\n{name} of the leader, {len(gaps_ms)} times: writes stood still for (ms)")
-    low = 0
-    for high in (*BUCKETS_MS, float("inf")):
-        count = sum(low <= gap < high for gap in gaps_ms)
-        if count:
-            print(f"  {low:>5} to {high:<5}  {'#' * count} {count}")
-        low = high
+    for span, count in buckets(gaps_ms, BUCKETS_MS):
+        print(f"  {span}  {'#' * count} {count}")
     median, p99 = percentile(gaps_ms, 0.5), percentile(gaps_ms, 0.99)
     goal = GOALS[name]
     print(f"  median {median:.0f} (goal {goal[0]}), p99 {p99:.0f} (goal {goal[1] or '-'}), longest {max(gaps_ms):.0f}")

@@ -34,7 +34,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from failover import ROOT, Client, Cluster, free_ports, percentile, wait_for
+from failover import ROOT, Client, Cluster, buckets, free_ports, percentile, wait_for
 from watch import Killer, Watch, tell
 
 SLOTS = 16384
@@ -391,12 +391,8 @@ def row(name, seconds, cpu, ms, failed, quiet_p99):
 
 def histogram(name, ms):
     print(f"\n{name}, milliseconds:")
-    low = 0
-    for high in (*BUCKETS_MS, float("inf")):
-        count = sum(low <= one < high for one in ms)
-        if count:
-            print(f"  {low:>5} to {high:<5}  {count:>9,}  {100 * count / len(ms):8.4f} %")
-        low = high
+    for span, count in buckets(ms, BUCKETS_MS):
+        print(f"  {span}  {count:>9,}  {100 * count / len(ms):8.4f} %")
 
 
 def report(phases, samples, failures, watch):

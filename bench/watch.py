@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from failover import Client, wait_for
+from failover import ask, wait_for
 
 NOTE_EVERY_S, SYNC_EVERY_S = 0.5, 0.1
 KILL_EVERY_S, DOWN_S = 10.0, 1.0
@@ -24,13 +24,8 @@ SLOW_SYNC_MS, LINES_MAX, FAILURES_MAX = 200, 8, 10
 
 def standing(port):
     """What INFO raft of a node says: of its groups, of those that follow it, and how long its disk is at work."""
-    client = Client(port, 2.0)
-    try:
-        text = client.call("INFO", "raft")
-    finally:
-        client.close()
     groups, followers, sync_age = {}, {}, 0
-    for line in text.splitlines():
+    for line in ask(port, "INFO", "raft").splitlines():
         name, _, rest = line.partition(":")
         if name == "raft_sync_age_ms":
             sync_age = int(rest)
@@ -154,7 +149,7 @@ class Killer:
         time.sleep(DOWN_S)
         self.cluster.start(kill.node)
         kill.started = time.monotonic()
-        wait_for(f"answer of node {kill.node}", lambda: Client(self.cluster.port(kill.node), 2.0).call("PING"), 300)
+        wait_for(f"answer of node {kill.node}", lambda: ask(self.cluster.port(kill.node), "PING"), 300)
         kill.serves = time.monotonic()
         wait_for("state in which all nodes are whole", lambda: self.watch.is_whole(kill.serves), 300)
         kill.whole = time.monotonic()
