@@ -13,9 +13,10 @@
 //! "executed" is the true answer of its seq and counts. One that says anything else tells nothing
 //! about the newer attempt and changes nothing but the book of frames that may have had an effect.
 //!
-//! **Voids.** An op whose client was answered without its outcome is sent as a void from then on: a
-//! read of no key, which fills the seq if the op has not. So what a client was told was not executed
-//! never will be, and what it was told is unknown does not happen much later without need.
+//! **Voids.** From its client's deadline on an op is sent as a void: a read of no key, which fills the
+//! seq if the op has not. What the lane answers is told to the client, the op's reply or that it was not
+//! executed and never will be, if it comes within a short grace; only after that the outcome is unknown.
+//! So is an op sent whose client was answered without an outcome before.
 //!
 //! **Acknowledgements.** An op acknowledges the answers before it. In a lane that is idle after a large
 //! answer, or left, a void does, once: else the group would remember it to the end of the session.
@@ -43,7 +44,7 @@ pub use self::outbox::{BATCH_BYTES_MAX, BATCH_REQUESTS_MAX};
 use self::awaits::Awaits;
 use self::book::{Attempt, Book, LinkState};
 use self::group::{Ask, Group, PendingQuery, QUERY_BYTES};
-use self::lane::{Fate, PendingOp, had_no_effect};
+use self::lane::{Fate, PendingOp, had_no_effect, is_voided};
 use self::news::News;
 use self::outbox::Outbox;
 use self::slot_queue::{Filled, SlotQueue};
@@ -178,7 +179,8 @@ impl Dispatch {
         }
     }
 
-    /// Takes a request. Its ticket is answered by a later poll, at `deadline` at the latest.
+    /// Takes a request. Its ticket is answered by a later poll, at `deadline` at the latest, or 250 ms
+    /// after it if it is a write that may have been executed.
     pub fn submit(
         &mut self,
         now: Now,
@@ -470,11 +472,15 @@ impl Dispatch {
         match answer {
             Answer::Done { outcome, log_time } => {
                 group.heard(log_time, now);
+                let answer = match is_voided(&outcome) {
+                    true => Answered::Refused(state.sure),
+                    false => Answered::Outcome(outcome),
+                };
                 if current {
                     group.worked();
                     state.worked();
                 }
-                self.on_done(now, slot, index, Answered::Outcome(outcome));
+                self.on_done(now, slot, index, answer);
             }
             Answer::Old | Answer::ReplyGone => {
                 // The op's own frames had the effect: `open` is not 0, and a read had none.

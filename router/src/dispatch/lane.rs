@@ -6,7 +6,7 @@
 use super::OP_BYTES;
 use super::book::{Attempt, Book, Connection, Ticket};
 use crate::backend::{Answered, Refusal};
-use shard_core::op::Op;
+use shard_core::op::{Op, Outcome};
 use shard_core::session::{LogTime, Seq, SessionId, is_small};
 use shard_core::slot::Slot;
 use shard_core::wire::Answer;
@@ -43,7 +43,9 @@ pub(super) struct PendingOp {
     pub(super) ticket: Option<Ticket>,
     /// When it was submitted.
     pub(super) submitted: u64,
-    /// When it is answered at the latest; of a given-up one, when it is looked at next.
+    /// The client's deadline.
+    pub(super) promised: u64,
+    /// When it is looked at next: at the client's deadline, and from time to time after it.
     pub(super) deadline: u64,
     /// The group in whose bounds it counts.
     pub(super) group: GroupId,
@@ -72,6 +74,7 @@ impl PendingOp {
             connection: None,
             ticket: None,
             submitted: now,
+            promised: deadline,
             deadline,
             group,
             bytes: OP_BYTES,
@@ -92,20 +95,41 @@ impl PendingOp {
     /// Nobody knows whether it was executed. The deadline may be noticed late; what the client is
     /// told is the time it was promised.
     pub(super) fn unknown(&self, now: u64) -> Refusal {
-        let until = now.min(self.deadline);
+        let until = now.min(self.promised);
         Refusal::Unknown { waited_ms: until.saturating_sub(self.submitted) / 1_000_000 }
     }
 
+    /// What is in flight is not waited for any more.
+    fn take_back(&mut self, book: &mut Book) {
+        let Fate::InFlight(id, node) = self.fate else { return };
+        book.release(node, self.bytes);
+        self.fate = Fate::Waiting;
+        self.older.push(id);
+        if self.older.len() > ATTEMPTS_KEPT_MAX {
+            book.attempts.remove(&self.older.remove(0));
+        }
+    }
+
+    /// Whether its client is at the deadline and could still hear more than "unknown": from a void.
+    pub(super) fn may_hear_more(&self) -> bool {
+        self.ticket.is_some() && self.write && self.open > 0 && self.deadline == self.promised
+    }
+
     /// Fills the seq without effect if it has had none so far: the lane needs every seq filled.
-    /// Only for an op whose client was answered.
+    /// Only for an op whose client was answered, or is by what the lane says to this.
     pub(super) fn make_void(&mut self) {
         self.op = void();
     }
 }
 
-/// The op without a key: fills a seq and has no effect.
+/// The op without a key: fills a seq, has no effect, and answers what no client's op does.
 fn void() -> Op {
-    Op::Exists { keys: Vec::new() }
+    Op::MGet { keys: Vec::new() }
+}
+
+/// Whether a void answered this: the seq is filled, and the op never will be executed.
+pub(super) fn is_voided(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Values(values) if values.is_empty())
 }
 
 /// The ops of one slot in one session.
@@ -193,16 +217,16 @@ impl Lane {
     /// answer that says "executed" still counts when it comes.
     pub(super) fn rewind(&mut self, from: usize, book: &mut Book) {
         for op in self.ops.range_mut(from.min(self.ops.len())..) {
-            if let Fate::InFlight(id, node) = op.fate {
-                book.release(node, op.bytes);
-                op.fate = Fate::Waiting;
-                op.older.push(id);
-                if op.older.len() > ATTEMPTS_KEPT_MAX {
-                    book.attempts.remove(&op.older.remove(0));
-                }
-            }
+            op.take_back(book);
         }
         self.next = self.next.min(from);
+    }
+
+    /// Asks with a void what became of the op at `index`. Those behind it stay where they are.
+    pub(super) fn ask_again(&mut self, index: usize, book: &mut Book) {
+        self.ops[index].make_void();
+        self.ops[index].take_back(book);
+        self.next = self.next.min(index);
     }
 
     /// Notes an attempt for the op at `index`, which is the one `resend` gave or the newest.

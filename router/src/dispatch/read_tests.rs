@@ -215,6 +215,7 @@ fn a_read_after_a_void_is_served() {
     let write = bench.append();
     bench.poll();
     bench.time_out();
+    bench.grace_out();
     assert!(matches!(bench.refusal(write), Some(Refusal::Unknown { .. })));
     bench.get();
     let sent = bench.poll();

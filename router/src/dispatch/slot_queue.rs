@@ -17,7 +17,10 @@ use std::collections::{BTreeMap, VecDeque};
 /// A seq that is unanswered so long after it was sent is sent again, though nothing says that it was
 /// lost: also how often a given-up op is looked at. Far above what a healthy group takes.
 const STALL_NS: u64 = 10_000_000_000;
-/// The same of a read, which is given up at its deadline: so long before it, without an answer, says
+/// So long after the deadline of a write that may have been executed its client is told that this is
+/// unknown, unless the void that left at the deadline has heard more.
+const GRACE_NS: u64 = 250_000_000;
+/// The same as `STALL_NS` of a read, which is given up at its deadline: so long before it, without an answer, says
 /// that the node is no good.
 const READ_STALL_NS: u64 = 2_000_000_000;
 /// A large reply that is answered so long, in a lane that has had nothing more to say, is
@@ -320,7 +323,8 @@ impl SlotQueue {
     }
 
     /// Answers whoever has waited to the deadline. An op without a seq goes; one with a seq stays
-    /// until the lane answers, as a void. True if something has been in flight for too long.
+    /// until the lane answers, as a void. A write that may have been executed is answered by what the
+    /// void hears, if that comes within the grace. True if something has been in flight for too long.
     pub(super) fn expire(&mut self, now: Now, book: &mut Book) -> bool {
         let sure = self.sure;
         let mut stalled = false;
@@ -333,17 +337,25 @@ impl SlotQueue {
             }
             late
         });
-        for op in self.lane.iter_mut().flat_map(|lane| &mut lane.ops) {
+        let Some(lane) = &mut self.lane else { return stalled };
+        for index in 0..lane.ops.len() {
+            let op = &mut lane.ops[index];
             if op.fate == Fate::Answered || op.deadline > now {
                 continue;
             }
-            let refusal = op.refusal(now, sure);
-            book.answer(&mut op.ticket, Answered::Refused(refusal));
-            op.make_void();
             stalled |=
                 matches!(op.fate, Fate::InFlight(..)) && now.saturating_sub(op.sent_at) >= STALL_NS;
-            book.postpone(op.deadline, now.saturating_add(STALL_NS));
-            op.deadline = now.saturating_add(STALL_NS);
+            let may_hear_more = op.may_hear_more();
+            let next = now.saturating_add(if may_hear_more { GRACE_NS } else { STALL_NS });
+            book.postpone(op.deadline, next);
+            op.deadline = next;
+            if may_hear_more {
+                lane.ask_again(index, book);
+            } else {
+                let refusal = op.refusal(now, sure);
+                book.answer(&mut op.ticket, Answered::Refused(refusal));
+                op.make_void();
+            }
         }
         stalled
     }
