@@ -35,6 +35,7 @@ const OWN_TIPS: &[&str] = &["ping", "info", "config|set", "dbsize", "flushall", 
 const NOT_IN_7_0: &[&str] = &[
     "client|setinfo",
     "client|no-touch",
+    "client|request-timeout",
     "cluster|myshardid",
     "cluster|migrateslots",
     "cluster|rebalance",

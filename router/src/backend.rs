@@ -218,6 +218,11 @@ impl Backend {
         self.0.node()
     }
 
+    /// How long a request waits at most.
+    pub fn request_timeout(&self) -> Duration {
+        self.0.request_timeout()
+    }
+
     /// Counters.
     pub fn stats(&self) -> DispatchStats {
         self.0.stats()

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What is known of one connection.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub struct ClientInfo {
     pub protocol: Cell<Protocol>,
     /// READONLY: on the cluster port, reads are served by any replica's node.
     pub readonly: Cell<bool>,
+    /// CLIENT REQUEST-TIMEOUT: how long a request of its waits at most, if not as long as those of others.
+    pub request_timeout: Cell<Option<Duration>>,
     /// CLIENT SETNAME; empty: none.
     pub name: RefCell<Bytes>,
     /// CLIENT SETINFO LIB-NAME.
@@ -113,6 +115,7 @@ impl Clients {
             active: Cell::new(now),
             protocol: Cell::default(),
             readonly: Cell::default(),
+            request_timeout: Cell::default(),
             name: RefCell::default(),
             lib_name: RefCell::default(),
             lib_version: RefCell::default(),

@@ -307,6 +307,7 @@ impl Connection {
             Call::Local(call) => {
                 let last = call == Local::Quit;
                 let reply = crate::local::answer(&self.front, info, call);
+                self.sink.set_request_timeout(info.request_timeout.get());
                 self.reply(&reply);
                 if last {
                     self.stop();

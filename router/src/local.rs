@@ -8,6 +8,7 @@ use crate::info::{REDIS_VERSION, unix_micros};
 use crate::reply::{Protocol, Reply};
 use crate::settings::config_get;
 use bytes::Bytes;
+use std::time::Duration;
 
 /// The reply, after the command has had its effect on the connection.
 pub fn answer(front: &FrontEnd, client: &ClientInfo, call: Local) -> Reply {
@@ -63,6 +64,7 @@ fn hello(client: &ClientInfo, protocol: Option<Protocol>, name: Option<Bytes>) -
 fn reset(client: &ClientInfo) -> Reply {
     client.protocol.set(Protocol::Resp2);
     client.readonly.set(false);
+    client.request_timeout.set(None);
     client.name.replace(Bytes::new());
     Reply::Simple("RESET")
 }
@@ -96,5 +98,19 @@ fn answer_client(front: &FrontEnd, client: &ClientInfo, call: Client) -> Reply {
         }
         Client::Info => Reply::Verbatim(client.line() + "\n"),
         Client::List(ids) => Reply::Verbatim(front.clients().list(ids.as_deref())),
+        Client::RequestTimeout(ms) => request_timeout(front, client, ms),
     }
+}
+
+fn request_timeout(front: &FrontEnd, client: &ClientInfo, ms: u64) -> Reply {
+    let max = front.backend().request_timeout();
+    let asked = Duration::from_millis(ms);
+    if asked > max {
+        let max = max.as_millis();
+        return Reply::error(format!(
+            "ERR timeout is out of range: no request waits longer than {max} ms here"
+        ));
+    }
+    client.request_timeout.set((ms > 0).then_some(asked));
+    Reply::OK
 }

@@ -299,6 +299,35 @@ fn w10_what_needs_no_group_is_answered_without_any() {
 }
 
 #[test]
+fn a_connection_may_wait_for_less_than_the_router_would() {
+    run(async {
+        let node = FakeNode { silent: true, ..FakeNode::default() };
+        // Longer than anything here is waited for.
+        let front = start(node, ServeConfig::default(), 2 * PATIENCE).await;
+        let got =
+            front.talk("CLIENT REQUEST-TIMEOUT 70\r\nSET k v\r\nGET k\r\nSTRLEN {l}\r\n").await;
+        assert!(
+            got.starts_with("+OK -TIMEOUT no answer within 70 ms, the write may or may not"),
+            "{got}"
+        );
+        assert_eq!(got.matches("-CLUSTERDOWN").count(), 2, "{got}");
+        let max = 2 * PATIENCE.as_millis();
+        let got = front.talk(format!("CLIENT REQUEST-TIMEOUT {}\r\n", max + 1)).await;
+        let refused =
+            format!("-ERR timeout is out of range: no request waits longer than {max} ms here ");
+        assert_eq!(got, refused);
+        for back in ["CLIENT REQUEST-TIMEOUT 0", "RESET"] {
+            let mut stream = front.connect().await;
+            let talk = format!("CLIENT REQUEST-TIMEOUT 1\r\nGET a\r\n{back}\r\nGET k\r\n");
+            stream.write_all(talk.as_bytes()).await.expect("sent");
+            assert!(read_some(&mut stream, 17).await.ends_with("-CLUSTERDOWN"));
+            let rest = timeout(Duration::from_millis(100), read_all(&mut stream)).await;
+            assert!(rest.is_err(), "{rest:?}");
+        }
+    });
+}
+
+#[test]
 fn b31_one_client_too_many_is_told_so() {
     run(async {
         let config = ServeConfig { clients_max: 1, ..ServeConfig::default() };

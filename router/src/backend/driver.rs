@@ -178,14 +178,15 @@ impl Inner {
         }
         let ticket = self.waiting.borrow_mut().add(sink, tag);
         let now = self.now();
+        let patience = sink.request_timeout().unwrap_or(self.request_timeout);
         let timeout = match &work {
-            Work::Glance(_) => self.request_timeout.min(GLANCE_MAX),
+            Work::Glance(_) => patience.min(GLANCE_MAX),
             Work::AwaitOwner { timeout_ms, .. } => Duration::from_millis(u64::from(*timeout_ms)),
             Work::Op(_)
             | Work::Query(_)
             | Work::Transfer(_)
             | Work::Master(_)
-            | Work::Meet { .. } => self.request_timeout,
+            | Work::Meet { .. } => patience,
         };
         let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let deadline = now.saturating_add(timeout);
@@ -240,6 +241,10 @@ impl Inner {
 
     pub(super) fn node(&self) -> Option<NodeId> {
         self.local.as_ref().map(|local| local.node)
+    }
+
+    pub(super) fn request_timeout(&self) -> Duration {
+        self.request_timeout
     }
 
     pub(super) fn stats(&self) -> DispatchStats {

@@ -5,6 +5,7 @@ use super::driver::Inner;
 use crate::dispatch::Connection;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Weak;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// Takes the answers of one client connection, in any order, each with the tag it was asked under.
@@ -16,12 +17,23 @@ pub struct ReplySink {
     closed: Cell<bool>,
     waiting: Cell<usize>,
     backend: OnceCell<(Weak<Inner>, Connection)>,
+    request_timeout: Cell<Option<Duration>>,
 }
 
 impl ReplySink {
     /// An empty one; put it into an `Rc` to submit with it.
     pub fn new() -> ReplySink {
         ReplySink::default()
+    }
+
+    /// How long requests that are submitted from now on wait at most; None: as the backend was told.
+    pub fn set_request_timeout(&self, timeout: Option<Duration>) {
+        self.request_timeout.set(timeout);
+    }
+
+    /// See `set_request_timeout`.
+    pub(super) fn request_timeout(&self) -> Option<Duration> {
+        self.request_timeout.get()
     }
 
     /// Moves the answers that are there to the end of `into`.

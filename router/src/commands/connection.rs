@@ -175,6 +175,11 @@ pub fn client_on_off(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     if is(b"on") || is(b"off") { answer(Reply::OK) } else { Err(SYNTAX_ERROR) }
 }
 
+/// CLIENT REQUEST-TIMEOUT
+pub fn client_request_timeout(arguments: &mut Arguments) -> Result<Call, ErrorText> {
+    client(Client::RequestTimeout(super::server::timeout_ms(&arguments[2])?))
+}
+
 /// CLIENT HELP
 pub fn client_help(_: &mut Arguments) -> Result<Call, ErrorText> {
     answer(super::server::help(
@@ -200,6 +205,13 @@ pub fn client_help(_: &mut Arguments) -> Result<Call, ErrorText> {
             ),
             ("NO-EVICT (ON|OFF)", &["Accepted: no connection is ever evicted."]),
             ("NO-TOUCH (ON|OFF)", &["Accepted: keys have no time of last access."]),
+            (
+                "REQUEST-TIMEOUT <milliseconds>",
+                &[
+                    "Answer requests of this connection with an error after so long, if not before.",
+                    "0: as all others.",
+                ],
+            ),
         ],
     ))
 }

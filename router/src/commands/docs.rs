@@ -73,6 +73,7 @@ pub const DOCS: &[Doc] = &[
     doc("client|list",     "2.4.0", "connection", "O(N) where N is the number of connections", "What is known of all connections"),
     doc("client|no-evict", "7.0.0", "connection", ONE, "Accepted; no connection is ever evicted"),
     doc("client|no-touch", "7.2.0", "connection", ONE, "Accepted; keys have no time of last access"),
+    doc("client|request-timeout", "7.2.0", "connection", ONE, "Let requests of this connection wait for less than those of others"),
     doc("client|help",     "5.0.0", "connection", ONE, "Print help"),
     doc("command",   "2.8.13", "server", "O(N) where N is the number of commands", "Every command with its arity, flags and keys"),
     doc("command|count",   "2.8.13", "server", ONE, "How many commands there are"),

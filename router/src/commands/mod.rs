@@ -192,6 +192,8 @@ pub enum Client {
     Info,
     /// LIST; the ids asked for, or all.
     List(Option<Vec<u64>>),
+    /// REQUEST-TIMEOUT, in milliseconds; 0: as long as the router waits for others.
+    RequestTimeout(u64),
 }
 
 /// CLUSTER subcommands that need the view.
@@ -334,6 +336,7 @@ const CLIENT_COMMANDS: &[CommandSpec] = &[
     spec("client|list",     -2, Here, NO_KEYS, ADMIN,   connection::client_list),
     spec("client|no-evict",  3, Here, NO_KEYS, ADMIN,   connection::client_on_off),
     spec("client|no-touch",  3, Here, NO_KEYS, CLIENT,  connection::client_on_off),
+    spec("client|request-timeout", 3, Here, NO_KEYS, CLIENT, connection::client_request_timeout),
     spec("client|help",      2, Here, NO_KEYS, LOADING, connection::client_help),
 ];
 

@@ -34,11 +34,13 @@ pub fn role(_: &mut Arguments) -> Result<Call, ErrorText> {
 /// WAIT
 pub fn wait(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     integer(arguments, 1)?;
-    match parse_integer(&arguments[2]) {
-        None => Err("ERR timeout is not an integer or out of range".into()),
-        Some(..0) => Err("ERR timeout is negative".into()),
-        Some(_) => Ok(Call::Local(Local::Wait)),
-    }
+    timeout_ms(&arguments[2]).map(|_| Call::Local(Local::Wait))
+}
+
+/// A number of milliseconds to wait.
+pub(super) fn timeout_ms(text: &[u8]) -> Result<u64, ErrorText> {
+    let number = parse_integer(text).ok_or("ERR timeout is not an integer or out of range")?;
+    u64::try_from(number).map_err(|_| "ERR timeout is negative".into())
 }
 
 /// DBSIZE

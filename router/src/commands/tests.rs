@@ -59,6 +59,8 @@ const REFUSALS: &[(&str, &str)] = &[
     ),
     ("CLIENT LIST ID x", "ERR Invalid client ID"),
     ("CLIENT LIST TYPE foo", "ERR Unknown client type 'foo'"),
+    ("CLIENT REQUEST-TIMEOUT x", "ERR timeout is not an integer or out of range"),
+    ("CLIENT REQUEST-TIMEOUT -1", "ERR timeout is negative"),
     ("AUTH a b c", "ERR syntax error"),
     ("FLUSHALL FOO", "ERR syntax error"),
     ("WAIT a 0", "ERR value is not an integer or out of range"),
