@@ -4,6 +4,7 @@
 use crate::topology::Topology;
 use shard_core::cluster_config::SHARDMASTER;
 use shard_core::moves::RefuseReason;
+use shard_core::node::CLOCK_OFF_MAX_MS;
 use shard_core::slot::{SLOTS, Slot};
 use shard_core::{GroupId, NodeId};
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ impl Topology<'_> {
         self.lagging(&mut lines);
         self.stuck(&mut lines);
         self.unassigned(&mut lines);
+        self.clocks(&mut lines);
         self.disk(&mut lines);
         let from = match self.node {
             Some(node) => format!("as node {node} sees it"),
@@ -72,6 +74,26 @@ impl Topology<'_> {
         for node in &self.view.map.evacuated {
             lines
                 .push(format!("node {node} is evacuated: CLUSTER ADMIT {node} lets it lead again"));
+        }
+    }
+
+    /// Nodes whose clocks differ from those of most: they hand over what they lead.
+    fn clocks(&self, lines: &mut Vec<String>) {
+        let Some(status) = self.status else { return };
+        let Some(own) = status.clock_off_ms else { return };
+        let peers = status
+            .peers
+            .iter()
+            .filter_map(|(node, peer)| Some((*node, own + peer.clock_ahead_ms?)));
+        for (node, off) in [(status.node, own)].into_iter().chain(peers) {
+            if off.unsigned_abs() > CLOCK_OFF_MAX_MS {
+                let side = if off > 0 { "ahead of" } else { "behind" };
+                lines.push(format!(
+                    "the clock of node {node} is {} ms {side} those of most nodes, and it hands over what it leads: \
+                     set its clock, and keep it with NTP",
+                    off.unsigned_abs()
+                ));
+            }
         }
     }
 

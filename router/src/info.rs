@@ -375,14 +375,16 @@ fn raft(section: &mut Section) {
     section.put("raft_groups", status.replicas.len());
     section.put("raft_peers_up", status.peers_up().count());
     section.put("raft_sync_age_ms", status.sync_age_ms);
+    section.put("raft_clock_off_ms", status.clock_off_ms.unwrap_or_default());
     let age = |age: Option<u64>| age.map_or_else(|| "never".into(), |age| age.to_string());
     for (peer, seen) in &status.peers {
         let value = format!(
-            "state={},contact_age_ms={},echo_age_ms={},sync_age_ms={},claimed={},believed={}",
+            "state={},contact_age_ms={},echo_age_ms={},sync_age_ms={},clock_ahead_ms={},claimed={},believed={}",
             seen.state,
             age(seen.contact_age_ms),
             age(seen.echo_age_ms),
             seen.sync_age_ms,
+            seen.clock_ahead_ms.map_or_else(|| "unknown".into(), |ahead| ahead.to_string()),
             seen.claimed,
             seen.believed,
         );

@@ -144,7 +144,8 @@ async fn read(
                 | WireFrame::Move(_)
                 | WireFrame::Map(_)
                 | WireFrame::Witness(_)
-                | WireFrame::ClusterPort(_) => {
+                | WireFrame::ClusterPort(_)
+                | WireFrame::Clock(_) => {
                     return Err(LinkError::Misplaced);
                 }
             }

@@ -40,10 +40,10 @@ impl Clock {
     pub fn instant(&self, at: Now) -> Instant {
         Instant::now() + Duration::from_nanos(at.saturating_sub(self.now()))
     }
+}
 
-    /// The wall clock, for the stamps of entries. Before 1970 it is 0.
-    pub fn wall(&self) -> LogTime {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        LogTime(since.as_millis() as u64)
-    }
+/// The wall clock, for the stamps of entries. Before 1970 it is 0.
+pub fn wall() -> LogTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    LogTime(since.as_millis() as u64)
 }

@@ -25,6 +25,7 @@ use shard_core::handshake::{
 };
 use shard_core::map_feed::MapMessage;
 use shard_core::migration::MoveEnvelope;
+use shard_core::session::LogTime;
 use shard_core::wire::{RaftEnvelope, ToNode, ToRouter};
 use shard_core::witness::WitnessMessage;
 use std::cell::{Cell, RefCell};
@@ -107,6 +108,13 @@ pub enum Inbound {
         from: NodeId,
         /// Its process.
         epoch: u64,
+    },
+    /// A peer says what its wall clock shows.
+    Clock {
+        /// The peer, proved.
+        from: NodeId,
+        /// Milliseconds since 1970.
+        clock: LogTime,
     },
     /// A peer says to which of its ports cluster-aware clients come.
     ClusterPort {
@@ -380,6 +388,9 @@ async fn serve_peer(
         WireFrame::Witness(message) => {
             Ok(shared.inbox.send(Inbound::Witness { from: node, message }).await.is_ok())
         }
+        WireFrame::Clock(clock) => {
+            Ok(shared.inbox.send(Inbound::Clock { from: node, clock }).await.is_ok())
+        }
         WireFrame::ClusterPort(port) => {
             Ok(shared.inbox.send(Inbound::ClusterPort { from: node, port }).await.is_ok())
         }
@@ -413,7 +424,8 @@ async fn serve_router(shared: &Shared, stream: TcpStream) -> Result<(), Connecti
         | WireFrame::Move(_)
         | WireFrame::Map(_)
         | WireFrame::Witness(_)
-        | WireFrame::ClusterPort(_) => Err(ConnectionError::WrongFrame),
+        | WireFrame::ClusterPort(_)
+        | WireFrame::Clock(_) => Err(ConnectionError::WrongFrame),
     });
     let ended = tokio::select! {
         ended = reading => ended,

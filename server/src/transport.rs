@@ -11,6 +11,7 @@
 //! - Appends are pulled, when the socket can take them: they do not queue here.
 //! - One write per wake-up, of at most about [`WRITE_BYTES_MAX`].
 
+use crate::clock;
 use crate::listener::{Inbound, LocalIdentity};
 use crate::random;
 use bytes::BytesMut;
@@ -20,7 +21,7 @@ use raft_core::types::{EntryId, Term};
 use router::dial::{DialError, dial};
 use shard_core::checkpoint::SnapshotChunk;
 use shard_core::codec::{WireFrame, encode_frame};
-use shard_core::handshake::{Credentials, Purpose};
+use shard_core::handshake::{CLOCK_VERSION, Credentials, Purpose};
 use shard_core::map_feed::MapMessage;
 use shard_core::migration::{MoveEnvelope, MoveMessage};
 use shard_core::wire::RaftEnvelope;
@@ -135,6 +136,8 @@ struct Link {
     address: String,
     ended: CancellationToken,
     up: Cell<bool>,
+    /// The peer knows what to make of this node's wall clock.
+    tells_clock: Cell<bool>,
     /// The newest heartbeat, until it is written: before everything else, and never twice.
     heartbeat: RefCell<Option<Heartbeat>>,
     queue: RefCell<VecDeque<WireFrame>>,
@@ -307,6 +310,7 @@ impl Link {
             address,
             ended: CancellationToken::new(),
             up: Cell::new(false),
+            tells_clock: Cell::new(false),
             heartbeat: RefCell::default(),
             queue: RefCell::default(),
             appendable: Cell::new(false),
@@ -333,6 +337,9 @@ impl Link {
     fn fill(&self, shared: &Shared, buffer: &mut BytesMut) {
         if let Some(heartbeat) = self.heartbeat.take() {
             encode(shared, &WireFrame::Heartbeat(heartbeat), buffer);
+            if self.tells_clock.get() {
+                encode(shared, &WireFrame::Clock(clock::wall()), buffer);
+            }
         }
         while buffer.len() < WRITE_BYTES_MAX {
             let Some(frame) = self.queue.borrow_mut().pop_front() else { break };
@@ -468,6 +475,7 @@ struct Streams {
     control: TcpStream,
     bulk: TcpStream,
     epoch: u64,
+    version: u8,
 }
 
 async fn dial_both(shared: &Shared, link: &Link) -> Result<Streams, DialError> {
@@ -482,7 +490,8 @@ async fn dial_both(shared: &Shared, link: &Link) -> Result<Streams, DialError> {
     if first.epoch != second.epoch {
         return Err(io::Error::other("the peer restarted meanwhile").into());
     }
-    Ok(Streams { control, bulk, epoch: first.epoch })
+    let version = first.version.min(second.version);
+    Ok(Streams { control, bulk, epoch: first.epoch, version })
 }
 
 /// A link from its handshake to its end. False: it is not to be tried again.
@@ -492,8 +501,11 @@ async fn stand(shared: &Shared, link: &Link, streams: Streams) -> bool {
     let (mut control_read, mut control) = streams.control.into_split();
     let (mut bulk_read, mut bulk) = streams.bulk.into_split();
     link.up.set(true);
-    let said = shared.cluster_port.map(WireFrame::ClusterPort);
-    link.queue.borrow_mut().extend(said);
+    link.tells_clock.set(streams.version >= CLOCK_VERSION);
+    // Before any message: who is elected by it has heard of the time.
+    let clock = link.tells_clock.get().then(|| WireFrame::Clock(clock::wall()));
+    let port = shared.cluster_port.map(WireFrame::ClusterPort);
+    link.queue.borrow_mut().extend(clock.into_iter().chain(port));
     if shared.inbox.send(Inbound::LinkUp { node, epoch, link: number }).await.is_err() {
         return false;
     }
@@ -558,6 +570,7 @@ fn snapshot_bytes(frame: &WireFrame) -> u64 {
         | WireFrame::Map(_)
         | WireFrame::Witness(_)
         | WireFrame::ClusterPort(_)
+        | WireFrame::Clock(_)
         | WireFrame::ToNode(_)
         | WireFrame::ToRouter(_) => 0,
     }

@@ -3,7 +3,7 @@
 //! It lives on the node's `current_thread` runtime beside the client connections and the links. It
 //! never waits for the disk: writes go to the files' own threads, which answer with events.
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::disk::{Disk, Happened, Loaded};
 use crate::kept_file::KeptWriter;
 use crate::listener::{ConnId, Inbound, Known};
@@ -386,6 +386,7 @@ impl Worker {
             Inbound::Heartbeat { from, heartbeat } => {
                 self.handle(Input::Heartbeat { from, heartbeat });
             }
+            Inbound::Clock { from, clock } => self.handle(Input::Clock { from, clock }),
             Inbound::Chunk { from, chunk } => self.handle(Input::Chunk { from, chunk }),
             Inbound::Move { from, envelope } => self.handle(Input::Move { from, envelope }),
             Inbound::Map { from, message } => self.handle(Input::Map { from, message }),
@@ -444,14 +445,14 @@ impl Worker {
 
     fn handle(&mut self, input: Input) {
         let Shared { node, clock } = &*self.shared;
-        node.borrow_mut().handle(clock.now(), clock.wall(), input, &mut self.output);
+        node.borrow_mut().handle(clock.now(), clock::wall(), input, &mut self.output);
     }
 
     /// Collects what is owed and hands it out: the disk first, since it takes longest.
     fn turn(&mut self) -> Result<(), WorkerError> {
         self.look_at_disk();
         let Shared { node, clock } = &*self.shared;
-        node.borrow_mut().poll(clock.now(), clock.wall(), &mut self.output)?;
+        node.borrow_mut().poll(clock.now(), clock::wall(), &mut self.output)?;
         let mut out = std::mem::take(&mut self.output);
         if !out.writes.is_empty() {
             self.disk.submit(std::mem::take(&mut out.writes));

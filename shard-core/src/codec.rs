@@ -55,6 +55,7 @@ const KIND_MOVE: u8 = 6;
 const KIND_MAP: u8 = 7;
 const KIND_WITNESS: u8 = 8;
 const KIND_CLUSTER_PORT: u8 = 9;
+const KIND_CLOCK: u8 = 10;
 
 /// The payload of a command entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +122,8 @@ pub enum WireFrame {
     /// From one node to another: the port to which its cluster-aware clients come. Said first on each
     /// link by a node that has one, so that one without it keeps links to nodes that do not know this.
     ClusterPort(u16),
+    /// From one node to another, from [`CLOCK_VERSION`](crate::handshake::CLOCK_VERSION) on: what its wall clock shows.
+    Clock(LogTime),
 }
 
 /// Why bytes are not an entry or a frame. Whoever sent them gets no answer: the socket is closed.
@@ -234,6 +237,10 @@ pub fn encode_frame(wire: &WireFrame, out: &mut BytesMut) {
             out.put_u8(KIND_CLUSTER_PORT);
             append(port, out);
         }
+        WireFrame::Clock(clock) => {
+            out.put_u8(KIND_CLOCK);
+            append(clock, out);
+        }
         WireFrame::Chunk(SnapshotChunk { group, id, offset, bytes }) => {
             out.put_u8(KIND_CHUNK);
             append(&(group, id, offset), out);
@@ -281,6 +288,7 @@ pub fn decode_frame(buf: &mut BytesMut, bytes_max: usize) -> Result<Option<WireF
         KIND_MAP => WireFrame::Map(whole(&bytes)?),
         KIND_WITNESS => WireFrame::Witness(whole(&bytes)?),
         KIND_CLUSTER_PORT => WireFrame::ClusterPort(whole(&bytes)?),
+        KIND_CLOCK => WireFrame::Clock(whole(&bytes)?),
         other => return Err(CodecError::Kind(other)),
     }))
 }

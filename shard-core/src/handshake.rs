@@ -29,9 +29,11 @@ use sha2::Sha256;
 use std::fmt;
 
 /// The newest protocol version this program speaks.
-pub const VERSION_MAX: u8 = 2;
+pub const VERSION_MAX: u8 = 3;
 /// The oldest one it still speaks.
 pub const VERSION_MIN: u8 = 2;
+/// From this version on nodes tell each other what their wall clocks show.
+pub const CLOCK_VERSION: u8 = 3;
 /// Upper bound of one handshake message, without its length prefix.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
 /// Bytes of the length prefix.
@@ -507,8 +509,14 @@ mod tests {
     fn both_ends_learn_who_the_other_is() {
         let (listener, dialer) = Run::good().run().unwrap();
         let control = Purpose::Control;
-        assert_eq!(listener, Peer { node: Some(N2), epoch: 22, purpose: control, version: 2 });
-        assert_eq!(dialer, Peer { node: Some(N1), epoch: 11, purpose: control, version: 2 });
+        assert_eq!(
+            listener,
+            Peer { node: Some(N2), epoch: 22, purpose: control, version: VERSION_MAX }
+        );
+        assert_eq!(
+            dialer,
+            Peer { node: Some(N1), epoch: 11, purpose: control, version: VERSION_MAX }
+        );
         let front_end =
             Run { node: None, purpose: Purpose::Router, expected: None, ..Run::good() }.run();
         assert_eq!(front_end.unwrap().1.node, None);
@@ -603,13 +611,21 @@ mod tests {
     fn versions_without_one_in_common_are_refused() {
         let good = credentials("c", "s", 1);
         let (_, hello) = Dialer::new(&good, None, Purpose::Router, None, [1; 32]);
-        for (newest, oldest, fits) in [(3, 1, true), (9, 3, false), (1, 1, false), (1, 2, false)] {
+        let table = [
+            (3, 1, Some(3)),
+            (2, 1, Some(2)),
+            (9, 3, Some(3)),
+            (9, 4, None),
+            (1, 1, None),
+            (1, 2, None),
+        ];
+        for (newest, oldest, both) in table {
             let mut changed = body(&hello).to_vec();
             (changed[5], changed[6]) = (newest, oldest);
             let answer = Listener::new(&good, N2, [2; 32]).on_hello(&changed);
-            match fits {
-                true => assert_eq!(body(&answer.unwrap())[1], 2),
-                false => {
+            match both {
+                Some(version) => assert_eq!(body(&answer.unwrap())[1], version),
+                None => {
                     assert_eq!(answer.unwrap_err(), HandshakeError::Refuse(RefuseReason::Version))
                 }
             }
@@ -690,7 +706,7 @@ mod tests {
         let expected_hello = [
             "0042",
             "01464c544c",
-            "020202",
+            "030202",
             "0100000000000000",
             "0200000000000000",
             "0201000000000000",
@@ -700,14 +716,14 @@ mod tests {
         assert_eq!(hex(&hello), expected_hello.concat());
         let mut listener = Listener::new(&good, N2, [0xbb; 32]);
         let challenge = listener.on_hello(body(&hello)).unwrap();
-        let plain = ["0052", "0202", "0200000000000000", "0201000000000000", &"bb".repeat(32)];
+        let plain = ["0052", "0203", "0200000000000000", "0201000000000000", &"bb".repeat(32)];
         assert_eq!(hex(&challenge[..challenge.len() - PROOF_BYTES]), plain.concat());
         let proof = dialer.on_challenge(body(&challenge)).unwrap();
         assert_eq!(
             (hex(&challenge[challenge.len() - PROOF_BYTES..]), hex(&proof[3..])),
             (
-                "64dc94df109d2d730851eff047038c17f58665fa0c98532a5b430313018c3322".to_owned(),
-                "59e8d95c77874e80df4bbef07efeb79f2d208fd9885a0d145238d7eef08d5ada".to_owned(),
+                "13c17057b5497113644d20bd77439dd75dd6b0603b76c83f8bc4d359bdfc3f59".to_owned(),
+                "d7ee798d0341f30183fb05a726f702c4dd2fcecc62ed4b4bb49e9a817eb07451".to_owned(),
             )
         );
     }

@@ -124,7 +124,8 @@ fn peer_status(pair: &PairStatus) -> PeerStatus {
         sync_age_ms: pair.sync_age_ns / MILLISECOND,
         claimed: pair.claimed,
         believed: pair.believed,
-        // Told by whoever holds the links.
+        // Told by whoever has the clocks, and by whoever holds the links.
+        clock_ahead_ms: None,
         cut: false,
     }
 }

@@ -3,10 +3,15 @@
 //! The shell around it waits for nothing but its inbox and [`Node::deadline`]: writes, messages,
 //! replies and fetches leave as data.
 
+mod clocks;
 mod groups;
+mod hand_over;
 mod members;
 mod views;
 
+pub use self::clocks::CLOCK_OFF_MAX_MS;
+
+use self::clocks::Clocks;
 use self::groups::Comings;
 use self::views::Views;
 use crate::checkpoint::{SnapshotChunk, StateCommand, StateEvent};
@@ -30,7 +35,7 @@ use crate::wire::{
 };
 use crate::witness::{Promise, Witness, WitnessMessage};
 use raft_core::OpenError;
-use raft_core::effects::{Fetch, FetchResult, NodeLiveness, Reject, RoleChange, Write};
+use raft_core::effects::{Fetch, FetchResult, Reject, RoleChange, Write};
 use raft_core::node_pair::{Heartbeat, PairEdge, PairEffects};
 use raft_core::types::{EntryId, FetchId, GroupId, NodeId, Now, WriteToken};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -74,6 +79,13 @@ pub enum Input {
         from: NodeId,
         /// What it says.
         heartbeat: Heartbeat,
+    },
+    /// A peer's wall clock.
+    Clock {
+        /// The peer.
+        from: NodeId,
+        /// What it shows. Milliseconds since 1970.
+        clock: LogTime,
     },
     /// A link to a peer's node stands.
     LinkUp {
@@ -224,6 +236,7 @@ pub struct Node {
     /// A replica could not be opened, or has lost what it promised: the node stops with its next poll.
     failed: Option<ReplicaError>,
     health: Health,
+    clocks: Clocks,
     touched: BTreeSet<GroupId>,
     /// Per peer the groups that have something to pull, and where the next pull begins: groups take
     /// turns.
@@ -289,6 +302,7 @@ impl Node {
             addresses,
             replicas,
             health: Health::new(epoch),
+            clocks: Clocks::default(),
             touched,
             appendable: BTreeMap::new(),
             turn: BTreeMap::new(),
@@ -334,6 +348,7 @@ impl Node {
                 self.rejected += u64::from(self.health.pairs.heard(now, from, heartbeat).is_err());
                 self.pairs(now, out);
             }
+            Input::Clock { from, clock } => self.clocks.heard(now, from, clock),
             Input::LinkUp { node, epoch, link } => {
                 self.feed.link_up(now, node);
                 self.health.pairs.link_up(now, node, epoch, link);
@@ -479,6 +494,7 @@ impl Node {
         if batch.requests.iter().any(is_served) {
             self.served_at = Some(now);
         }
+        let wall = self.clocks.believed(now, wall, replica.other_members());
         for request in batch.requests {
             if let RequestBody::Transfer { to } = request.body {
                 let wish = Wish { origin, id: request.id, to };
@@ -502,21 +518,8 @@ impl Node {
         }
         self.health.pass(now);
         self.pairs(now, out);
-        let hands_over = self.hands_over();
-        self.tell_own_state(now, hands_over);
-        let map = Arc::clone(self.feed.map());
+        self.hand_over(now, wall);
         for (group, replica) in &mut self.replicas {
-            if (hands_over || map.evacuated.contains(&self.id)) && replica.leads_on() {
-                // To one that is evacuated as well, only by a node that may not lead at all.
-                let up = |peer: NodeId| self.health.pairs.may_lead(peer);
-                let to = replica.successor(|peer| up(peer) && !map.evacuated.contains(&peer));
-                let last = || replica.successor(up).filter(|_| hands_over);
-                if let Some(to) = to.or_else(last) {
-                    // Refused, it is tried again at the next poll.
-                    let _ = replica.transfer(now, to);
-                }
-                self.touched.insert(*group);
-            }
             if replica.deadline().is_some_and(|deadline| deadline <= now) {
                 replica.tick(now);
                 self.touched.insert(*group);
@@ -533,6 +536,7 @@ impl Node {
             replica.set_room(room);
             replica.set_disk(self.disk);
             replica.set_serves(serves);
+            let wall = self.clocks.believed(now, wall, replica.other_members());
             if replica.poll(now, wall, &map, &mut self.scratch)? {
                 self.touched.insert(group);
                 out.again = true;
@@ -704,34 +708,6 @@ impl Node {
         replicas.chain(self.health.pairs.deadline()).chain(others.into_iter().flatten()).min()
     }
 
-    /// Tells the replicas whether this node may lead, when that changes: they do not campaign while it
-    /// may not (R15).
-    fn tell_own_state(&mut self, now: Now, hands_over: bool) {
-        if std::mem::replace(&mut self.told_hand_over, hands_over) != hands_over {
-            let state = match hands_over {
-                true => NodeLiveness::DiskStalled,
-                false => NodeLiveness::Up { epoch: 0, link: 0 },
-            };
-            for (group, replica) in &mut self.replicas {
-                replica.liveness(now, self.id, state);
-                self.touched.insert(*group);
-            }
-        }
-    }
-
-    /// Whether this node is to lead nothing: it stops, or its disk is stuck (R15).
-    fn hands_over(&self) -> bool {
-        self.leaving || self.health.pairs.must_hand_over()
-    }
-
-    /// Whether a leadership is here that some other node could take.
-    pub fn has_leadership_to_hand_over(&self) -> bool {
-        let may_lead = |peer| self.health.pairs.may_lead(peer);
-        self.replicas
-            .values()
-            .any(|replica| replica.leads() && replica.successor(may_lead).is_some())
-    }
-
     /// What this node knows of the cluster.
     pub fn view(&self) -> ClusterView {
         let mut map = ClusterMap::clone(self.feed.map());
@@ -748,11 +724,16 @@ impl Node {
 
     /// For INFO; the host adds what it alone knows.
     pub fn status(&self, now: Now) -> NodeStatus {
+        let mut peers = self.health.status(now);
+        for (peer, status) in &mut peers {
+            status.clock_ahead_ms = self.clocks.ahead_ms(now, *peer);
+        }
         NodeStatus {
             node: self.id,
+            clock_off_ms: self.clocks.off_ms(now),
             memory: self.memory(),
             memory_max: self.memory_max,
-            peers: self.health.status(now),
+            peers,
             sync_age_ms: self.health.sync_age(now) / 1_000_000,
             replicas: self.replicas.iter().map(|(group, r)| (*group, r.status(now))).collect(),
             counters: vec![

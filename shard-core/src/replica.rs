@@ -152,6 +152,8 @@ pub struct Replica {
     settled: bool,
     /// The last stamp given as leader.
     last_stamp: LogTime,
+    /// This leader's clock is behind its stamps: since when, and what the newest was then.
+    behind: Option<(Now, LogTime)>,
     /// Bytes that entries proposed from here on may take, until the node tells anew.
     room: u64,
     /// What the node's disk has left.
@@ -218,6 +220,7 @@ impl Replica {
             role: RoleChange { role: status.role, term: status.hard.term, leader: status.leader },
             settled: false,
             last_stamp: LogTime(0),
+            behind: None,
             room: u64::MAX,
             disk: DiskRoom::default(),
             serves: false,
@@ -248,6 +251,18 @@ impl Replica {
     /// The stamp for an entry proposed now: the wall clock, but log time never goes back.
     fn stamp(&self, wall: LogTime) -> LogTime {
         wall.max(self.machine.log_time()).max(self.last_stamp)
+    }
+
+    /// The clock, or while that is behind the stamps that this leader has to follow, half its speed: log time
+    /// does not go back, and does not stand still for as long as they are ahead.
+    fn paced(&mut self, now: Now, wall: LogTime) -> LogTime {
+        let stamped = self.stamp(LogTime(0));
+        if self.role.role != Role::Leader || wall >= stamped || is_broken(Mutant::LogTimeStands) {
+            self.behind = None;
+            return wall;
+        }
+        let (since, from) = *self.behind.get_or_insert((now, stamped));
+        LogTime(from.0.saturating_add(now.saturating_sub(since) / 2_000_000)).max(wall)
     }
 
     /// The writes up to `token` are on disk.
@@ -331,6 +346,7 @@ impl Replica {
         map: &ClusterMap,
         out: &mut ReplicaOutput,
     ) -> Result<bool, ReplicaError> {
+        let wall = self.paced(now, wall);
         self.propose_batch(now, wall, out);
         self.propose_collection(now, wall);
         self.ask_for_reads(now, out);

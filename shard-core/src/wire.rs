@@ -409,6 +409,8 @@ pub struct NodeStatus {
     pub log_entries: u64,
     /// Age of this node's oldest unfinished sync, in milliseconds.
     pub sync_age_ms: u64,
+    /// How many milliseconds this node's wall clock is ahead of what most nodes' show, or behind.
+    pub clock_off_ms: Option<i64>,
     /// Every other node that was heard of.
     pub peers: BTreeMap<NodeId, PeerStatus>,
     /// The ports to which cluster-aware clients come, of this node and of others that have said so in their
@@ -437,6 +439,8 @@ pub struct PeerStatus {
     pub echo_age_ms: Option<u64>,
     /// Age of its oldest unfinished sync, in milliseconds, as it said last.
     pub sync_age_ms: u64,
+    /// How many milliseconds its wall clock is ahead of this node's, or behind.
+    pub clock_ahead_ms: Option<i64>,
     /// Groups that this node leads with it as a member.
     pub claimed: u32,
     /// Groups that this node believes it to lead.

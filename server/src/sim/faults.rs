@@ -46,12 +46,30 @@ impl World {
         }
     }
 
+    /// One node's clock is wrong for a while.
+    pub(super) fn draw_clock(&mut self) {
+        if self.rates.clock_off_ms == 0 {
+            return;
+        }
+        let (node, at) = (self.some_node(), self.random.between(100, 4000) * MS);
+        self.at(at, Event::Clock(node, self.rates.clock_off_ms));
+        let until = at + self.random.between(500, 12_000) * MS;
+        self.at(until, Event::Clock(node, 0));
+    }
+
+    pub(super) fn set_clock(&mut self, id: NodeId, off_ms: i64) {
+        if let Some(host) = self.hosts.get_mut(&id) {
+            host.wrong_by = off_ms;
+        }
+    }
+
     /// Everything is whole from now on.
     pub(super) fn mend_all(&mut self) {
         for (from, to) in self.network.cuts() {
             self.mend(from, to);
         }
         for id in self.hosts.keys().copied().collect::<Vec<_>>() {
+            self.set_clock(id, 0);
             self.start(id);
         }
     }

@@ -9,13 +9,15 @@ use shard_core::NodeId;
 use shard_core::kept::Kept;
 use shard_core::map_feed::MapMessage;
 use shard_core::migration::MoveEnvelope;
-use shard_core::node::{Input, Node, NodeSetup, Output};
+use shard_core::node::{CLOCK_OFF_MAX_MS, Input, Node, NodeSetup, Output};
 use shard_core::replica::{CheckpointConfig, Origin};
 use shard_core::session::LogTime;
 use shard_core::shard_store::RowBudget;
 use shard_core::wire::{ToNode, ToRouter};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What clocks show when a run begins: enough to be wrong by, to either side.
+const CLOCKS_BEGIN_MS: u64 = 1 << 41;
 /// The room that a link has for appends.
 const LINK_BYTES: u64 = 1 << 18;
 
@@ -50,6 +52,8 @@ pub(super) struct Host {
     wake: BTreeSet<NodeId>,
     /// How far its clock is ahead. Milliseconds.
     skew: u64,
+    /// While it is wrong, what it shows has nothing to do with the time.
+    pub(super) wrong_by: i64,
     pub(super) paused_until: Now,
 }
 
@@ -66,6 +70,7 @@ impl Host {
             empty_turns: 0,
             wake: BTreeSet::new(),
             skew: random.below(300),
+            wrong_by: 0,
             paused_until: 0,
         }
     }
@@ -73,7 +78,20 @@ impl Host {
 
 impl World {
     fn wall(&self, id: NodeId) -> LogTime {
-        LogTime(1_000_000 + self.now / MS + self.hosts[&id].skew)
+        let host = &self.hosts[&id];
+        let clock = CLOCKS_BEGIN_MS + self.now / MS + host.skew;
+        LogTime(clock.saturating_add_signed(host.wrong_by))
+    }
+
+    /// What log time may be at most: the newest of the clocks that are right, and what a leader may add.
+    fn latest(&self) -> LogTime {
+        let right = self.hosts.iter().filter(|(_, host)| host.wrong_by == 0);
+        let newest = right.map(|(id, _)| self.wall(*id)).max().unwrap_or_default();
+        LogTime(newest.0 + CLOCK_OFF_MAX_MS)
+    }
+
+    fn tell_clock(&mut self, from: NodeId, to: NodeId) {
+        self.send_linked(from, to, Input::Clock { from, clock: self.wall(from) });
     }
 
     pub(super) fn start(&mut self, id: NodeId) {
@@ -167,6 +185,7 @@ impl World {
         let link = self.network.open(from, to, self.now);
         let (own, epoch) = (self.hosts[&from].epoch, self.hosts[&to].epoch);
         self.at(0, Event::Own(from, own, Input::LinkUp { node: to, epoch, link }));
+        self.tell_clock(from, to);
     }
 
     pub(super) fn mend(&mut self, from: NodeId, to: NodeId) {
@@ -237,7 +256,11 @@ impl World {
         if let Err(error) = node.poll(now, wall, &mut out) {
             panic!("node {id} stops: {error}");
         }
-        self.watch.look(id, node, now);
+        let node = &self.hosts[&id].node;
+        let latest = self.latest();
+        if let Some(node) = node {
+            self.watch.look(id, node, now, latest);
+        }
         let again = out.again;
         let owed = [out.writes.len(), out.messages.len(), out.state.len(), out.moves.len()];
         let owes =
@@ -287,6 +310,7 @@ impl World {
         for (to, heartbeat) in out.heartbeats {
             if !self.random.chance(self.rates.loss) && !self.network.is_cut(id, to) {
                 self.send_linked(id, to, Input::Heartbeat { from: id, heartbeat });
+                self.tell_clock(id, to);
             }
         }
         for (to, message) in out.witness {

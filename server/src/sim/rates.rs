@@ -24,6 +24,8 @@ pub struct Rates {
     pub router_ms: u64,
     /// The longest sync of a disk.
     pub sync_ms: u64,
+    /// A clock is wrong by so much, for some time. Milliseconds.
+    pub clock_off_ms: i64,
     /// The administrator says something.
     pub admin_ms: u64,
     /// The administrator drains groups.
@@ -40,6 +42,8 @@ impl Rates {
         let (link_ms, cut_ms) = (pick([0, 0, 700, 200]), pick([0, 0, 1500, 600]));
         let (crash_ms, pause_ms) = (pick([0, 2500, 1200, 600]), pick([0, 0, 3000, 1000]));
         let (router_ms, sync_ms) = (pick([0, 0, 1000, 300]), pick([1, 3, 20, 100]).max(1));
+        let off = pick([0, 0, 1000, 300_000_000_000]) as i64;
+        let clock_off_ms = if random.below(3) == 0 { -off } else { off };
         let admin_ms = [80, 200, 400, 900][random.below(4) as usize];
         let drains = random.below(8) == 0;
         Rates {
@@ -53,6 +57,7 @@ impl Rates {
             pause_ms,
             router_ms,
             sync_ms,
+            clock_off_ms,
             admin_ms,
         }
     }

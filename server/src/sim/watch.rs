@@ -1,10 +1,12 @@
 //! Looks at the states of all nodes after each event: replicas that applied the same are equal (I4), at most one
-//! group serves a slot (I9), and some group has all of it (I10).
+//! group serves a slot (I9), and some group has all of it (I10). Log time
+//! keeps to the clocks that are right (T2).
 
 use super::world::every_group;
 use raft_core::types::{Index, Now};
 use shard_core::machine::Machine;
 use shard_core::node::Node;
+use shard_core::session::LogTime;
 use shard_core::shard_store::SlotPhase;
 use shard_core::slot::Slot;
 use shard_core::{GroupId, NodeId};
@@ -64,8 +66,8 @@ impl Watch {
         self.seen.retain(|(of, _), _| *of != node);
     }
 
-    /// Looks at a node.
-    pub fn look(&mut self, id: NodeId, node: &Node, now: Now) {
+    /// Looks at a node. `latest` is what log time may be at most.
+    pub fn look(&mut self, id: NodeId, node: &Node, now: Now, latest: LogTime) {
         for group in every_group() {
             let Some(replica) = node.replica(group) else { continue };
             let at = replica.applied().index;
@@ -73,6 +75,11 @@ impl Watch {
             if before == at {
                 continue;
             }
+            let told = replica.machine().log_time();
+            assert!(
+                told <= latest,
+                "T2: log time {told} of group {group}, no more than {latest} is right, {now}"
+            );
             self.applied += at.0.saturating_sub(before.0);
             if at.0.is_multiple_of(DIGEST_EVERY) {
                 let digest = replica.digest();

@@ -82,6 +82,8 @@ pub(super) enum Event {
     Admin,
     /// One fault of each kind may happen.
     Faults,
+    /// A node's clock is wrong by so many milliseconds from now on.
+    Clock(NodeId, i64),
 }
 
 /// What came of a run.
@@ -201,6 +203,7 @@ impl World {
         }
         world.at(2_000 * MS, Event::Admin);
         world.at(500 * MS, Event::Faults);
+        world.draw_clock();
         world
     }
 
@@ -285,6 +288,7 @@ impl World {
             Event::Client(client) => self.client(client),
             Event::Admin => self.admin(),
             Event::Faults => self.break_things(),
+            Event::Clock(node, off_ms) => self.set_clock(node, off_ms),
         }
     }
 

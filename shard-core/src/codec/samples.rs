@@ -583,7 +583,7 @@ impl Samples {
     }
 
     pub(super) fn frame(&mut self) -> WireFrame {
-        match self.below(9) {
+        match self.below(10) {
             0 => WireFrame::Raft(self.envelope()),
             1 => WireFrame::ToNode(self.node_message()),
             2 => WireFrame::ToRouter(self.router_message()),
@@ -592,7 +592,8 @@ impl Samples {
             5 => WireFrame::Move(self.move_envelope()),
             6 => WireFrame::Map(self.map_message()),
             7 => WireFrame::Witness(self.witness_message()),
-            _ => WireFrame::ClusterPort(self.number() as u16),
+            8 => WireFrame::ClusterPort(self.number() as u16),
+            _ => WireFrame::Clock(LogTime(self.number())),
         }
     }
 

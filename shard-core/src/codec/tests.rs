@@ -126,6 +126,7 @@ fn golden_bytes() {
         (WireFrame::Heartbeat(heartbeat), "17000000c2e12b270104ac02020102820203010009010704010805"),
         (WireFrame::Chunk(chunk), "12000000f5be1eac010507ac02020980027069656365"),
         (WireFrame::ClusterPort(7001), "08000000396869090109d936"),
+        (WireFrame::Clock(LogTime(300)), "0800000066afd378010aac02"),
     ];
     for (wire, golden) in frames {
         assert_eq!(hex(&encoded(&wire)), golden, "{wire:?}");
@@ -330,7 +331,7 @@ fn versions_kinds_and_bytes_that_do_not_belong_are_refused() {
     assert_eq!(decoded(&sealed(0, 2, body)), Err(CodecError::Version(0)));
     assert_eq!(decoded(&sealed(2, 2, body)), Err(CodecError::Version(2)));
     assert_eq!(decoded(&sealed(1, 0, body)), Err(CodecError::Kind(0)));
-    assert_eq!(decoded(&sealed(1, 10, body)), Err(CodecError::Kind(10)));
+    assert_eq!(decoded(&sealed(1, 11, body)), Err(CodecError::Kind(11)));
     assert_eq!(decoded(&sealed(1, 2, &[body, b"x"].concat())), Err(CodecError::Trailing(1)));
     for kind in 1..=8 {
         let empty = decoded(&sealed(1, kind, &[]));

@@ -45,6 +45,7 @@ impl Node {
         out.view_changed |= self.views.map_changed(now, before, map);
         out.peers_changed |= map.config.nodes != before.config.nodes;
         self.keeper.hear(map);
+        self.clocks.keep(|node| map.config.nodes.contains_key(&node));
         for record in before.moves.values().chain(map.moves.values()) {
             let sides = record.order.from.into_iter().chain([record.order.to]);
             self.touched.extend(sides.filter(|group| self.replicas.contains_key(group)));

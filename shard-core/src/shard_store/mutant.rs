@@ -72,6 +72,12 @@ pub(crate) enum Mutant {
     FollowsNotNoted,
     /// A leader reports members that are not committed.
     ReportUncommitted,
+    /// A leader stamps with its own clock, whatever others show.
+    AnyStamp,
+    /// A node leads on though its clock is wrong.
+    AnyClockLeads,
+    /// Log time stands still while it is ahead of the leader's clock.
+    LogTimeStands,
 }
 
 #[cfg(test)]
