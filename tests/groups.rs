@@ -206,7 +206,9 @@ fn wait_for_links(ports: &[(u16, u16)]) {
                 let info = ask(*port, &["INFO", "raft"])?.text();
                 let peer = format!("raft_peer_{other}:");
                 let line = info.lines().find(|line| line.starts_with(&peer)).unwrap_or_default();
-                line.contains("state=up").then_some(()).ok_or(format!("{peer} {line}"))
+                let knows_clock = line.contains("clock_ahead_ms=") && !line.contains("unknown");
+                let stands = line.contains("state=up") && knows_clock;
+                stands.then_some(()).ok_or(format!("{peer} {line}"))
             });
         }
     }

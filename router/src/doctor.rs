@@ -241,6 +241,28 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_differs_from_most_by_more_than_half_a_second_is_named() {
+        let found = |own: i64, second: i64, third: i64| {
+            findings(|_, status| {
+                status.clock_off_ms = Some(own);
+                for (peer, ahead) in [(NodeId(2), second), (NodeId(3), third)] {
+                    status.peers.entry(peer).or_default().clock_ahead_ms = Some(ahead);
+                }
+            })
+        };
+        assert_eq!(found(0, 500, -500), Vec::<String>::new());
+        let own = found(-501, 1000, 1001);
+        assert!(
+            own[0].starts_with("the clock of node 1 is 501 ms behind those of most"),
+            "{own:?}"
+        );
+        assert_eq!(own.len(), 1);
+        let other = found(0, 0, 501);
+        assert!(other[0].starts_with("the clock of node 3 is 501 ms ahead of those"), "{other:?}");
+        assert_eq!(other.len(), 1);
+    }
+
+    #[test]
     fn each_fault_is_one_line_with_what_mends_it() {
         assert_eq!(findings(|_, _| ()), Vec::<String>::new());
         type Change = fn(&mut ClusterView, &mut NodeStatus);

@@ -136,7 +136,7 @@ struct Link {
     address: String,
     ended: CancellationToken,
     up: Cell<bool>,
-    /// The peer knows what to make of this node's wall clock.
+    /// The peer knows what to make of this node's wall clock, which it hears with each heartbeat.
     tells_clock: Cell<bool>,
     /// The newest heartbeat, until it is written: before everything else, and never twice.
     heartbeat: RefCell<Option<Heartbeat>>,
@@ -400,7 +400,8 @@ fn count(counter: &Cell<u64>, more: u64) {
 fn encode(shared: &Shared, frame: &WireFrame, buffer: &mut BytesMut) {
     let before = buffer.len();
     encode_frame(frame, buffer);
-    count(&shared.sent, 1);
+    // A clock goes along with a heartbeat: they are one message.
+    count(&shared.sent, u64::from(!matches!(frame, WireFrame::Clock(_))));
     count(&shared.sent_bytes, (buffer.len() - before) as u64);
 }
 

@@ -111,7 +111,7 @@ async fn raft_from(inbox: &mut mpsc::Receiver<Inbound>, node: NodeId) -> RaftEnv
     loop {
         match next(inbox).await {
             Inbound::Raft { from, envelope } if from == node => return envelope,
-            Inbound::PeerOpened { .. } => {}
+            Inbound::PeerOpened { .. } | Inbound::Clock { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -192,7 +192,7 @@ fn a_node_that_is_forgotten_loses_its_links_and_one_that_comes_gets_them() {
 }
 
 #[test]
-fn on_each_link_a_node_says_first_which_process_it_is_and_where_its_cluster_port_is() {
+fn on_each_link_a_node_says_first_which_process_it_is_its_clock_and_its_cluster_port() {
     run(async {
         let mut port = port(identity(N2, 22)).await;
         for cluster_port in [Some(7001), None] {
@@ -201,6 +201,11 @@ fn on_each_link_a_node_says_first_which_process_it_is_and_where_its_cluster_port
             one.transport.send(N2, small(1));
             match next(&mut port.inbox).await {
                 Inbound::PeerOpened { from: N1, epoch: 11 } => {}
+                other => panic!("{other:?}"),
+            }
+            match next(&mut port.inbox).await {
+                // It was right when this was written.
+                Inbound::Clock { from: N1, clock } => assert!(clock.0 > 1_700_000_000_000),
                 other => panic!("{other:?}"),
             }
             if let Some(expected) = cluster_port {
@@ -389,8 +394,12 @@ fn pieces_of_snapshots_beyond_what_a_link_may_hold_are_dropped() {
         assert_eq!(dialing.transport.stats().dropped, 7);
         assert!(matches!(next(&mut port.inbox).await, Inbound::PeerOpened { .. }));
         for number in 0..room {
-            let Inbound::Chunk { chunk: piece, .. } = next(&mut port.inbox).await else {
-                panic!("no piece")
+            let piece = loop {
+                match next(&mut port.inbox).await {
+                    Inbound::Chunk { chunk, .. } => break chunk,
+                    Inbound::Clock { .. } => {}
+                    other => panic!("{other:?}"),
+                }
             };
             assert!(piece == chunk(number), "in their order");
         }
