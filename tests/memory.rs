@@ -1,5 +1,5 @@
-//! The limit of memory, with real processes: what is refused, what goes on, and that the process stays
-//! small.
+//! Memory of real processes: what is refused at the limit and what goes on, that the process stays small, and
+//! that a node which takes a snapshot has one state at a time.
 
 use harness::process::{Launch, ThreeNodes};
 use harness::resp::{Client, Value};
@@ -66,16 +66,19 @@ fn leader(cluster: &ThreeNodes) -> u16 {
             (1..=2).any(|group| {
                 leads(group)
                     && info.lines().any(|line| {
-                        line.starts_with(&format!("raft_group_{group}:")) && keys_in(line) > 100
+                        line.starts_with(&format!("raft_group_{group}:"))
+                            && field(line, "keys") > 100
                     })
             })
         })
         .expect("a leader")
 }
 
-fn keys_in(line: &str) -> u64 {
-    let keys = line.split("keys=").nth(1).and_then(|rest| rest.split(',').next());
-    keys.and_then(|keys| keys.parse().ok()).unwrap_or(0)
+/// A number of a line of INFO raft; 0 if it is not there.
+fn field(line: &str, name: &str) -> u64 {
+    let value =
+        line.split([',', ':']).find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+    value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Tries until it is granted: what was freed is not free at once.
@@ -144,4 +147,77 @@ fn b84_a_full_node_refuses_writes_and_serves_the_rest() {
     }
     let refused = client.call(&["GET", &key(again)]).expect("a reply");
     assert!(matches!(refused, Value::Nil), "what was refused is there: {refused:?}");
+}
+
+/// A number of bytes of a process, where the kernel tells.
+fn resident(process: u32, name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
+/// SETs of keys, many at once.
+fn set_all(client: &mut Client, keys: std::ops::Range<usize>) {
+    for first in keys.clone().step_by(64) {
+        let some = first..keys.end.min(first + 64);
+        for key_number in some.clone() {
+            client.send(&["SET", &key(key_number), &value(key_number)]).expect("a request");
+        }
+        for _ in some {
+            let reply = client.receive().expect("a reply");
+            assert!(is_ok(&reply), "{reply:?}");
+        }
+    }
+}
+
+/// A node that stood still for so long that it needs the state anew, and has one already. The allocator gets one
+/// arena: with one for each thread, which is its default, it keeps what another thread has freed.
+#[test]
+fn a_snapshot_that_is_installed_takes_the_place_of_the_state_in_memory_too() {
+    /// Of the state, before and after.
+    const KEYS: usize = 8192;
+    /// What a second copy would take is twice as much.
+    const GROWTH_MAX: u64 = 64 << 20;
+    let mut cluster = ThreeNodes::start();
+    for id in 1..=3 {
+        let port = cluster.node_port(id);
+        cluster.node(id).kill();
+        cluster.node(id).set_variable("MALLOC_ARENA_MAX", "1");
+        cluster.node(id).restart();
+        cluster.node(id).wait_until_it_serves(port);
+    }
+    let mut client = Client::connect(cluster.router_port()).expect("a connection");
+    set_all(&mut client, 0..KEYS);
+    let led = leader(&cluster);
+    let away = (1..=3).find(|id| *id != led).expect("a follower");
+    let port = cluster.node_port(away);
+    let held = || number(&memory(port), "used_memory_values");
+    let end = Instant::now() + PATIENCE;
+    while held() < (KEYS * VALUE_BYTES) as u64 {
+        assert!(Instant::now() < end, "it is behind: {}", held());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let process = cluster.node(away).id();
+    cluster.node(away).signal("STOP");
+    // More than leaders keep for one that may come back.
+    for _ in 0..3 {
+        set_all(&mut client, 0..KEYS);
+    }
+    let Some(before) = resident(process, "VmRSS") else { return };
+    // The peak begins anew.
+    std::fs::write(format!("/proc/{process}/clear_refs"), "5").expect("the node's own");
+    cluster.node(away).signal("CONT");
+    let installed = || {
+        let info = Client::connect(port).ok()?.call(&["INFO", "raft"]).ok()?.text();
+        Some(info.lines().any(|line| field(line, "keys") > 100 && field(line, "installs") > 0))
+    };
+    while installed() != Some(true) {
+        assert!(Instant::now() < end + PATIENCE, "no snapshot came");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(client.call(&["GET", &key(7)]).expect("a reply").text(), value(7));
+    let peak = resident(process, "VmHWM").expect("it told before");
+    println!("node {away}: {before} resident before, {peak} at most, {:?}", memory(port));
+    assert!(before > (KEYS * VALUE_BYTES) as u64);
+    assert!(peak < before + GROWTH_MAX, "{before} bytes before the install, {peak} during it");
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use shard_core::cluster_config::SHARDMASTER;
 use shard_core::disk_room::DiskStatus;
 use shard_core::memory::MemoryUse;
-use shard_core::wire::NodeStatus;
+use shard_core::wire::{NodeStatus, ReplicaStatus};
 use shard_core::{GroupId, NodeId};
 use std::fmt::{Display, Write};
 
@@ -71,11 +71,16 @@ impl KeysElsewhere {
     pub fn text(&self, keys: u64, expires: u64, unanswered: usize) -> String {
         let line = match unanswered {
             0 => keys_line(keys, expires),
-            missing => format!("unanswered_groups:{missing}\r\n"),
+            missing => unanswered_line(missing),
         };
         let (before, after) = self.text.split_at(self.at);
         format!("{before}{line}{after}")
     }
+}
+
+/// What is said instead of a sum that lacks so many groups.
+fn unanswered_line(groups: usize) -> String {
+    format!("unanswered_groups:{groups}\r\n")
 }
 
 /// What INFO answers: the sections named, or all.
@@ -346,7 +351,8 @@ fn cluster(section: &mut Section) {
     section.put("cluster_config", view.map.config.num);
 }
 
-/// Keys of the replicas in this process: as in Redis, a follower counts its copy.
+/// Keys of the replicas in this process: as in Redis, a follower counts its copy. One whose copy is on its way
+/// has none to count.
 fn keyspace(section: &mut Section) {
     let replicas = section.status.into_iter().flat_map(|status| &status.replicas);
     let mut shards = replicas.filter(|(group, _)| **group != SHARDMASTER).peekable();
@@ -354,12 +360,20 @@ fn keyspace(section: &mut Section) {
         section.keys_at = Some(section.text.len());
         return;
     }
-    let (mut keys, mut expires) = (0, 0);
-    for (_, replica) in shards {
+    section.text.push_str(&keys_here(shards.map(|(_, replica)| replica)));
+}
+
+fn keys_here<'a>(replicas: impl Iterator<Item = &'a ReplicaStatus>) -> String {
+    let (mut keys, mut expires, mut installing) = (0, 0, 0);
+    for replica in replicas {
         keys += replica.keys;
         expires += replica.expires;
+        installing += usize::from(replica.installing);
     }
-    section.text.push_str(&keys_line(keys, expires));
+    match installing {
+        0 => keys_line(keys, expires),
+        missing => unanswered_line(missing),
+    }
 }
 
 /// Redis leaves out a database without keys.
@@ -398,7 +412,7 @@ fn raft(section: &mut Section) {
         let value = format!(
             "role={},term={},leader={leader},voted_for={},last={},durable={},commit={},applied={},\
              lease={},transferring={},keys={},lanes={},lane_bytes={},checkpoint={},log_base={},\
-             dirty_keys={},dirty_bytes={},installs={}",
+             dirty_keys={},dirty_bytes={},installs={},installing={}",
             replica.role,
             replica.term,
             or_none(replica.voted_for),
@@ -416,6 +430,7 @@ fn raft(section: &mut Section) {
             replica.dirty_keys,
             replica.dirty_bytes,
             replica.installs,
+            u8::from(replica.installing),
         );
         section.put(&format!("raft_group_{group}"), value);
         for (peer, matched) in &replica.matched {
@@ -465,6 +480,14 @@ fn human(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_not_counted_while_those_of_a_group_are_not_here() {
+        let held = ReplicaStatus { keys: 3, expires: 1, ..ReplicaStatus::default() };
+        let coming = ReplicaStatus { installing: true, ..ReplicaStatus::default() };
+        assert_eq!(keys_here([&held, &held].into_iter()), "db0:keys=6,expires=2,avg_ttl=0\r\n");
+        assert_eq!(keys_here([&held, &coming].into_iter()), "unanswered_groups:1\r\n");
+    }
 
     #[test]
     fn memory_is_read_from_the_status_of_a_process() {

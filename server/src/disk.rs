@@ -13,6 +13,7 @@
 //!   ([`shard_core::kept`]), so a start after a crash asks for it again. Rows are deleted in bounded steps, in the
 //!   background.
 //! - What the group writes after the snapshot is held back until then, in order. Its core bounds it.
+//! - The state that a snapshot takes the place of is dropped before the new one is loaded: never are both in memory.
 
 use crate::disk_space::{DiskSpace, Watch};
 use crate::log_store::{LogEvent, LogStats, LogStore};
@@ -80,6 +81,8 @@ pub struct Disk {
     _watch: Watch,
     loaded: mpsc::Sender<Loaded>,
     loaders: Vec<JoinHandle<()>>,
+    /// States of groups whose install is about to be asked for.
+    given_up: BTreeMap<GroupId, Machine>,
     /// The newest write of each group that the log was given, and that it has reported.
     tokens: BTreeMap<GroupId, Tokens>,
     installs: BTreeMap<GroupId, Install>,
@@ -97,6 +100,8 @@ struct Tokens {
 struct Install {
     id: SnapshotId,
     write: Write,
+    /// The state so far: to drop it takes as long as it has keys, so the thread that loads does.
+    given_up: Option<Machine>,
     step: Step,
     /// What the group writes behind it.
     held: Vec<Write>,
@@ -135,6 +140,7 @@ impl Disk {
             _watch: watch,
             loaded,
             loaders: Vec::new(),
+            given_up: BTreeMap::new(),
             tokens: BTreeMap::new(),
             installs: BTreeMap::new(),
             forgetting: BTreeMap::new(),
@@ -181,6 +187,11 @@ impl Disk {
         self.log.fetch(group, fetch);
     }
 
+    /// Takes the state that the install which is asked for next takes the place of.
+    pub fn give_up(&mut self, group: GroupId, machine: Machine) {
+        self.given_up.insert(group, machine);
+    }
+
     /// Does what is owed of a group's state.
     /// What is answered at once is returned.
     #[must_use]
@@ -197,9 +208,14 @@ impl Disk {
             }
             StateCommand::Install(write) => {
                 let snapshot = write.install.as_ref().expect("an install names its snapshot");
-                let (id, held) = (snapshot.id, Vec::new());
-                let install =
-                    Install { id, write: *write, step: Step::Draining, held, compact: None };
+                let install = Install {
+                    id: snapshot.id,
+                    write: *write,
+                    given_up: self.given_up.remove(&group),
+                    step: Step::Draining,
+                    held: Vec::new(),
+                    compact: None,
+                };
                 let before = self.installs.insert(group, install);
                 assert!(before.is_none(), "the core installs one snapshot at a time");
                 self.drained(group);
@@ -337,7 +353,7 @@ impl Disk {
         install.step = Step::Loading;
         let id = install.id;
         out.push(Happened::Input(Input::Persisted(vec![(group, install.write.token)])));
-        let held = std::mem::take(&mut install.held);
+        let (held, given_up) = (std::mem::take(&mut install.held), install.given_up.take());
         let compact = install.compact.take();
         self.submit(held.into_iter().map(|write| (group, write)).collect());
         if let Some(base) = compact {
@@ -345,6 +361,7 @@ impl Disk {
         }
         let (state, loaded) = (self.state.clone(), self.loaded.clone());
         let loader = std::thread::Builder::new().name("state-loader".to_owned()).spawn(move || {
+            drop(given_up);
             let machine = load(&state, group).map_err(|error| error.to_string());
             // Released before anybody hears: whoever closes the file does not wait for this thread.
             drop(state);

@@ -457,10 +457,7 @@ impl Worker {
         if !out.writes.is_empty() {
             self.disk.submit(std::mem::take(&mut out.writes));
         }
-        let mut answered = Vec::new();
-        for (group, command) in out.state.drain(..) {
-            answered.extend(self.disk.state(group, command));
-        }
+        let answered = self.ask_states(&mut out);
         for (group, base) in out.compact.drain(..) {
             self.disk.compact(group, base);
         }
@@ -518,6 +515,15 @@ impl Worker {
             self.output.again = true;
         }
         Ok(())
+    }
+
+    /// Asks the disk for what is owed of states. What is answered at once is returned.
+    fn ask_states(&mut self, out: &mut Output) -> Vec<Input> {
+        for (group, machine) in out.given_up.drain(..) {
+            self.disk.give_up(group, machine);
+        }
+        let commands = out.state.drain(..);
+        commands.filter_map(|(group, command)| self.disk.state(group, command)).collect()
     }
 
     /// Groups and nodes that come and go.

@@ -157,6 +157,9 @@ pub struct Output {
     /// To the disk that has the states, in order. Ignored where the setup says that there are no
     /// checkpoints: then there are none.
     pub state: Vec<(GroupId, StateCommand)>,
+    /// States that the snapshots to be installed take the place of. To be dropped where that holds up nobody, and
+    /// before the new ones are loaded.
+    pub given_up: Vec<(GroupId, Machine)>,
     /// The log up to and including this entry is not needed any more.
     pub compact: Vec<(GroupId, EntryId)>,
     /// To peers.
@@ -546,7 +549,8 @@ impl Node {
             self.memory = self.memory.moved(before, after);
             self.collect(now, group, out);
         }
-        if let Some(Machine::Master(master)) = self.replicas.get(&SHARDMASTER).map(Replica::machine)
+        if let Some(Machine::Master(master)) =
+            self.replicas.get(&SHARDMASTER).and_then(Replica::machine)
             && self.feed.applied(master.map())
         {
             self.map_changed(now, &map, out);
@@ -637,6 +641,7 @@ impl Node {
             self.served_at = Some(now);
         }
         out.state.extend(from.state.drain(..).map(|command| (group, command)));
+        out.given_up.extend(from.given_up.take().map(|machine| (group, machine)));
         out.compact.extend(from.compact.take().map(|upto| (group, upto)));
         out.writes.extend(from.writes.drain(..).map(|write| (group, write)));
         from.messages.iter().for_each(|e| self.witness.says(e.to, group, &e.message));
@@ -757,9 +762,9 @@ impl Node {
         self.replicas.get(&group)
     }
 
-    /// Digests of the applied state, per group (I4).
+    /// Digests of the applied states that are here, per group (I4).
     pub fn digests(&self) -> BTreeMap<GroupId, u64> {
-        self.replicas.iter().map(|(group, replica)| (*group, replica.digest())).collect()
+        self.replicas.iter().filter_map(|(group, r)| Some((*group, r.digest()?))).collect()
     }
 }
 

@@ -28,6 +28,7 @@ mod deletion;
 mod disk;
 mod groups;
 mod hand_over;
+mod installs;
 mod members;
 mod memory;
 mod migration;
@@ -311,9 +312,8 @@ impl World {
         for (group, upto) in out.compact {
             disks.get_mut(&group).unwrap().compact(upto);
         }
-        for (group, command) in out.state {
-            self.carry_out_state(id, group, command, &mut next);
-        }
+        let given_up = out.given_up.iter().map(|(group, _)| *group).collect();
+        self.carry_out_states(id, out.state, given_up, &mut next);
         self.keep_and_forget(id, out.keep, out.forget, &mut next);
         self.sent += (out.heartbeats.len() + out.messages.len()) as u64;
         let mut said = VecDeque::new();

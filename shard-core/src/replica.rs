@@ -94,6 +94,8 @@ pub struct ReplicaOutput {
     pub moves: Vec<(NodeId, MoveEnvelope)>,
     /// For the disk that has the state, in order.
     pub state: Vec<StateCommand>,
+    /// The state whose place a snapshot takes.
+    pub given_up: Option<Machine>,
     /// The log up to here is not needed any more.
     pub compact: Option<EntryId>,
     /// The group has other members.
@@ -142,6 +144,7 @@ pub struct Replica {
     raft: Raft,
     /// The other nodes of the newest configuration.
     others: Vec<NodeId>,
+    /// Empty while a snapshot is being installed.
     machine: Machine,
     /// What the first leader of the group proposes; see [`EntryItem::Assign`].
     bootstrap: Arc<ClusterConfig>,
@@ -328,13 +331,17 @@ impl Replica {
         self.room = bytes;
     }
 
-    /// What it takes in memory.
+    /// What it takes in memory. A state that is on its way counts as the snapshot that it comes from.
     pub fn memory(&self) -> MemoryUse {
         let raft = self.raft.memory();
         // What is on its way to the disk is in the cache as well, until it is overwritten.
         let overwritten = raft.unsynced_bytes.saturating_sub(raft.unsettled_bytes);
         let log = raft.cache_bytes + raft.fetched_bytes + overwritten + raft.counted_bytes();
-        MemoryUse { log, ..self.machine.memory() }
+        let state = match self.checkpoints.installing() {
+            Some(snapshot) => MemoryUse { values: snapshot.bytes, ..MemoryUse::default() },
+            None => self.machine.memory(),
+        };
+        MemoryUse { log, ..state }
     }
 
     /// Proposes what arrived, applies what is committed and collects what is owed. Returns whether
@@ -530,9 +537,10 @@ impl Replica {
         self.applied
     }
 
-    /// The applied state.
-    pub fn machine(&self) -> &Machine {
-        &self.machine
+    /// The applied state. None while a snapshot is being installed: the one so far is given up, and the
+    /// one that comes is not here.
+    pub fn machine(&self) -> Option<&Machine> {
+        (!self.is_installing() || is_broken(Mutant::EmptyIsTheState)).then_some(&self.machine)
     }
 
     /// The leader it believes in.
@@ -619,6 +627,7 @@ impl Replica {
             dirty_keys: self.machine.dirty().keys,
             dirty_bytes: self.machine.dirty().bytes,
             installs: self.checkpoints.installs(),
+            installing: self.machine().is_none(),
             voted_for: raft.hard.voted_for,
             durable: raft.durable,
             lease: self.leads() && self.raft.lease_holds(now),
@@ -638,9 +647,9 @@ impl Replica {
         status
     }
 
-    /// A digest of the applied state: equal on replicas that applied the same index (I4).
-    pub fn digest(&self) -> u64 {
-        self.machine.digest()
+    /// A digest of the applied state, if there is one: equal on replicas that applied the same index (I4).
+    pub fn digest(&self) -> Option<u64> {
+        self.machine().map(Machine::digest)
     }
 }
 

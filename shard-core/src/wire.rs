@@ -486,6 +486,8 @@ pub struct ReplicaStatus {
     pub dirty_bytes: u64,
     /// Snapshots that it installed since its process began.
     pub installs: u64,
+    /// Whether the state of one is on its way: until then it holds none.
+    pub installing: bool,
     /// Keys it holds (0 for the shardmaster).
     pub keys: u64,
     /// Of those, how many have an expiry.

@@ -26,8 +26,10 @@ impl World {
             }
             for group in every_group() {
                 let Some(replica) = node.replica(group) else { continue };
-                let Machine::Shard(store) = replica.machine() else {
-                    continue;
+                let store = match replica.machine() {
+                    Some(Machine::Shard(store)) => store,
+                    Some(Machine::Master(_)) => continue,
+                    None => return Err(format!("node {id}, group {group} installs a snapshot")),
                 };
                 if let Some(slot) = store.moving().next() {
                     let stand = store.stand(slot);
@@ -98,11 +100,12 @@ impl World {
             every_group().filter_map(move |group| Some((id, group, node.replica(group)?)))
         });
         all.map(|(id, group, replica)| match replica.machine() {
-            Machine::Shard(store) => {
+            Some(Machine::Shard(store)) => {
                 let (led, stand) = (replica.leads(), store.stand(slot));
                 format!("node {id}, group {group}, leads {led}: {stand:?}")
             }
-            Machine::Master(_) => format!("node {id}, leads group 0: {}", replica.leads()),
+            Some(Machine::Master(_)) => format!("node {id}, leads group 0: {}", replica.leads()),
+            None => format!("node {id}, group {group} installs a snapshot"),
         })
         .collect()
     }

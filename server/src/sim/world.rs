@@ -391,10 +391,10 @@ impl World {
         let nodes = self.hosts.values().filter_map(|host| host.node.as_ref());
         let replicas = nodes.flat_map(|node| every_group().filter_map(|group| node.replica(group)));
         let settled = replicas.filter_map(|replica| match replica.machine() {
-            Machine::Shard(store) => {
+            Some(Machine::Shard(store)) => {
                 workload::slots().into_iter().map(|slot| store.stand(slot).settled.0).max()
             }
-            Machine::Master(_) => None,
+            Some(Machine::Master(_)) | None => None,
         });
         settled.max().unwrap_or(0)
     }

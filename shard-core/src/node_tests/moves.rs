@@ -226,8 +226,8 @@ impl World {
     /// Where a slot stands at group 1, which node 3 has alone.
     pub(super) fn stand(&self, slot: Slot) -> SlotStand {
         match self.nodes[&NodeId(3)].replica(G1).unwrap().machine() {
-            Machine::Shard(store) => store.stand(slot),
-            Machine::Master(_) => unreachable!("group 1 has slots"),
+            Some(Machine::Shard(store)) => store.stand(slot),
+            other => unreachable!("group 1 has slots: {other:?}"),
         }
     }
 }

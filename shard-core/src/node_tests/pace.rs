@@ -30,7 +30,7 @@ fn coming(id: u64, slot: Slot) -> MoveRecord {
 /// How many slots group 1 copies, where node 3 has it.
 fn copied(world: &World) -> usize {
     let replica = world.nodes[&NodeId(3)].replica(G1).expect("it has a seat");
-    let Machine::Shard(store) = replica.machine() else { unreachable!("group 1 has slots") };
+    let Some(Machine::Shard(store)) = replica.machine() else { unreachable!("group 1 has slots") };
     let copied = |slot: &Slot| matches!(store.stand(*slot).phase, SlotPhase::Importing { .. });
     store.moving().filter(copied).count()
 }

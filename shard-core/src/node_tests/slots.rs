@@ -136,8 +136,8 @@ impl World {
 
     pub(super) fn store(&self, node: NodeId, group: GroupId) -> &ShardStore {
         match self.nodes[&node].replica(group).expect("a replica").machine() {
-            Machine::Shard(store) => store,
-            Machine::Master(_) => panic!("group 0 has no slots"),
+            Some(Machine::Shard(store)) => store,
+            other => panic!("no slots: {other:?}"),
         }
     }
 
@@ -344,7 +344,7 @@ impl Servers {
         for node in world.nodes.values() {
             for group in groups.iter().filter(|group| **group != SHARDMASTER) {
                 let Some(replica) = node.replica(*group) else { continue };
-                let Machine::Shard(store) = replica.machine() else { continue };
+                let Some(Machine::Shard(store)) = replica.machine() else { continue };
                 let at = replica.applied().index;
                 let newest = self.newest.entry(*group).or_default();
                 if at > newest.0 {

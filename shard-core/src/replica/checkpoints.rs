@@ -8,13 +8,14 @@
 //! `Commit` waits until the log is durable as far as the checkpoint goes (R6). None is begun that may not
 //! find room on the disk (S19): it is still due, and begun once there is room.
 //!
-//! A snapshot that comes in is taken piece by piece, in order. Once it is whole, Raft replaces the log;
-//! the state machine is replaced when the host says that the new one is loaded, and nothing is applied in
-//! between (R26).
+//! A snapshot that comes in is taken piece by piece, in order. Once it is whole, Raft replaces the log, and
+//! the state machine is given up: both states at once might not fit into memory. The new one is
+//! there when the host says that it is loaded. Nothing is applied in between (R26), so a replica that is made
+//! leader then has no entry of its own term applied, and answers nothing that its state would have to tell.
 
 use super::{Machine, Replica, ReplicaOutput, answer_all};
 use crate::checkpoint::{CheckpointMark, SnapshotChunk, StateCommand, StateEvent};
-use crate::shard_store::RowBudget;
+use crate::shard_store::{Mutant, RowBudget, is_broken};
 use crate::wire::Answer;
 use raft_core::conf::Conf;
 use raft_core::effects::{Effects, Write};
@@ -142,6 +143,11 @@ impl Checkpoints {
     /// Snapshots installed since the process began.
     pub(super) fn installs(&self) -> u64 {
         self.installs
+    }
+
+    /// The one whose state is on its way.
+    pub(super) fn installing(&self) -> Option<&Snapshot> {
+        self.installing.as_ref()
     }
 }
 
@@ -315,7 +321,7 @@ impl Replica {
 
     /// Whether a snapshot is on its way into the state, and writes of this group wait for it.
     pub fn is_installing(&self) -> bool {
-        self.checkpoints.installing.is_some()
+        self.checkpoints.installing().is_some()
     }
 
     /// What Raft owes the disk.
@@ -333,10 +339,13 @@ impl Replica {
             checkpoints.under_way = None;
         }
         out.checkpoint_moved = true;
+        if !is_broken(Mutant::BothStates) {
+            out.given_up = Some(std::mem::replace(&mut self.machine, Machine::new(self.group)));
+        }
         out.state.push(StateCommand::Install(Box::new(write)));
     }
 
-    /// The snapshot's state takes the place of the one so far. What waited for entries that are in it
+    /// The snapshot's state is here. What waited for entries that are in it
     /// cannot be told what they answered (S12).
     fn installed(&mut self, now: Now, id: SnapshotId, machine: Machine, out: &mut ReplicaOutput) {
         let expected = self.checkpoints.installing.take_if(|snapshot| snapshot.id == id);

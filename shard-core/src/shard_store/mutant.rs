@@ -78,6 +78,10 @@ pub(crate) enum Mutant {
     AnyClockLeads,
     /// Log time stands still while it is ahead of the leader's clock.
     LogTimeStands,
+    /// A state is kept until the one of the snapshot that takes its place is loaded.
+    BothStates,
+    /// What a replica has while its state is on its way is told as its state.
+    EmptyIsTheState,
 }
 
 #[cfg(test)]
