@@ -306,7 +306,7 @@ impl Look<'_> {
             self.findings.fault(other.to_string(), ADVICE_FILE);
         }
         if let Some(identity) = &begun.identity {
-            match kept_file::read(dir, &identity.cluster_id) {
+            match kept_file::read(dir, identity) {
                 Ok(kept) => begun.kept = Some(kept),
                 Err(KeptFileError::Missing(_)) if !begun.must_exist => {}
                 Err(error) => self.findings.fault(error.to_string(), ADVICE_MAP),

@@ -4,7 +4,8 @@
 //! anew each time: a write that fails, for want of space for one, is tried again, and until then the node goes by
 //! what is there.
 
-use crate::data_dir::{self, DataDir, DataDirError};
+use crate::data_dir::{self, DataDir, DataDirError, Identity};
+use crate::owner::OtherOwner;
 use crate::small_file::{self, SmallFileError};
 use shard_core::cluster_config::NodeConfig;
 use shard_core::kept::{KEPT_BYTES_MAX, Kept, KeptError};
@@ -45,7 +46,10 @@ pub enum KeptFileError {
         /// What is wrong with it.
         what: KeptError,
     },
-    /// It is another cluster's.
+    /// It is another node's.
+    #[error(transparent)]
+    OtherOwner(Box<OtherOwner>),
+    /// It is another cluster's, and does not say which node's.
     #[error("the file {path} is of cluster {found:?}, and this node is of cluster {expected:?}")]
     OtherCluster {
         /// The file.
@@ -60,38 +64,51 @@ pub enum KeptFileError {
     Directory(#[from] DataDirError),
 }
 
-/// Reads the file of a directory.
-pub fn read(dir: &Path, cluster_id: &str) -> Result<Kept, KeptFileError> {
+/// Reads the file of a node's directory, whoever has written it if it does not say so.
+pub fn read(dir: &Path, owner: &Identity) -> Result<Kept, KeptFileError> {
+    read_owned(dir, owner).map(|(kept, _)| kept)
+}
+
+/// The same, and whether it says that it is the node's own.
+fn read_owned(dir: &Path, owner: &Identity) -> Result<(Kept, bool), KeptFileError> {
     let path = dir.join(data_dir::MAP);
     let bytes = small_file::read(&path, KEPT_BYTES_MAX).map_err(|error| match error {
         SmallFileError::Missing(path) => KeptFileError::Missing(path),
         error => KeptFileError::File(error),
     })?;
-    let kept =
+    let (kept, node) =
         Kept::decode(&bytes).map_err(|what| KeptFileError::Damaged { path: path.clone(), what })?;
-    let found = &kept.map.config.cluster_id;
-    if found != cluster_id {
-        let (found, expected) = (found.clone(), cluster_id.to_owned());
+    let cluster_id = kept.map.config.cluster_id.clone();
+    if let Some(node) = node {
+        let found = Identity { cluster_id, node };
+        if found != *owner {
+            let other = OtherOwner { kind: "map", path, found, expected: owner.clone() };
+            return Err(KeptFileError::OtherOwner(Box::new(other)));
+        }
+    } else if cluster_id != owner.cluster_id {
+        let (found, expected) = (cluster_id, owner.cluster_id.clone());
         return Err(KeptFileError::OtherCluster { path, found, expected });
     }
-    Ok(kept)
+    Ok((kept, node.is_some()))
 }
 
-/// What the directory has, or a first start begins with. `told`: new addresses that a cluster file says.
+/// What the directory has, or a first start begins with. `told`: new addresses that a cluster file says. A file
+/// that does not say whose it is does so afterwards.
 pub fn open(
     data_dir: &DataDir,
     first: &ClusterConfig,
     told: &BTreeMap<NodeId, NodeConfig>,
 ) -> Result<Kept, KeptFileError> {
-    let mut kept = match data_dir.log_exists() {
-        true => read(data_dir.path(), &first.cluster_id)?,
+    let owner = data_dir.identity();
+    let (mut kept, owned) = match data_dir.log_exists() {
+        true => read_owned(data_dir.path(), owner)?,
         // Nothing was done by what a start that was cut short has left.
-        false => Kept::first(first),
+        false => (Kept::first(first), false),
     };
     let before = kept.moved.clone();
     kept.tell_addresses(told);
-    if !data_dir.log_exists() || kept.moved != before {
-        data_dir::write_map(data_dir.path(), &kept.encode())?;
+    if !owned || kept.moved != before {
+        data_dir::write_map(data_dir.path(), &kept.encode(owner.node))?;
     }
     Ok(kept)
 }
@@ -107,13 +124,16 @@ pub struct KeptWriter {
 }
 
 impl KeptWriter {
-    /// `events` hears the number of each that is on disk.
+    /// In `owner`'s directory. `events` hears the number of each that is on disk.
     ///
     /// # Errors
     /// If there can be no thread.
-    pub fn start(dir: PathBuf, events: mpsc::Sender<u64>) -> std::io::Result<KeptWriter> {
+    pub fn start(
+        (dir, owner): (PathBuf, NodeId),
+        events: mpsc::Sender<u64>,
+    ) -> std::io::Result<KeptWriter> {
         let (to, queue) = sync_channel(1);
-        let run = move || write_all(&dir, &queue, &events);
+        let run = move || write_all((&dir, owner), &queue, &events);
         let thread = std::thread::Builder::new().name("map-writer".to_owned()).spawn(run)?;
         Ok(KeptWriter { to: Some(to), thread: Some(thread) })
     }
@@ -142,9 +162,13 @@ impl Drop for KeptWriter {
     }
 }
 
-fn write_all(dir: &Path, queue: &Receiver<(u64, Arc<Kept>)>, events: &mpsc::Sender<u64>) {
+fn write_all(
+    (dir, owner): (&Path, NodeId),
+    queue: &Receiver<(u64, Arc<Kept>)>,
+    events: &mpsc::Sender<u64>,
+) {
     while let Ok((number, kept)) = queue.recv() {
-        let bytes = kept.encode();
+        let bytes = kept.encode(owner);
         let mut failed = false;
         while let Err(error) = data_dir::write_map(dir, &bytes) {
             if !std::mem::replace(&mut failed, true) {
@@ -168,15 +192,30 @@ fn write_all(dir: &Path, queue: &Receiver<(u64, Arc<Kept>)>, events: &mpsc::Send
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data_dir::Identity;
     use shard_core::cluster_config::ConfigNum;
 
     fn config(cluster_id: &str) -> ClusterConfig {
         ClusterConfig { num: ConfigNum(1), cluster_id: cluster_id.into(), ..Default::default() }
     }
 
+    fn owner() -> Identity {
+        Identity { cluster_id: "c".into(), node: NodeId(1) }
+    }
+
     fn data_dir(dir: &Path) -> DataDir {
-        DataDir::open(dir, &Identity { cluster_id: "c".into(), node: NodeId(1) }).unwrap()
+        DataDir::open(dir, &owner()).unwrap()
+    }
+
+    /// As programs wrote it that did not say whose it is: version 2, without the last field, a byte.
+    fn without_owner(kept: &Kept) -> Vec<u8> {
+        let bytes = kept.encode(NodeId(1));
+        let mut content = bytes[..bytes.len() - 5].to_vec();
+        content[7] = 2;
+        let shift = |sum: u32, _| (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg());
+        let crc32 = |sum, byte: &u8| (0..8).fold(sum ^ u32::from(*byte), shift);
+        let sum: u32 = !content.iter().fold(!0, crc32);
+        content.extend_from_slice(&sum.to_le_bytes());
+        content
     }
 
     #[test]
@@ -185,7 +224,7 @@ mod tests {
         let dir = temporary.path();
         let mut data = data_dir(dir);
         let kept = open(&data, &config("c"), &BTreeMap::new()).unwrap();
-        assert_eq!(read(dir, "c").unwrap(), kept);
+        assert_eq!(read(dir, &owner()).unwrap(), kept);
         // Until then a start begins anew, whatever is there.
         std::fs::write(dir.join(data_dir::MAP), "half").unwrap();
         assert_eq!(open(&data, &config("c"), &BTreeMap::new()).unwrap(), kept);
@@ -196,11 +235,26 @@ mod tests {
         };
         std::fs::write(dir.join(data_dir::MAP), "half").unwrap();
         assert!(refused(dir).starts_with("the file DIR/map is damaged: it does not begin"));
-        data_dir::write_map(dir, &Kept::first(&config("d")).encode()).unwrap();
+        data_dir::write_map(dir, &without_owner(&Kept::first(&config("d")))).unwrap();
         assert_eq!(
             refused(dir),
             "the file DIR/map is of cluster \"d\", and this node is of cluster \"c\""
         );
+        for (cluster, node) in [("c", 2), ("d", 1)] {
+            let others = Kept::first(&config(cluster)).encode(NodeId(node));
+            data_dir::write_map(dir, &others).unwrap();
+            let said = refused(dir);
+            assert!(said.starts_with(&format!(
+                "the map DIR/map belongs to node {node} of cluster \"{cluster}\", its directory to node 1 of \
+                 cluster \"c\"; put back the one that was here"
+            )), "{said}");
+            assert_eq!(std::fs::read(dir.join(data_dir::MAP)).unwrap(), others);
+        }
+        // One that does not say whose it is belongs to the node that opens it.
+        data_dir::write_map(dir, &without_owner(&kept)).unwrap();
+        assert_eq!(read(dir, &owner()).unwrap(), kept);
+        assert_eq!(open(&data, &config("c"), &BTreeMap::new()).unwrap(), kept);
+        assert_eq!(std::fs::read(dir.join(data_dir::MAP)).unwrap(), kept.encode(NodeId(1)));
         std::fs::remove_file(dir.join(data_dir::MAP)).unwrap();
         assert!(refused(dir).starts_with("the file DIR/map is missing, but this node has run"));
     }
@@ -213,14 +267,14 @@ mod tests {
         let in_the_way = dir.join("map.unfinished");
         std::fs::create_dir(&in_the_way).unwrap();
         let (events, mut heard) = mpsc::channel(1);
-        let writer = KeptWriter::start(dir.clone(), events).unwrap();
+        let writer = KeptWriter::start((dir.clone(), NodeId(1)), events).unwrap();
         let kept = Arc::new(Kept::first(&config("c")));
         writer.write(7, kept.clone());
         std::thread::sleep(Duration::from_millis(50));
-        assert!(heard.try_recv().is_err() && read(&dir, "c").is_err());
+        assert!(heard.try_recv().is_err() && read(&dir, &owner()).is_err());
         std::fs::remove_dir(&in_the_way).unwrap();
         assert_eq!(heard.blocking_recv(), Some(7));
-        assert_eq!(read(&dir, "c").unwrap(), *kept);
+        assert_eq!(read(&dir, &owner()).unwrap(), *kept);
         // One that cannot be written does not hold up a stop.
         std::fs::create_dir(&in_the_way).unwrap();
         writer.write(8, kept);

@@ -1,7 +1,7 @@
-//! Whose log or state a file is: it says so itself, so that another node's file in its place is not taken
+//! Whose a file is: log, state and map say so themselves, so that another node's file in its place is not taken
 //! for this node's own.
 //!
-//! Table `owner` has one row, from the cluster's id to the node's. A file from before there was that table
+//! Of log and state, table `owner` has one row, from the cluster's id to the node's. A file from before there was that table
 //! belongs to who opens it next.
 
 use crate::data_dir::Identity;
@@ -22,10 +22,10 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
     found.node, found.cluster_id, expected.node, expected.cluster_id
 )]
 pub struct OtherOwner {
-    kind: &'static str,
-    path: PathBuf,
-    found: Identity,
-    expected: Identity,
+    pub(crate) kind: &'static str,
+    pub(crate) path: PathBuf,
+    pub(crate) found: Identity,
+    pub(crate) expected: Identity,
 }
 
 /// Whether the file, a log or a state, is this node's; false if it is nobody's yet.

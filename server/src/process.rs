@@ -433,7 +433,7 @@ fn open_map(
     keep_cluster(data_dir, cluster)?;
     let kept = kept_file::open(data_dir, &cluster.config, &told)?;
     let (events, reports) = mpsc::channel(1);
-    let writer = KeptWriter::start(data_dir.path().to_owned(), events)
+    let writer = KeptWriter::start((data_dir.path().to_owned(), data_dir.identity().node), events)
         .map_err(system("cannot start a thread to write the map"))?;
     Ok((kept, writer, reports))
 }

@@ -99,8 +99,8 @@ fn look(dir: &Path, group: GroupId) -> Result<Left, RunError> {
         ));
     };
     let _lock = data_dir::lock_existing(dir)?;
-    let kept = kept_file::read(dir, &identity.cluster_id)
-        .map_err(|error| RunError::Sentence(error.to_string()))?;
+    let kept =
+        kept_file::read(dir, &identity).map_err(|error| RunError::Sentence(error.to_string()))?;
     let mut findings = Findings::default();
     let unreadable =
         |error: io::Error| RunError::Sentence(format!("cannot read {}: {error}", dir.display()));
@@ -109,9 +109,11 @@ fn look(dir: &Path, group: GroupId) -> Result<Left, RunError> {
     let state =
         StateView::read(&state, true, Some(&identity), &mut findings).map_err(unreadable)?;
     let (Some(mut log), Some(state), 0) = (log, state, findings.count()) else {
+        let what = findings.first().unwrap_or("a file cannot be read");
         return refused(format!(
-            "the directory {dir} is damaged, `flotilla inspect {dir}` says where; recover on another node",
-            dir = dir.display()
+            "{what}; nothing was written, and `flotilla inspect {}` says all that is wrong there; recover on \
+             another node",
+            dir.display()
         ));
     };
     let noted = state.groups.iter();

@@ -2,6 +2,7 @@
 
 use crate::cluster_file::{self, Cluster, ClusterFile};
 use crate::config::{ConfigError, NodeSettings};
+use crate::data_dir::Identity;
 use crate::kept_file;
 use crate::standalone::{RunError, runtime};
 use router::backend::Backend;
@@ -42,7 +43,8 @@ pub fn learn(settings: &NodeSettings) -> Result<Cluster, RunError> {
 
 /// Where the node itself is, as its directory keeps it.
 pub fn kept_addresses(dir: &Path, cluster_id: &str, node: NodeId) -> Option<NodeConfig> {
-    let kept = kept_file::read(dir, cluster_id).ok()?;
+    let owner = Identity { cluster_id: cluster_id.to_owned(), node };
+    let kept = kept_file::read(dir, &owner).ok()?;
     kept.map.config.nodes.get(&node).cloned()
 }
 

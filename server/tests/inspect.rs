@@ -19,6 +19,7 @@ use server::storage::OpenStorage;
 use shard_core::checkpoint::CheckpointMark;
 use shard_core::cluster_config::{ClusterConfig, ConfigNum};
 use shard_core::codec::{EntryBatch, EntryItem, encode_batch};
+use shard_core::kept::Kept;
 use shard_core::machine::Machine;
 use shard_core::op::{ExpiryCommand, Op, Set, SetExpiry};
 use shard_core::session::{LogTime, Seq, SessionId};
@@ -338,6 +339,34 @@ fn files_of_another_node_are_told_with_both_ids() {
             "the {name} DIR/{name}.redb belongs to node 2 of cluster \"c\", its directory to node 1 of cluster \"c\""
         );
         assert!(text.contains(&said), "{text}");
+    }
+}
+
+/// M17: what another node's disk has must not become what a group had.
+#[test]
+fn files_of_another_node_are_not_recovered_from() {
+    let other = Identity { node: NodeId(2), ..owner() };
+    for (kind, name) in [("log", "log.redb"), ("state", "state.redb"), ("map", "map")] {
+        let (_folder, dir) = Fixture::new().stopped();
+        let path = dir.join(name);
+        let (kept, _) = Kept::decode(&fs::read(dir.join("map")).unwrap()).unwrap();
+        fs::remove_file(&path).unwrap();
+        match kind {
+            "log" => LogStore::create(&path, false, &other).unwrap(),
+            "state" => StateStore::create(&path, false, &other).unwrap(),
+            _ => fs::write(&path, kept.encode(other.node)).unwrap(),
+        }
+        let before = files(&dir);
+        let dir_name = dir.to_str().unwrap();
+        let (code, out, err) =
+            program(&["recover", dir_name, "--group", "1", "--accept-data-loss"]);
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
+        let said = format!(
+            "flotilla: the {kind} {dir_name}/{name} belongs to node 2 of cluster \"c\", its directory to node 1 of \
+             cluster \"c\"; put back the one that was here"
+        );
+        assert!(err.starts_with(&said) && err.lines().count() == 1, "{err}");
+        assert!(files(&dir) == before, "{kind}: a file was changed");
     }
 }
 

@@ -25,11 +25,13 @@ use std::sync::Arc;
 /// Bytes of it on disk, at most: a map with all moves that there can be is a quarter of it.
 pub const KEPT_BYTES_MAX: u64 = 64 << 20;
 /// The form written here, and the newest that is read.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// The form whose map knew nothing of members.
 const VERSION_WITHOUT_MEMBERS: u8 = 1;
+/// The form that did not say whose it is.
+const VERSION_WITHOUT_OWNER: u8 = 2;
 /// The last byte is the version.
-const MAGIC: [u8; 8] = *b"flotmap\x02";
+const MAGIC: [u8; 8] = *b"flotmap\x03";
 /// Between two writes of what is not urgent.
 const PAUSE_NS: Now = 200_000_000;
 
@@ -89,20 +91,20 @@ impl Kept {
         Kept { map, left: BTreeMap::new(), moved: BTreeMap::new() }
     }
 
-    /// As bytes: 8 of magic and version, postcard, and the CRC-32 of all of it, little endian.
-    pub fn encode(&self) -> Bytes {
+    /// As node `owner` keeps it: 8 bytes of magic and version, postcard, and the CRC-32 of all of it, little endian.
+    pub fn encode(&self, owner: NodeId) -> Bytes {
         let mut bytes = BytesMut::from(&MAGIC[..]);
-        codec::append(&(&*self.map, &self.left, &self.moved), &mut bytes);
+        codec::append(&(&*self.map, &self.left, &self.moved, owner), &mut bytes);
         let sum = crc32fast::hash(&bytes);
         bytes.put_u32_le(sum);
         bytes.freeze()
     }
 
-    /// Reads what [`Kept::encode`] wrote.
+    /// Reads what [`Kept::encode`] wrote, and whose it is: an older program did not say so.
     ///
     /// # Errors
     /// If it was not that.
-    pub fn decode(bytes: &[u8]) -> Result<Kept, KeptError> {
+    pub fn decode(bytes: &[u8]) -> Result<(Kept, Option<NodeId>), KeptError> {
         let magic = bytes.first_chunk::<8>().filter(|magic| magic[..7] == MAGIC[..7]);
         let version = magic.ok_or(KeptError::Magic)?[7];
         if version > VERSION {
@@ -113,15 +115,19 @@ impl Kept {
             return Err(KeptError::Checksum);
         }
         let content = content.get(MAGIC.len()..).ok_or(KeptError::Checksum)?;
-        let (map, left, moved) = match version {
-            VERSION_WITHOUT_MEMBERS => without_members(content)?,
-            _ => codec::whole(content)?,
+        let ((map, left, moved), owner): (Content, Option<NodeId>) = match version {
+            VERSION_WITHOUT_MEMBERS => (without_members(content)?, None),
+            VERSION_WITHOUT_OWNER => (codec::whole(content)?, None),
+            _ => {
+                let (map, left, moved, owner) = codec::whole(content)?;
+                ((map, left, moved), Some(owner))
+            }
         };
         // The one of a node that has heard of no cluster yet names no group.
         if map.version > 0 {
             map.check()?;
         }
-        Ok(Kept { map: Arc::new(map), left, moved })
+        Ok((Kept { map: Arc::new(map), left, moved }, owner))
     }
 
     /// Whether what the disk has of a group is to stay.
@@ -319,12 +325,23 @@ mod tests {
     /// A program that writes it otherwise has to give it another version.
     #[test]
     fn its_bytes_stay_as_they_are() {
-        let bytes = kept().encode();
-        assert_eq!(Kept::decode(&bytes).unwrap(), kept());
-        assert_eq!((bytes.len(), crc32fast::hash(&bytes[..bytes.len() - 4])), (83, 4_218_557_824));
+        let bytes = kept().encode(N1);
+        assert_eq!(Kept::decode(&bytes).unwrap(), (kept(), Some(N1)));
+        assert_eq!((bytes.len(), crc32fast::hash(&bytes[..bytes.len() - 4])), (84, 3_213_521_440));
     }
 
-    /// The first form is read as long as there may be files of it.
+    /// The forms before the newest are read as long as there may be files of them.
+    #[test]
+    fn what_was_kept_before_it_said_whose_it_is_is_read() {
+        let Kept { map, left, moved } = kept();
+        let mut bytes = BytesMut::from(&b"flotmap\x02"[..]);
+        codec::append(&(&*map, &left, &moved), &mut bytes);
+        let sum = crc32fast::hash(&bytes);
+        bytes.put_u32_le(sum);
+        assert_eq!((bytes.len(), sum), (83, 4_218_557_824));
+        assert_eq!(Kept::decode(&bytes).unwrap(), (kept(), None));
+    }
+
     #[test]
     fn what_was_kept_before_maps_knew_members_is_read() {
         let Kept { map, left, moved } = kept();
@@ -336,12 +353,12 @@ mod tests {
         let sum = crc32fast::hash(&bytes);
         bytes.put_u32_le(sum);
         assert_eq!((bytes.len(), sum), (82, 1_968_612_356));
-        assert_eq!(Kept::decode(&bytes).unwrap(), kept());
+        assert_eq!(Kept::decode(&bytes).unwrap(), (kept(), None));
     }
 
     #[test]
     fn f07_f09_what_was_not_written_is_refused() {
-        let bytes = kept().encode();
+        let bytes = kept().encode(N1);
         for bit in 0..bytes.len() * 8 {
             let mut rotten = bytes.to_vec();
             rotten[bit / 8] ^= 1 << (bit % 8);
@@ -351,8 +368,8 @@ mod tests {
             assert!(Kept::decode(&bytes[..length]).is_err(), "cut at {length}");
         }
         let mut newer = bytes.to_vec();
-        newer[7] = 3;
-        assert!(matches!(Kept::decode(&newer), Err(KeptError::Version(3))));
+        newer[7] = 4;
+        assert!(matches!(Kept::decode(&newer), Err(KeptError::Version(4))));
         assert!(matches!(Kept::decode(b"redis"), Err(KeptError::Magic)));
     }
 

@@ -53,6 +53,11 @@ impl Findings {
         self.total.faults
     }
 
+    /// The first fault that was not printed.
+    pub(crate) fn first(&self) -> Option<&str> {
+        self.faults.first().map(|(what, _)| &**what)
+    }
+
     /// Says so if redb has passed over the newest commit.
     pub(crate) fn fell_back(&mut self, path: &Path, sizes: Sizes) {
         if sizes.fell_back {
