@@ -286,7 +286,7 @@ fn p20_power_cuts_lose_no_acknowledged_write() {
 // ---- Disks that fail ----
 
 #[test]
-fn f01_f02_a_failed_sync_or_write_ends_the_node_and_a_restart_heals_it() {
+fn f01_f02_f03_a_failed_sync_or_write_ends_the_node_and_a_restart_heals_it() {
     let (mut cluster, writers) = start();
     let mut random = Random::new(7);
     writers.wait_for_acks(200);

@@ -104,7 +104,7 @@ fn an_embedded_cluster_does_not_start_without_what_one_of_its_nodes_had() {
 }
 
 #[test]
-fn a_node_does_not_start_without_its_identity_or_its_log() {
+fn f09_a_node_does_not_start_without_its_identity_or_its_log() {
     let (kept, _) = folder();
     let ports = Ports::take();
     let file = write_cluster_file(kept.path(), &ports);
@@ -144,7 +144,7 @@ fn a_node_does_not_start_without_its_identity_or_its_log() {
 }
 
 #[test]
-fn a_node_refuses_the_directory_of_another_node_and_of_another_cluster() {
+fn f14_a_node_refuses_the_directory_of_another_node_and_of_another_cluster() {
     let (kept, _) = folder();
     let ports = Ports::take();
     let file = write_cluster_file(kept.path(), &ports);
@@ -274,7 +274,7 @@ fn wait_for_ping(port: u16) {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_is_named() {
+fn f14_a_directory_that_cannot_be_written_is_named() {
     let (kept, _) = folder();
     let ports = Ports::take();
     let file = kept.path().join("a-file");

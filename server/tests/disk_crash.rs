@@ -523,7 +523,7 @@ fn crash_everywhere(seed: u64, images: usize) {
 }
 
 #[test]
-fn both_files_have_what_one_moment_allows_whenever_the_power_goes() {
+fn f05_both_files_have_what_one_moment_allows_whenever_the_power_goes() {
     let images = std::env::var("FLOTILLA_CRASH_IMAGES");
     let images = images.map_or(IMAGES, |images| images.parse().expect("a number of images"));
     let first = std::env::var("FLOTILLA_CRASH_SEED");

@@ -5,9 +5,12 @@ mod log_model;
 mod simulated_disk;
 
 use log_model::{Contents, Log, Model, Workload, allows};
-use raft_core::effects::{Fetch, FetchResult};
+use raft_core::effects::{Fetch, FetchResult, Write};
+use raft_core::frame::encode_entry;
 use raft_core::random::Random;
-use raft_core::types::{Entry, EntryId, FetchId, GroupId, Index, Term};
+use raft_core::types::{
+    Entry, EntryId, EntryKind, FetchId, GroupId, HardState, Index, Term, WriteToken,
+};
 use server::log_store::{LogEvent, LogStats, LogStore, LogStoreConfig, LogStoreError};
 use simulated_disk::{Disk, Power, Step, crash, within};
 use std::collections::BTreeMap;
@@ -241,6 +244,56 @@ fn what_arrives_during_a_sync_is_the_next_commit() {
     log.store.close().unwrap();
 }
 
+/// Submits so many small writes while a sync is held; all of them are in the log afterwards.
+fn submit_while_it_is_stuck(writes: u64) {
+    let group = GroupId(1);
+    let disk = Disk::default();
+    let log = open(&disk, LogStoreConfig::default()).unwrap();
+    let submit = |index: u64| {
+        let id = EntryId { index: Index(index), term: Term(1) };
+        let entry = encode_entry(group, id, EntryKind::Empty, b"");
+        let hard = HardState { term: Term(1), ..HardState::default() };
+        let write = Write {
+            token: WriteToken(index),
+            hard: (index == 1).then_some(hard),
+            truncate_from: None,
+            install: None,
+            entries: [entry].into_iter().collect(),
+        };
+        log.store.submit(vec![(group, write)]);
+    };
+    disk.hold_syncs();
+    submit(1);
+    disk.await_held_sync();
+    (2..=writes).for_each(submit);
+    assert!(log.events.try_recv().is_err(), "reported before it was durable");
+    disk.release();
+    let mut last = 0;
+    while last < writes {
+        match log.events.recv().unwrap() {
+            LogEvent::Persisted(tokens) => last = tokens[0].1.0,
+            other => panic!("{other:?}"),
+        }
+    }
+    log.store.close().unwrap();
+    let again = open(&Disk::with(disk.image()), LogStoreConfig::default()).unwrap();
+    assert_eq!(again.groups[&group].last.index, Index(writes));
+    again.store.close().unwrap();
+}
+
+/// A batch takes 4,096 commands.
+#[test]
+fn what_does_not_fit_a_batch_is_in_the_next() {
+    submit_while_it_is_stuck(10_000);
+}
+
+/// A follower is sent small entries by the ten thousand while its disk says nothing, and its thread has links and
+/// clients besides.
+#[test]
+fn f12_a_disk_that_is_stuck_holds_up_nobody_who_submits() {
+    submit_while_it_is_stuck(40_000);
+}
+
 #[test]
 fn fetches_agree_with_what_was_submitted_before_them() {
     let workload = Workload::new(10, 400);
@@ -292,7 +345,7 @@ fn fetches_agree_with_what_was_submitted_before_them() {
 /// Every image is opened, and what its recovery writes is cut short as well; a part goes on with the
 /// workload, or finishes an install, and loses power again.
 #[test]
-fn whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
+fn f05_whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
     let asked = std::env::var("FLOTILLA_CRASH_IMAGES");
     let wanted = asked.map_or(IMAGES, |number| number.parse().expect("a number of images"));
     let mut random = Random::new(1);
@@ -369,6 +422,33 @@ fn check_further(
     check_image(workload, config, image, durable, &what);
 }
 
+/// At each growth of the file, and each step from there to the sync behind it.
+#[test]
+fn f06_a_power_loss_while_the_file_grows_leaves_what_was_reported() {
+    let mut random = Random::new(6);
+    let mut images = 0;
+    for seed in 0..8 {
+        let workload = Workload::new(seed, 100);
+        let (disk, _) = run(&workload, config(seed));
+        let steps = disk.steps();
+        let first = steps.iter().position(|step| matches!(step, Step::Mark(_))).unwrap();
+        let mut power = Power::new(&steps);
+        let mut grows = false;
+        for at in first..steps.len() {
+            grows |= matches!(steps[at], Step::SetLen(_));
+            let ends = matches!(steps[at], Step::Sync);
+            for _ in 0..if grows { 3 } else { 0 } {
+                let image = power.lost_after(at + 1, &mut random);
+                let (durable, what) = (reported(&steps[..=at]), format!("seed {seed}, step {at}"));
+                check_image(&workload, config(seed), image, durable, &what);
+                images += 1;
+            }
+            grows &= !ends;
+        }
+    }
+    assert!(images > 100, "only {images} images of a file that grows");
+}
+
 #[test]
 fn a_power_loss_at_the_very_beginning_leaves_a_log_that_opens_or_says_why_not() {
     let workload = Workload::new(9, 3);
@@ -393,7 +473,7 @@ fn a_power_loss_at_the_very_beginning_leaves_a_log_that_opens_or_says_why_not() 
 }
 
 #[test]
-fn after_the_first_error_nothing_is_written_and_nothing_reported() {
+fn f01_f02_after_the_first_error_nothing_is_written_and_nothing_reported() {
     let workload = Workload::new(5, 25);
     let calls = run(&workload, config(0)).0.calls();
     let fresh = Disk::default();
@@ -416,7 +496,7 @@ fn after_the_first_error_nothing_is_written_and_nothing_reported() {
 }
 
 #[test]
-fn rot_is_found_or_does_not_matter() {
+fn f07_f08_rot_is_found_or_does_not_matter() {
     let workload = Workload::new(7, 30);
     let image = run(&workload, config(0)).0.image();
     let expected = workload.states.last().unwrap();
@@ -436,7 +516,7 @@ fn rot_is_found_or_does_not_matter() {
 }
 
 #[test]
-fn a_file_that_was_cut_or_overwritten_is_found_or_does_not_matter() {
+fn f09_a_file_that_was_cut_or_overwritten_is_found_or_does_not_matter() {
     let workload = Workload::new(8, 30);
     let image = run(&workload, config(0)).0.image();
     let expected = workload.states.last().unwrap();

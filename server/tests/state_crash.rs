@@ -14,7 +14,7 @@ use server::state_store::{
     StateStore, StateStoreConfig, StateStoreError, StateStoreEvent, StoredGroup,
 };
 use shard_core::checkpoint::{CheckpointMark, RowChange};
-use simulated_disk::{Disk, Step, crash, within};
+use simulated_disk::{Disk, Power, Step, crash, within};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -528,7 +528,7 @@ fn crash_everywhere(workload: &Workload, seed: u64, images: u64) -> (usize, u64)
 }
 
 #[test]
-fn whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
+fn f05_whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
     let images = std::env::var(IMAGES_VARIABLE).map_or(IMAGES, |value| value.parse().unwrap());
     let seeds = 8;
     let (undone, made) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -547,6 +547,32 @@ fn whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
     });
     assert!(made.into_inner() >= images / seeds * seeds);
     assert!(undone.into_inner() > images, "the crashes came too late to mean anything");
+}
+
+/// At each growth of the file, and each step from there to the sync behind it.
+#[test]
+fn f06_a_power_loss_while_the_file_grows_leaves_what_was_reported() {
+    let mut random = Random::new(6);
+    let mut images = 0;
+    for seed in 0..8 {
+        let workload = Workload::new(seed, 60);
+        let steps = played(&workload).steps();
+        let first = steps.iter().position(|step| matches!(step, Step::Mark(_))).unwrap();
+        let mut power = Power::new(&steps);
+        let mut grows = false;
+        for at in first..steps.len() {
+            grows |= matches!(steps[at], Step::SetLen(_));
+            let ends = matches!(steps[at], Step::Sync);
+            for _ in 0..if grows { 3 } else { 0 } {
+                let image = power.lost_after(at + 1, &mut random);
+                let (durable, what) = (reported(&steps[..=at]), format!("seed {seed}, step {at}"));
+                check_image(&workload, image, durable, &what);
+                images += 1;
+            }
+            grows &= !ends;
+        }
+    }
+    assert!(images > 50, "only {images} images of a file that grows");
 }
 
 #[test]
@@ -570,7 +596,7 @@ fn a_power_loss_at_the_very_beginning_leaves_a_state_that_opens_or_says_why_not(
 }
 
 #[test]
-fn after_the_first_error_nothing_is_written_and_nothing_reported() {
+fn f01_f02_after_the_first_error_nothing_is_written_and_nothing_reported() {
     let mut failures = 0;
     for seed in [20, 21] {
         let workload = Workload::new(seed, 25);
@@ -610,7 +636,7 @@ fn is_found(workload: &Workload, rotten: Vec<u8>, expected: &Model, what: &str) 
 }
 
 #[test]
-fn rot_is_found_or_does_not_matter() {
+fn f07_f08_rot_is_found_or_does_not_matter() {
     let workload = Workload::new(7, 40);
     let image = played(&workload).image();
     let expected = normal(workload.states.last().unwrap());
@@ -626,7 +652,7 @@ fn rot_is_found_or_does_not_matter() {
 }
 
 #[test]
-fn a_file_that_was_cut_or_overwritten_is_found_or_does_not_matter() {
+fn f09_a_file_that_was_cut_or_overwritten_is_found_or_does_not_matter() {
     let workload = Workload::new(8, 40);
     let image = played(&workload).image();
     let expected = normal(workload.states.last().unwrap());

@@ -128,14 +128,13 @@ impl Writer {
         if collect {
             self.write_anew(&mut batch)?;
         }
-        let mut next = first;
-        for _ in 0..BATCH_COMMANDS_MAX {
-            let Some(command) = next else { break };
+        let (mut next, mut taken) = (first, 0);
+        while let Some(command) = next {
             self.take(command, &mut batch)?;
-            if batch.bytes >= BATCH_BYTES_MAX {
-                break;
-            }
-            next = queue.try_recv().ok();
+            taken += 1;
+            let full = batch.bytes >= BATCH_BYTES_MAX || taken == BATCH_COMMANDS_MAX;
+            // What is taken out of the queue is in this batch.
+            next = if full { None } else { queue.try_recv().ok() };
         }
         if collect || !batch.frames.is_empty() {
             self.write_compacted(&mut batch)?;
