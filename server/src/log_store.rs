@@ -13,7 +13,8 @@
 //!   start with the file and the place (scenario F8). Damage in the newest commit that is found
 //!   after a crash cannot be told from a commit that was torn by the crash; redb opens the one
 //!   before.
-//! - No caller ever waits for the disk. A fetch goes through the writer's queue, so it sees every
+//! - No caller ever waits for the disk, however long that is stuck: what waits for the writer is bounded by the
+//!   cores, writes by their bytes (rule R24) and fetches by their number (R25). A fetch goes through the writer's queue, so it sees every
 //!   write submitted before it, and is read by a thread of its own.
 //!
 //! - What no group needs any more is removed ([`collect`]), so the file, the time of a start
@@ -43,13 +44,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use tracing::info;
-
-/// Commands that wait for the writer. A worker submits once per turn, and what the groups may have
-/// unsynced is bounded in bytes by the core (rule R24); at this bound the caller waits.
-const QUEUE_MAX: usize = 16 << 10;
 
 /// What may differ between nodes.
 #[derive(Clone, Copy, Debug)]
@@ -225,7 +222,7 @@ enum Command {
 /// submitted, whatever comes of that; [`LogStore::close`] waits for that.
 pub struct LogStore {
     path: Option<PathBuf>,
-    commands: SyncSender<Command>,
+    commands: Sender<Command>,
     writer: JoinHandle<Result<(), String>>,
     counters: Arc<Counters>,
 }
@@ -317,7 +314,7 @@ impl LogStore {
             what: error.to_string(),
         })?;
         let groups = recovery::restored(&writer.index);
-        let (commands, queue) = sync_channel(QUEUE_MAX);
+        let (commands, queue) = channel();
         let writer = std::thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run(&queue))

@@ -266,6 +266,8 @@ impl Inlets {
     fn waiting(&mut self) -> Option<Wake> {
         let log = self.disk.log.try_recv().ok().map(Wake::Log);
         log.or_else(|| self.disk.state.try_recv().ok().map(Wake::State))
+            .or_else(|| self.disk.loaded.try_recv().ok().map(Wake::Loaded))
+            .or_else(|| self.disk.kept.try_recv().ok().map(Wake::Kept))
             .or_else(|| self.inbox.try_recv().ok().map(Wake::Inbound))
             .or_else(|| self.local.try_recv().ok().map(Wake::Local))
     }
