@@ -190,20 +190,23 @@ fn open(log: &Simulated, state: &Simulated, what: &str) -> Node {
 }
 
 impl Node {
-    /// What the disk tells of next; nothing of what is its own.
-    fn next(&mut self) -> Vec<Input> {
+    /// What the disk tells of next, or why the node has to stop; nothing of what is its own.
+    fn hear(&mut self) -> Result<Vec<Input>, String> {
         let mut out = Vec::new();
-        let done = match self.events.recv().unwrap() {
-            Event::Log(event) => self.disk.on_log(event, &mut out),
-            Event::State(event) => self.disk.on_state(event, &mut out),
-            Event::Loaded(loaded) => self.disk.on_loaded(loaded, &mut out),
-        };
-        done.unwrap();
+        match self.events.recv().unwrap() {
+            Event::Log(event) => self.disk.on_log(event, &mut out)?,
+            Event::State(event) => self.disk.on_state(event, &mut out)?,
+            Event::Loaded(loaded) => self.disk.on_loaded(loaded, &mut out)?,
+        }
         let inputs = out.into_iter().map(|happened| match happened {
             Happened::Input(input) => input,
             Happened::Send(chunk) => panic!("{chunk:?}"),
         });
-        inputs.collect()
+        Ok(inputs.collect())
+    }
+
+    fn next(&mut self) -> Vec<Input> {
+        self.hear().unwrap()
     }
 
     fn forget(&mut self, group: GroupId, voted: bool) {
@@ -226,8 +229,8 @@ struct Play {
     tokens: u64,
 }
 
-/// The stream of a state, and its hash.
-fn foreign(tag: u64) -> (u64, Bytes) {
+/// The stream of the state that these changes make, and its hash.
+fn foreign(changes: Vec<RowChange>) -> (u64, Bytes) {
     let (sender, events) = channel();
     let config = StateStoreConfig::default();
     let (store, _) = StateStore::open_backend(Simulated::default(), config, move |event| {
@@ -235,7 +238,7 @@ fn foreign(tag: u64) -> (u64, Bytes) {
     })
     .unwrap();
     let (group, peer) = (GroupId(77), NodeId(1));
-    store.changes(group, changes(tag));
+    store.changes(group, changes);
     let at = EntryId { index: Index(1), term: Term(1) };
     store.commit(group, CheckpointMark { at, conf: conf() });
     let (mut stream, mut size) = (Vec::new(), None);
@@ -268,7 +271,7 @@ impl Play {
             groups: BTreeMap::new(),
             acts: BTreeMap::new(),
             open: BTreeMap::new(),
-            foreign: (1..=TAGS).map(|tag| (tag, foreign(tag))).collect(),
+            foreign: (1..=TAGS).map(|tag| (tag, foreign(changes(tag)))).collect(),
             tokens: 0,
         };
         for _ in 0..ACTS {
@@ -534,4 +537,44 @@ fn f05_both_files_have_what_one_moment_allows_whenever_the_power_goes() {
         crash_everywhere(seed, each);
     }
     println!("{} images of {seeds} lives", 2 * each as u64 * seeds);
+}
+
+/// Its size and hash are what they were said to be, but no program has written such rows.
+#[test]
+fn s15_a_snapshot_that_no_state_machine_takes_ends_the_node_with_a_sentence() {
+    let log = Simulated::default();
+    let mut node = open(&log, &log.beside(Vec::new()), "the first start");
+    let (key, head) = (Bytes::from_static(b"no row"), RowHead::new());
+    let body = Bytes::from_static(b"of any state").into();
+    let (hash, stream) = foreign(vec![RowChange::Put { key, head, body }]);
+    let at = EntryId { index: Index(5), term: Term(1) };
+    let bytes = stream.len() as u64;
+    let snapshot = Snapshot { id: SnapshotId { at, hash }, bytes, conf: conf() };
+    let group = GroupId(1);
+    let stage = StateCommand::Stage { snapshot: snapshot.clone(), offset: 0, bytes: stream };
+    assert!(node.disk.state(group, stage).is_none());
+    let event = StateEvent::Snapshot(SnapEvent::Received { id: snapshot.id, offset: bytes });
+    let received = node.next();
+    assert_eq!(format!("{received:?}"), format!("{:?}", [Input::State { group, event }]));
+    let hard = HardState { term: Term(1), ..HardState::default() };
+    let install = Write {
+        token: WriteToken(1),
+        hard: Some(hard),
+        truncate_from: None,
+        install: Some(Box::new(snapshot)),
+        entries: Default::default(),
+    };
+    assert!(node.disk.state(group, StateCommand::Install(Box::new(install))).is_none());
+    let sentence = loop {
+        match node.hear() {
+            Ok(inputs) => {
+                let told = |input: &Input| matches!(input, Input::State { .. });
+                assert!(!inputs.iter().any(told), "{inputs:?}");
+            }
+            Err(sentence) => break sentence,
+        }
+    };
+    let said = "the state of group 1 cannot be loaded: row 6e6f20726f77 ";
+    assert!(sentence.starts_with(said), "{sentence}");
+    assert!(sentence.ends_with("; the node does not start without it"), "{sentence}");
 }

@@ -269,7 +269,6 @@ impl Writer {
     }
 }
 
-/// The small log frame of a group.
 /// What finishes an install in a log that may not know of it: it has the snapshot's last entry, or it is
 /// dropped. `None` for one that begins there already, or later, which no start goes on with.
 pub(super) fn install_frame(group: GroupId, log: &GroupLog, at: EntryId) -> Option<LogFrame> {
@@ -283,6 +282,7 @@ pub(super) fn install_frame(group: GroupId, log: &GroupLog, at: EntryId) -> Opti
     })
 }
 
+/// The small log frame of a group.
 fn keep(group: GroupId, log: &GroupLog) -> LogFrame {
     let (hard, base, last) = (log.hard, log.base, log.last);
     LogFrame { group, hard, base, last, replace: false, entries: Vec::new() }
