@@ -29,6 +29,7 @@ use shard_core::rows::RowError;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
@@ -51,15 +52,31 @@ pub enum StateError {
         /// What is wrong.
         source: RowError,
     },
+    /// It is not wanted any more.
+    #[error("the node stops")]
+    Stopped,
 }
 
 /// Loads a group's newest checkpoint, on the calling thread.
 pub fn load(state: &StateStore, group: GroupId) -> Result<Machine, StateError> {
+    load_unless(state, group, &AtomicBool::new(false))
+}
+
+/// The same, until it is told to stop.
+fn load_unless(
+    state: &StateStore,
+    group: GroupId,
+    stops: &AtomicBool,
+) -> Result<Machine, StateError> {
     let mut loader = MachineLoader::new(group);
     let row_error = |source| StateError::Row { group, source };
-    state.load(group, |key, value| loader.row(key, value)).map_err(|error| match error {
+    let loaded = state.load(group, |key, value| match stops.load(Ordering::Relaxed) {
+        true => Err(StateError::Stopped),
+        false => loader.row(key, value).map_err(row_error),
+    });
+    loaded.map_err(|error| match error {
         LoadError::Store(error) => StateError::Store(error),
-        LoadError::Refused(source) => row_error(source),
+        LoadError::Refused(error) => error,
     })?;
     loader.finish().map_err(row_error)
 }
@@ -80,8 +97,11 @@ pub struct Disk {
     space: Arc<DiskSpace>,
     _watch: Watch,
     loaded: mpsc::Sender<Loaded>,
+    /// Threads that load states, or drop them.
     loaders: Vec<JoinHandle<()>>,
-    /// States of groups whose install is about to be asked for.
+    /// What they load is not wanted any more.
+    stops: Arc<AtomicBool>,
+    /// States of groups whose install or deletion is about to be asked for.
     given_up: BTreeMap<GroupId, Machine>,
     /// The newest write of each group that the log was given, and that it has reported.
     tokens: BTreeMap<GroupId, Tokens>,
@@ -140,6 +160,7 @@ impl Disk {
             _watch: watch,
             loaded,
             loaders: Vec::new(),
+            stops: Arc::default(),
             given_up: BTreeMap::new(),
             tokens: BTreeMap::new(),
             installs: BTreeMap::new(),
@@ -176,6 +197,9 @@ impl Disk {
     /// answered by [`Input::Forgotten`].
     pub fn forget(&mut self, group: GroupId, voted: bool) {
         self.forgetting.insert(group, voted);
+        if let Some(machine) = self.given_up.remove(&group) {
+            self.drop_elsewhere(machine);
+        }
         // Half an install would be finished by a start, for nobody.
         if !self.installs.contains_key(&group) {
             self.state.forget(group);
@@ -187,7 +211,7 @@ impl Disk {
         self.log.fetch(group, fetch);
     }
 
-    /// Takes the state that the install which is asked for next takes the place of.
+    /// Takes the state of a group whose install or deletion is asked for next.
     pub fn give_up(&mut self, group: GroupId, machine: Machine) {
         self.given_up.insert(group, machine);
     }
@@ -360,18 +384,28 @@ impl Disk {
             self.compact(group, base);
         }
         let (state, loaded) = (self.state.clone(), self.loaded.clone());
-        let loader = std::thread::Builder::new().name("state-loader".to_owned()).spawn(move || {
+        let stops = self.stops.clone();
+        let started = self.on_a_thread("state-loader", move || {
             drop(given_up);
-            let machine = load(&state, group).map_err(|error| error.to_string());
+            let machine = load_unless(&state, group, &stops).map_err(|error| error.to_string());
             // Released before anybody hears: whoever closes the file does not wait for this thread.
             drop(state);
             // The receiver goes with the worker.
             let _ = loaded.blocking_send((group, id, machine));
         });
-        let no_thread = |error: io::Error| format!("cannot start a thread to load state: {error}");
+        started.map_err(|error| format!("cannot start a thread to load state: {error}"))
+    }
+
+    fn on_a_thread(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
         self.loaders.retain(|loader| !loader.is_finished());
-        self.loaders.push(loader.map_err(no_thread)?);
+        self.loaders.push(std::thread::Builder::new().name(name.to_owned()).spawn(work)?);
         Ok(())
+    }
+
+    /// Drops a state where it holds up nobody: that takes as long as it has keys.
+    fn drop_elsewhere(&mut self, machine: Machine) {
+        // Without a thread it is dropped here.
+        let _ = self.on_a_thread("state-dropper", move || drop(machine));
     }
 
     /// Takes a state machine that was loaded.
@@ -383,6 +417,9 @@ impl Disk {
         self.installs.remove(&group);
         if self.forgetting.contains_key(&group) {
             self.state.forget(group);
+            if let Ok(machine) = machine {
+                self.drop_elsewhere(machine);
+            }
             return Ok(());
         }
         let event = StateEvent::Installed { id, machine: machine? };
@@ -408,11 +445,47 @@ impl Disk {
     /// Writes what was asked for and closes both files. The next start needs no repair.
     pub fn close(self) -> Result<(), String> {
         self.space.stop_waiting();
+        self.stops.store(true, Ordering::Relaxed);
         let log = self.log.close();
         for loader in self.loaders {
             loader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
         let state = Arc::into_inner(self.state).map_or(Ok(()), StateStore::close);
         log.and(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state_store::StateStoreConfig;
+    use raft_core::conf::Conf;
+    use raft_core::types::{Index, NodeId, Term};
+    use redb::backends::InMemoryBackend;
+    use shard_core::checkpoint::CheckpointMark;
+    use shard_core::shard_store::RowBudget;
+
+    #[test]
+    fn a_state_that_is_loaded_when_the_node_stops_is_not_waited_for() {
+        let (group, (sender, events)) = (GroupId(1), std::sync::mpsc::channel());
+        let (state, _) = StateStore::open_backend(
+            InMemoryBackend::new(),
+            StateStoreConfig::default(),
+            move |event| sender.send(event).unwrap_or(()),
+        )
+        .unwrap();
+        let mut machine = Machine::new(group);
+        machine.freeze();
+        state.changes(group, machine.collect(RowBudget { rows: 9, bytes: 999 }).rows);
+        let at = EntryId { index: Index(1), term: Term(1) };
+        let conf = (Index(0), Conf::of_voters(vec![NodeId(1)]));
+        state.commit(group, CheckpointMark { at, conf });
+        let committed = |event| matches!(event, StateStoreEvent::Checkpointed(..));
+        assert!(events.iter().take(2).any(committed));
+        let stops = AtomicBool::new(false);
+        assert!(load_unless(&state, group, &stops).is_ok());
+        stops.store(true, Ordering::Relaxed);
+        assert!(matches!(load_unless(&state, group, &stops), Err(StateError::Stopped)));
+        state.close().unwrap();
     }
 }

@@ -5,6 +5,7 @@ use super::snapshots::others;
 use super::*;
 use crate::checkpoint::StateEvent;
 use crate::cluster_map::ClusterMap;
+use crate::machine::Machine;
 use crate::map_feed::MapMessage;
 use crate::wire::ReadRequest;
 
@@ -14,6 +15,18 @@ fn get(key: &str) -> RequestBody {
 }
 
 impl World {
+    fn hear_that_the_group_is_gone(&mut self, node: NodeId) {
+        let mut map = self.nodes[&node].view().map;
+        map.version += 1000;
+        map.config.groups.remove(&G1);
+        map.founders.remove(&G1);
+        map.members.remove(&G1);
+        map.config.slots.clear();
+        map.owners = ClusterMap::default().owners;
+        let message = MapMessage::Whole(Box::new(map));
+        self.input(node, Input::Map { from: others(node)[0], message });
+    }
+
     /// Node `away` has lost its links, and the log goes on without it. When it is back, its disk takes the snapshot
     /// that it is sent step by step, and then keeps the state to itself.
     fn stopped_at_the_state(
@@ -118,22 +131,34 @@ fn s15_the_state_so_far_is_given_up_and_nothing_is_told_of_an_empty_one() {
 /// The group is removed meanwhile: the state comes to nobody.
 #[test]
 fn s15_a_state_that_comes_when_the_group_is_gone_is_dropped() {
-    let (mut world, leader, away) = World::stopped_at_the_state(21..=300, false);
-    let mut map = world.nodes[&away].view().map;
-    map.version += 1000;
-    map.config.groups.remove(&G1);
-    map.founders.remove(&G1);
-    map.members.remove(&G1);
-    map.config.slots.clear();
-    map.owners = ClusterMap::default().owners;
-    let message = MapMessage::Whole(Box::new(map));
-    world.input(away, Input::Map { from: leader, message });
+    let (mut world, _, away) = World::stopped_at_the_state(21..=300, false);
+    world.hear_that_the_group_is_gone(away);
     world.run(50);
     assert!(world.nodes[&away].replica(G1).is_none());
     world.quicken(away);
     world.run(50);
     assert!(world.nodes[&away].replica(G1).is_none() && !world.disks[&away].contains_key(&G1));
     assert_eq!(world.nodes[&away].memory().values, 0, "it is counted still");
+}
+
+/// To drop it takes as long as it has keys, and the node has other groups.
+#[test]
+fn the_state_of_a_replica_that_is_deleted_is_its_hosts_to_drop() {
+    let (mut world, leader) = World::taking_checkpoints();
+    let node = others(leader)[0];
+    world.fill(leader, 1..=20, 1000);
+    let keys = world.replica(node).keys;
+    world.hear_that_the_group_is_gone(node);
+    let mut given_up = Vec::new();
+    for _ in 0..10 {
+        let (now, wall, mut out) = (world.now, LogTime(world.now / MS), Output::default());
+        world.nodes.get_mut(&node).unwrap().poll(now, wall, &mut out).unwrap();
+        given_up.append(&mut out.given_up);
+        world.carry_out(node, out);
+    }
+    assert!(world.nodes[&node].replica(G1).is_none());
+    let [(G1, Machine::Shard(store))] = &given_up[..] else { panic!("{given_up:?}") };
+    assert!(keys > 0 && store.stats().keys == keys, "{keys} {:?}", store.stats());
 }
 
 #[test]

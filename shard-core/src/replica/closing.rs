@@ -1,6 +1,7 @@
 //! The end of a replica.
 
 use super::{Replica, ReplicaOutput, answer_all};
+use crate::machine::Machine;
 use crate::wire::Answer;
 use raft_core::types::HardState;
 
@@ -17,8 +18,12 @@ impl Replica {
         self.raft.status().hard
     }
 
-    /// Answers all who wait: they have to ask elsewhere. What was polled before is still owed.
+    /// Answers all who wait: they have to ask elsewhere. What was polled before is still owed. Its state is given
+    /// up.
     pub(crate) fn close(&mut self, out: &mut ReplicaOutput) {
+        let given_up = std::mem::replace(&mut self.machine, Machine::new(self.group));
+        // The one that an install takes the place of was given up before.
+        out.given_up.get_or_insert(given_up);
         for waiting in std::mem::take(&mut self.waiting).into_values() {
             answer_all(&waiting.clients, &Answer::Lost, out);
         }
