@@ -1,17 +1,18 @@
 # Every target is one line; what it calls is a script to read.
-.PHONY: run test lint sim sim-cluster prove prove-sim prove-explore prove-fuzz prove-libfuzzer prove-mutants prove-differential prove-crash prove-power prove-cluster cluster bench bench-failover bench-raft bench-log bench-state bench-disk bench-move clients
+.PHONY: run test lint sim sim-cluster prove prove-sim prove-explore prove-fuzz prove-libfuzzer prove-mutants prove-differential prove-crash prove-power prove-cluster prove-kills cluster bench bench-failover bench-raft bench-log bench-state bench-disk bench-move clients
 
 run: ; cargo build --release --locked -p server && exec ./target/release/flotilla dev
 test: clients ; tests/run.sh
 lint: ; tests/lint.sh
 sim: ; FLOTILLA_SIM_SEED=$(SEED) FLOTILLA_SIM_FAULTS=$(FAULTS) FLOTILLA_SIM_EVENTS=$(EVENTS) cargo test --locked -p tests --test sim -- --nocapture
 sim-cluster: ; FLOTILLA_CLUSTER_SEED=$(SEED) cargo test --locked -p tests --test cluster_sim faults -- --nocapture
-prove: prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power prove-cluster prove-libfuzzer
+prove: prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power prove-cluster prove-kills prove-libfuzzer
 SEEDS ?= 10000
 STATES ?= 1000000
 IMAGES ?= 500000
 CUTS ?= 200
 FUZZ_SECONDS ?= 600
+KILLS_SECONDS ?= 600
 prove-sim: ; FLOTILLA_SIM_SEEDS=$(SEEDS) cargo test --release --locked -p tests --test sim -- --nocapture
 prove-explore: ; FLOTILLA_STATES=$(STATES) cargo test --release --locked -p tests --test explore -- --nocapture --test-threads 1
 prove-fuzz: ; FLOTILLA_FUZZ=100000 cargo test --release --locked -p tests --test fuzz_step -- --nocapture
@@ -21,6 +22,7 @@ prove-differential: ; FLOTILLA_DIFFERENTIAL_SEEDS=$(SEEDS) cargo test --release 
 prove-crash: ; FLOTILLA_CRASH_IMAGES=$(IMAGES) FLOTILLA_LOG_ROUNDS=100000 cargo test --release --locked -p server --lib --test log_crash --test state_crash --test disk_crash -- --nocapture
 prove-power: ; FLOTILLA_POWER_CUTS=$(CUTS) cargo test --release --locked -p tests --test power_cut -- --nocapture
 prove-cluster: ; FLOTILLA_CLUSTER_SEEDS=$(SEEDS) cargo test --release --locked -p tests --test cluster_sim -- --nocapture
+prove-kills: ; cargo build --release --locked -p server && FLOTILLA_KILLS_SECONDS=$(KILLS_SECONDS) cargo test --release --locked -p tests --test exactly_once -- --nocapture --test-threads=1
 cluster: ; cargo build --release --locked -p server && exec examples/cluster.sh
 bench: ; cargo build --release --locked -p server && python3 bench/bench.py
 bench-failover: ; cargo build --release --locked -p server && python3 bench/failover.py

@@ -3,7 +3,9 @@
 use harness::process::{DevCluster, Process, ThreeNodes};
 use harness::raft_info::wait_until_caught_up;
 use harness::resp::{Client, Value};
-use harness::tokens::{Attempt, Patience, WriterEnd, Writers, acknowledged, check_tokens};
+use harness::tokens::{
+    Attempt, Patience, WriterEnd, Writers, acknowledged, check_tokens, longest_gap,
+};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -88,58 +90,13 @@ fn every_port_of_the_embedded_cluster_serves_every_key() {
 
 // ---- Three processes and a router ----
 
-/// The node (from 1) that leads the group of `key`, as CLUSTER SHARDS tells it.
-fn leader_of(cluster: &ThreeNodes, key: &str) -> u16 {
-    let end = Instant::now() + Duration::from_secs(30);
-    loop {
-        if let Some(leader) = known_leader_of(cluster, key) {
-            return leader;
-        }
-        assert!(Instant::now() < end, "nobody leads the group of {key}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// The same now. While an election runs a master stands for the leader, and is not online.
-fn known_leader_of(cluster: &ThreeNodes, key: &str) -> Option<u16> {
-    let mut client = Client::connect(cluster.router_port()).expect("a connection");
-    let Ok(Value::Integer(slot)) = client.call(&["CLUSTER", "KEYSLOT", key]) else {
-        panic!("CLUSTER KEYSLOT {key}")
-    };
-    let shards = client.call(&["CLUSTER", "SHARDS"]).expect("a reply");
-    for shard in shards.items() {
-        let serves = shard.field("slots").items().chunks(2).any(|range| match range {
-            [Value::Integer(first), Value::Integer(last)] => (*first..=*last).contains(&slot),
-            _ => false,
-        });
-        let nodes = shard.field("nodes").items();
-        let master = nodes.iter().find(|node| node.field("role").text() == "master");
-        if let (true, Some(master)) = (serves, master) {
-            let port = master.field("port");
-            let leader = (1..=ThreeNodes::COUNT)
-                .find(|id| *port == Value::Integer(cluster.node_port(*id).into()))
-                .unwrap_or_else(|| panic!("{port:?} is no node's port"));
-            return (master.field("health").text() == "online").then_some(leader);
-        }
-    }
-    panic!("no master serves slot {slot} in {shards:?}")
-}
-
-/// Longest time in which a writer got no answer.
-fn longest_gap(attempts: &[Vec<Attempt>]) -> Duration {
-    let gaps = attempts.iter().flat_map(|writer| {
-        writer.windows(2).map(|pair| pair[1].answered.duration_since(pair[0].answered))
-    });
-    gaps.max().unwrap_or_default()
-}
-
 #[test]
 fn a_leaders_death_fails_no_request_and_it_catches_up_when_it_returns() {
     let mut cluster = ThreeNodes::start();
     let port = cluster.router_port();
     let writers = Writers::start(port, WRITERS, "load", Patience::None);
     writers.wait_for_acks(500);
-    let leader = leader_of(&cluster, "load:0");
+    let leader = cluster.leader_of("load:0");
     cluster.node(leader).kill();
     writers.wait_for_acks(1000);
 
@@ -167,12 +124,12 @@ fn a_planned_stop_of_a_leader_fails_no_request() {
     let writers = Writers::start(port, WRITERS, "load", Patience::None);
     writers.wait_for_acks(500);
     for _ in 0..2 {
-        let leader = leader_of(&cluster, "load:0");
+        let leader = cluster.leader_of("load:0");
         cluster.node(leader).signal("TERM");
         let status = cluster.node(leader).wait(STOP_TIMEOUT);
         assert_eq!(status.code(), Some(0), "{}", cluster.node(leader).log());
         writers.wait_for_acks(500);
-        assert_ne!(leader_of(&cluster, "load:0"), leader);
+        assert_ne!(cluster.leader_of("load:0"), leader);
         cluster.node(leader).restart();
         let own_port = cluster.node_port(leader);
         cluster.node(leader).wait_until_it_serves(own_port);
@@ -191,14 +148,14 @@ fn leadership_goes_where_it_is_wanted() {
     };
     let wait_for_leader = |wanted: u16| {
         let end = Instant::now() + Duration::from_secs(30);
-        while leader_of(&cluster, "k") != wanted {
+        while cluster.leader_of("k") != wanted {
             assert!(Instant::now() < end, "node {wanted} does not lead");
             thread::sleep(Duration::from_millis(20));
         }
     };
     let ok = Value::Simple("OK".into());
     for wanted in [1, 2, 3, 1] {
-        if leader_of(&cluster, "k") != wanted {
+        if cluster.leader_of("k") != wanted {
             assert_eq!(call(cluster.node_port(wanted), &["CLUSTER", "FAILOVER"]), ok);
             // It is done, but another router than the node's own has yet to hear of it.
             wait_for_leader(wanted);
@@ -211,7 +168,7 @@ fn leadership_goes_where_it_is_wanted() {
             assert_eq!(call(cluster.router_port(), &["RAFT.TRANSFER_LEADER", group, node]), ok);
         }
         // OK means that it leads, and the router that says OK knows it.
-        assert_eq!(known_leader_of(&cluster, "k").map(|node| node.to_string()), Some(node.into()));
+        assert_eq!(cluster.known_leader_of("k").map(|node| node.to_string()), Some(node.into()));
     }
     // Both groups: there is nothing left for it to take.
     assert_eq!(call(cluster.node_port(2), &["CLUSTER", "FAILOVER"]), replica);
@@ -243,7 +200,7 @@ fn without_a_majority_reads_and_writes_are_refused_at_the_deadline_and_ping_answ
     let mut cluster = ThreeNodes::start();
     let mut client = Client::connect(cluster.router_port()).expect("a connection");
     assert_eq!(client.call(&["SET", "k", "before"]).expect("a reply"), Value::Simple("OK".into()));
-    let survivor = leader_of(&cluster, "k") % ThreeNodes::COUNT + 1;
+    let survivor = cluster.leader_of("k") % ThreeNodes::COUNT + 1;
     let lost: Vec<u16> = (1..=ThreeNodes::COUNT).filter(|id| *id != survivor).collect();
     for id in &lost {
         cluster.node(*id).kill();

@@ -49,6 +49,8 @@ struct FakeNode {
     keys: BTreeMap<(Slot, Vec<u8>), Vec<u8>>,
     /// Answers no request.
     silent: bool,
+    /// Answers none for this group.
+    stuck: Option<GroupId>,
     /// How many GETs it has had.
     reads: Rc<Cell<usize>>,
 }
@@ -58,7 +60,7 @@ impl FakeNode {
         let log_time = LogTime(1);
         Some(match &request.body {
             RequestBody::LogTime => Answer::LogTime(log_time),
-            _ if self.silent => return None,
+            _ if self.silent || self.stuck == Some(group) => return None,
             RequestBody::Lane(lane) => {
                 Answer::Done { outcome: self.apply(lane.slot, &lane.op), log_time }
             }
@@ -483,7 +485,7 @@ fn w12_a_shutdown_answers_what_was_taken() {
 }
 
 #[test]
-fn w5_ten_thousand_commands_over_all_slots_keep_their_order() {
+fn w05_ten_thousand_commands_over_all_slots_keep_their_order() {
     run(async {
         let front = start_default().await;
         let mut input = String::new();
@@ -495,6 +497,48 @@ fn w5_ten_thousand_commands_over_all_slots_keep_their_order() {
             expected += &format!("+OK ${} {value} ", value.len());
         }
         assert!(front.talk(input).await == expected);
+    });
+}
+
+#[test]
+fn w05_a_group_that_is_stuck_holds_up_nobody_else_and_no_order() {
+    run(async {
+        let stuck = GroupId(2);
+        let node = FakeNode { stuck: Some(stuck), ..FakeNode::default() };
+        let front = start(node, ServeConfig::default(), Duration::from_millis(100)).await;
+        let group = |key: &str| cluster().group_of(hash_slot(key.as_bytes()));
+        let mut input = String::new();
+        let mut expected = Vec::new();
+        for i in 0..10_000 {
+            let key = format!("key{i}");
+            input += &format!("GET {key}\r\n");
+            expected.push(if group(&key) == Some(stuck) { "-CLUSTERDOWN" } else { "$-1" });
+        }
+        let mut held_up = front.connect().await;
+        let (mut from, mut to) = held_up.split();
+        let asked = async {
+            to.write_all(input.as_bytes()).await.expect("sent");
+            to.shutdown().await.expect("no more");
+        };
+        let answered = async {
+            let mut got = Vec::new();
+            timeout(PATIENCE, from.read_to_end(&mut got)).await.expect("an end").expect("bytes");
+            String::from_utf8(got).expect("text")
+        };
+        // Somebody else, whose group is well, is served while that waits.
+        let other = async {
+            let key = (0..).map(|i| format!("other{i}")).find(|key| group(key) != Some(stuck));
+            let key = key.expect("one of them");
+            for _ in 0..100 {
+                let got = front.talk(format!("SET {key} v\r\nGET {key}\r\n")).await;
+                assert_eq!(got, "+OK $1 v ");
+            }
+        };
+        let ((), text, ()) = tokio::join!(asked, answered, other);
+        let replies: Vec<&str> =
+            text.lines().map(|line| line.split(' ').next().unwrap_or_default()).collect();
+        assert_eq!(replies.len(), expected.len());
+        assert!(replies == expected, "each in its place");
     });
 }
 

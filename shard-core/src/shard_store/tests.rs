@@ -43,4 +43,5 @@ fn a_flushed_slot_is_freed_in_bounded_steps() {
 
 mod moves;
 mod rows;
+mod sessions;
 mod steps;

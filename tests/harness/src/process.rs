@@ -4,6 +4,7 @@
 //! by side. Each process writes its log to a file beside its data; a test that fails prints the ends
 //! of them. What a test started dies with it.
 
+use crate::raft_info::wait_until_caught_up;
 use crate::resp::{Client, Value};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -11,6 +12,7 @@ use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a process may take until it serves, and until it ends after SIGTERM.
@@ -455,6 +457,65 @@ impl ThreeNodes {
     /// Where that one listens for clients.
     pub fn spare_resp(&self, id: u16) -> u16 {
         self.spare_port(7 + 2 * (id - 8))
+    }
+
+    /// One more router of the same cluster, and where it listens.
+    pub fn second_router(&self) -> (Process, u16) {
+        let (port, file) = (self.spare_port(11), self.folder().join("cluster.toml"));
+        let (listen, file) = (format!("127.0.0.1:{port}"), file.display().to_string());
+        let words = ["router", "--listen", &listen, "--cluster-file", &file];
+        let mut router = Process::start("router 2", &arguments(&words), self.folder());
+        router.wait_until_it_serves(port);
+        (router, port)
+    }
+
+    /// The node (from 1) that leads the group of `key`, as CLUSTER SHARDS tells it.
+    ///
+    /// # Panics
+    /// If nobody does for half a minute.
+    pub fn leader_of(&self, key: &str) -> u16 {
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(leader) = self.known_leader_of(key) {
+                return leader;
+            }
+            assert!(Instant::now() < end, "nobody leads the group of {key}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The same now. While an election runs a master stands for the leader, and is not online.
+    pub fn known_leader_of(&self, key: &str) -> Option<u16> {
+        let mut client = Client::connect(self.router_port()).expect("a connection");
+        let Ok(Value::Integer(slot)) = client.call(&["CLUSTER", "KEYSLOT", key]) else {
+            panic!("CLUSTER KEYSLOT {key}")
+        };
+        let shards = client.call(&["CLUSTER", "SHARDS"]).expect("a reply");
+        for shard in shards.items() {
+            let serves = shard.field("slots").items().chunks(2).any(|range| match range {
+                [Value::Integer(first), Value::Integer(last)] => (*first..=*last).contains(&slot),
+                _ => false,
+            });
+            let nodes = shard.field("nodes").items();
+            let master = nodes.iter().find(|node| node.field("role").text() == "master");
+            if let (true, Some(master)) = (serves, master) {
+                let port = master.field("port");
+                let leader = (1..=ThreeNodes::COUNT)
+                    .find(|id| *port == Value::Integer(self.node_port(*id).into()))
+                    .unwrap_or_else(|| panic!("{port:?} is no node's port"));
+                return (master.field("health").text() == "online").then_some(leader);
+            }
+        }
+        panic!("no master serves slot {slot} in {shards:?}")
+    }
+
+    /// Waits until a node that was away serves, and has all that the others had committed by then.
+    pub fn wait_until_whole(&mut self, id: u16) {
+        let port = self.node_port(id);
+        self.node(id).wait_until_it_serves(port);
+        for other in (1..=Self::COUNT).filter(|other| *other != id) {
+            wait_until_caught_up(port, self.node_port(other));
+        }
     }
 
     /// Where the cluster file and its secret are.

@@ -189,6 +189,14 @@ pub fn check_tokens(client: &mut Client, attempts: &[Vec<Attempt>]) {
     assert_eq!(explained, all, "every token held was written by somebody");
 }
 
+/// Longest time in which a writer got no answer.
+pub fn longest_gap(attempts: &[Vec<Attempt>]) -> Duration {
+    let gaps = attempts.iter().flat_map(|writer| {
+        writer.windows(2).map(|pair| pair[1].answered.duration_since(pair[0].answered))
+    });
+    gaps.max().unwrap_or_default()
+}
+
 /// How many were acknowledged.
 pub fn acknowledged(attempts: &[Vec<Attempt>]) -> usize {
     attempts.iter().flatten().filter(|attempt| attempt.told == Told::Acknowledged).count()

@@ -1,0 +1,120 @@
+//! Writers behind two routers while processes end one after another: each acknowledged write is there once and in
+//! order, and nobody behind a living router sees an error.
+
+use harness::process::{Process, ThreeNodes};
+use harness::resp::{Client, Value};
+use harness::tokens::{
+    Attempt, Patience, WriterEnd, Writers, acknowledged, check_tokens, longest_gap,
+};
+use std::time::{Duration, Instant};
+
+/// How long a process may take to end after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+fn setting(name: &str, default: u64) -> u64 {
+    let value = std::env::var(format!("FLOTILLA_{name}")).unwrap_or_default();
+    if value.is_empty() { default } else { value.parse().expect("a number") }
+}
+
+/// Writes of both routers, by what their keys are called.
+fn check(cluster: &ThreeNodes, attempts: &[Vec<Attempt>]) {
+    let mut client = Client::connect(cluster.router_port()).expect("a connection");
+    check_tokens(&mut client, attempts);
+}
+
+/// Of writers whose router has ended: none was answered an error.
+fn disconnected(writers: Writers) -> Vec<Vec<Attempt>> {
+    let ended = writers.end().into_iter().map(|(tried, end)| match end {
+        WriterEnd::Told | WriterEnd::Disconnected => tried,
+        WriterEnd::Refused(reply) => panic!("a writer was answered {reply}"),
+    });
+    ended.collect()
+}
+
+fn stop(process: &mut Process) {
+    process.signal("TERM");
+    let status = process.wait(STOP_TIMEOUT);
+    assert_eq!(status.code(), Some(0), "{}", process.log());
+}
+
+/// All nodes and one of two routers, each after the other is whole again.
+#[test]
+fn w11_nodes_and_a_router_restart_one_after_another_and_no_request_fails() {
+    let wanted = setting("RESTART_REQUESTS", 100_000) as usize;
+    let mut cluster = ThreeNodes::start();
+    let (mut second, second_port) = cluster.second_router();
+    let through_it = Writers::start(second_port, 10, "second", Patience::None);
+    let writers = Writers::start(cluster.router_port(), 50, "first", Patience::None);
+    through_it.wait_for_acks(100);
+    for id in 1..=ThreeNodes::COUNT {
+        writers.wait_for_acks(wanted / 4);
+        stop(cluster.node(id));
+        writers.wait_for_acks(500);
+        cluster.node(id).restart();
+        cluster.wait_until_whole(id);
+    }
+    through_it.skip_acks();
+    through_it.wait_for_acks(100);
+    stop(&mut second);
+    let mut attempts = disconnected(through_it);
+    second.restart();
+    second.wait_until_it_serves(second_port);
+    let again = Writers::start(second_port, 10, "again", Patience::None);
+    again.wait_for_acks(100);
+    writers.wait_for_acks(wanted / 4);
+    let first = writers.end_all_told();
+    let (done, gap) = (acknowledged(&first), longest_gap(&first));
+    println!("{done} writes, none failed, the longest wait {} ms", gap.as_millis());
+    assert!(done >= wanted);
+    attempts.extend(first);
+    attempts.extend(again.end_all_told());
+    check(&cluster, &attempts);
+}
+
+/// Leaders are killed and slots move for half a minute; at last a router is killed too.
+#[test]
+fn x02_w04_w15_writers_behind_two_routers_while_leaders_are_killed_and_slots_move() {
+    let end = Instant::now() + Duration::from_secs(setting("KILLS_SECONDS", 30));
+    let mut cluster = ThreeNodes::start();
+    let (mut second, second_port) = cluster.second_router();
+    let first = Writers::start(cluster.router_port(), 10, "first", Patience::None);
+    let through_it = Writers::start(second_port, 10, "second", Patience::None);
+    let (mut kills, mut moved) = (0, 0);
+    while Instant::now() < end {
+        let next = Instant::now() + Duration::from_secs(2);
+        let leader = cluster.leader_of(["first:0", "second:1", "first:2"][kills % 3]);
+        // Of some two thousand slots, to and fro.
+        let weight = ["2", "1"][kills % 2];
+        let mut admin = Client::connect(cluster.router_port()).expect("a connection");
+        for words in [&["CLUSTER", "GROUP", "WEIGHT", "1", weight][..], &["CLUSTER", "REBALANCE"]] {
+            match admin.call(words) {
+                Ok(Value::Integer(number)) => moved += u64::from(words.len() == 2) * number as u64,
+                other => panic!("{}: {other:?}", words.join(" ")),
+            }
+        }
+        cluster.node(leader).kill();
+        first.wait_for_acks(20);
+        through_it.wait_for_acks(20);
+        cluster.node(leader).restart();
+        cluster.wait_until_whole(leader);
+        kills += 1;
+        first.skip_acks();
+        through_it.skip_acks();
+        while Instant::now() < next {
+            first.wait_for_acks(1);
+        }
+    }
+    second.kill();
+    let mut attempts = disconnected(through_it);
+    first.skip_acks();
+    first.wait_for_acks(500);
+    let told = first.end_all_told();
+    let (done, gap) = (acknowledged(&told) + acknowledged(&attempts), longest_gap(&told));
+    println!(
+        "{kills} kills, {moved} slots moved, {done} writes, longest wait {} ms",
+        gap.as_millis()
+    );
+    assert!(kills >= 3 && moved > 1000, "{kills} kills, {moved} slots");
+    attempts.extend(told);
+    check(&cluster, &attempts);
+}
