@@ -1,11 +1,13 @@
 //! Writers behind two routers while processes end one after another: each acknowledged write is there once and in
 //! order, and nobody behind a living router sees an error.
 
-use harness::process::{Process, ThreeNodes};
+use harness::process::{Process, ThreeNodes, program};
 use harness::resp::{Client, Value};
 use harness::tokens::{
     Attempt, Patience, WriterEnd, Writers, acknowledged, check_tokens, longest_gap,
 };
+use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a process may take to end after SIGTERM.
@@ -69,6 +71,64 @@ fn w11_nodes_and_a_router_restart_one_after_another_and_no_request_fails() {
     attempts.extend(first);
     attempts.extend(again.end_all_told());
     check(&cluster, &attempts);
+}
+
+/// What `flotilla admin` says, and whether it ended with exit code 0.
+fn admin(port: u16, words: &[&str]) -> (bool, String) {
+    let at = format!("127.0.0.1:{port}");
+    let ended = Command::new(program()).args(["admin", "--at", &at]).args(words).output();
+    let ended = ended.expect("the program runs");
+    let said = [ended.stdout, ended.stderr].concat();
+    (ended.status.success(), String::from_utf8(said).expect("text"))
+}
+
+#[test]
+fn w11_admin_restarts_every_node_and_waits_until_the_cluster_is_whole() {
+    let mut cluster = ThreeNodes::start();
+    let port = cluster.router_port();
+    let writers = Writers::start(port, 20, "first", Patience::None);
+    writers.wait_for_acks(100);
+    let (whole, said) = admin(port, &["wait"]);
+    assert!(whole, "{said}");
+    // The command asks this test to restart the node, by a file, and waits until that is gone.
+    let wishes = tempfile::tempdir().expect("a folder");
+    let wish = wishes.path().join("node").display().to_string();
+    let run = format!(
+        "echo $FLOTILLA_NODE > {wish}.new && mv {wish}.new {wish} && while [ -e {wish} ]; do sleep 0.05; done"
+    );
+    let restarting =
+        thread::spawn(move || admin(port, &["--timeout", "100", "rolling-restart", "--run", &run]));
+    let mut restarted = Vec::new();
+    while !restarting.is_finished() {
+        let wish = wishes.path().join("node");
+        let Ok(node) = std::fs::read_to_string(&wish) else {
+            thread::sleep(Duration::from_millis(20));
+            continue;
+        };
+        let id: u16 = node.trim().parse().expect("a node");
+        stop(cluster.node(id));
+        let (whole, said) = admin(port, &["status"]);
+        assert!(!whole && said.contains(&format!("not whole: node {id}: ")), "{said}");
+        cluster.node(id).restart();
+        restarted.push(id);
+        std::fs::remove_file(&wish).expect("the wish");
+    }
+    let (done, said) = restarting.join().expect("an end");
+    assert!(done && said.contains("3 nodes were restarted"), "{said}");
+    restarted.sort_unstable();
+    assert_eq!(restarted, [1, 2, 3]);
+    let (whole, said) = admin(port, &["status"]);
+    assert!(whole && said.contains("whole: any one node may stop"), "{said}");
+    writers.skip_acks();
+    writers.wait_for_acks(100);
+    check(&cluster, &writers.end_all_told());
+    // A command that restarts nothing is noticed, and one that fails.
+    let (done, said) = admin(port, &["--timeout", "1", "rolling-restart", "--run", "true"]);
+    assert!(!done && said.contains("is the process that it was before"), "{said}");
+    let (done, said) = admin(port, &["rolling-restart", "--run", "exit 3"]);
+    assert!(!done && said.contains("exit status: 3"), "{said}");
+    let (done, said) = admin(cluster.spare_port(11), &["status"]);
+    assert!(!done && said.contains("cannot be asked"), "{said}");
 }
 
 /// Leaders are killed and slots move for half a minute; at last a router is killed too.

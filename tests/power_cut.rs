@@ -79,7 +79,9 @@ fn hostile_process() {
             options.disk = hostile();
         }),
         Command::Router(args) => server::standalone::router(args),
-        Command::Dev(_) | Command::Inspect(_) | Command::Recover(_) => panic!("a node or a router"),
+        Command::Dev(_) | Command::Inspect(_) | Command::Recover(_) | Command::Admin(_) => {
+            panic!("a node or a router")
+        }
     };
     match result {
         Ok(()) => std::process::exit(0),

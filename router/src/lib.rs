@@ -26,6 +26,7 @@ mod pipeline;
 pub mod redirect;
 pub mod reply;
 mod settings;
+pub mod talk;
 mod topology;
 mod window;
 

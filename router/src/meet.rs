@@ -5,6 +5,7 @@
 //! spare asks the node of the cluster in turn to meet it, since only a member can make a node known.
 
 use crate::dial::new_nonce;
+use crate::talk::{Said, Talk, unfit};
 use shard_core::NodeId;
 use shard_core::cluster_config::NodeConfig;
 use shard_core::handshake::{Credentials, Secret};
@@ -14,16 +15,12 @@ use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Bytes of a line or a string of an answer, at most.
-const ANSWER_BYTES_MAX: usize = 1024;
+/// Bytes of an answer, at most.
+const ANSWER_BYTES_MAX: usize = 16 << 10;
 /// How long [`ask`] waits.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Strings of an answer, at most.
-const ANSWER_ITEMS_MAX: usize = 16;
 
 /// What became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,72 +36,16 @@ pub enum Met {
     Done,
 }
 
-/// A connection to the port for clients of another node.
-struct Talk {
-    stream: BufReader<TcpStream>,
-}
-
-impl Talk {
-    async fn open(host: &str, port: u16) -> io::Result<Talk> {
-        let stream = TcpStream::connect((host, port)).await?;
-        stream.set_nodelay(true)?;
-        Ok(Talk { stream: BufReader::new(stream) })
-    }
-
-    /// The strings that a command is answered with.
-    async fn call(&mut self, words: &[&str]) -> io::Result<Result<Vec<String>, String>> {
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request += &format!("${}\r\n{word}\r\n", word.len());
-        }
-        self.stream.write_all(request.as_bytes()).await?;
-        let first = self.line().await?;
-        let (kind, rest) = first.split_at_checked(1).ok_or_else(unfit)?;
-        match kind {
-            "+" => Ok(Ok(vec![rest.to_owned()])),
-            "-" => Ok(Err(rest.to_owned())),
-            "*" => {
-                let count = rest.parse().ok().filter(|count| *count <= ANSWER_ITEMS_MAX);
-                let mut items = Vec::new();
-                for _ in 0..count.ok_or_else(unfit)? {
-                    items.push(self.bulk().await?);
-                }
-                Ok(Ok(items))
-            }
-            _ => Err(unfit()),
-        }
-    }
-
-    async fn bulk(&mut self) -> io::Result<String> {
-        let header = self.line().await?;
-        let length = header.strip_prefix('$').and_then(|length| length.parse().ok());
-        let length = length.filter(|length| *length <= ANSWER_BYTES_MAX).ok_or_else(unfit)?;
-        let mut bytes = vec![0; length + 2];
-        self.stream.read_exact(&mut bytes).await?;
-        bytes.truncate(length);
-        String::from_utf8(bytes).map_err(|_| unfit())
-    }
-
-    async fn line(&mut self) -> io::Result<String> {
-        let mut bytes = Vec::new();
-        while !bytes.ends_with(b"\r\n") {
-            if bytes.len() > ANSWER_BYTES_MAX {
-                return Err(unfit());
-            }
-            bytes.push(self.stream.read_u8().await?);
-        }
-        bytes.truncate(bytes.len() - 2);
-        String::from_utf8(bytes).map_err(|_| unfit())
-    }
-
-    /// This end's address.
-    fn own_ip(&self) -> io::Result<IpAddr> {
-        Ok(self.stream.get_ref().local_addr()?.ip())
-    }
-}
-
-fn unfit() -> io::Error {
-    io::Error::other("what it answers makes no sense")
+/// The strings that a command is answered with, or an error.
+async fn strings(talk: &mut Talk, words: &[&str]) -> io::Result<Result<Vec<String>, String>> {
+    let said = talk.call(words).await?;
+    let strings = match &said {
+        Said::Error(error) => return Ok(Err(error.clone())),
+        Said::Text(text) => Some(vec![text.clone()]),
+        Said::Items(items) => items.iter().map(|item| item.text().map(str::to_owned)).collect(),
+        Said::Integer(_) | Said::Nil => None,
+    };
+    strings.map(Ok).ok_or_else(unfit)
 }
 
 /// Where a node's clients connect.
@@ -129,9 +70,11 @@ impl Place<'_> {
         own: Option<&str>,
     ) -> Result<(Talk, Introduction), String> {
         let unreached = |error| self.unreached(error);
-        let mut talk = Talk::open(self.host, self.port).await.map_err(unreached)?;
+        let mut talk =
+            Talk::open(self.host, self.port, ANSWER_BYTES_MAX).await.map_err(unreached)?;
         let nonce = new_nonce().map_err(unreached)?;
-        let said = talk.call(&["CLUSTER", "INTRODUCE", &hex(&nonce)]).await.map_err(unreached)?;
+        let words = ["CLUSTER", "INTRODUCE", &hex(&nonce)];
+        let said = strings(&mut talk, &words).await.map_err(unreached)?;
         let said = said.map_err(|error| self.refused(&format!("it answers {error}")))?;
         let other = Introduction::verify(&said, secret, own, &nonce);
         Ok((talk, other.map_err(|error| self.refused(&error))?))
@@ -189,7 +132,7 @@ pub(crate) async fn meet(
     );
     let (own_host, own_port) = resp.rsplit_once(':').unwrap_or_default();
     let own_host = own_host.trim_start_matches('[').trim_end_matches(']');
-    let met = talk.call(&["CLUSTER", "MEET", own_host, own_port]).await;
+    let met = strings(&mut talk, &["CLUSTER", "MEET", own_host, own_port]).await;
     met.map_err(|error| place.unreached(error))?.map(|_| Met::Done)
 }
 

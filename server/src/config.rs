@@ -39,6 +39,9 @@ pub enum Command {
     /// that node, stopped. Prints what it has and what may be lost; without --accept-data-loss it writes
     /// nothing and ends with exit code 1.
     Recover(RecoverArgs),
+    /// Look at a cluster that runs, wait until it is whole, restart its nodes one after another. A client of
+    /// one node or router; exit code 1 if the cluster is not whole, or not in time.
+    Admin(AdminArgs),
 }
 
 /// Nodes of an embedded cluster: more than a desk needs.
@@ -263,6 +266,43 @@ pub struct RouterArgs {
     #[command(flatten)]
     /// What clients may do.
     pub clients: ClientSettings,
+}
+
+/// `flotilla admin`.
+#[derive(Clone, Debug, Args)]
+pub struct AdminArgs {
+    /// host:port where a node or router of the cluster serves clients; one that is not restarted.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
+    pub at: String,
+    /// How long to wait, each time, until the cluster is whole. Seconds, 1 to 86400.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: u64,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: AdminCommand,
+}
+
+/// What `flotilla admin` does.
+#[derive(Clone, Debug, Subcommand)]
+pub enum AdminCommand {
+    /// Print nodes and groups, and what keeps the cluster from being whole.
+    Status,
+    /// Wait until the cluster is whole: every group has a leader, and all of its members are there and lack few
+    /// entries, so that any one node may stop.
+    Wait,
+    /// Restart every node that has a seat, those that lead least first, and wait after each until it runs anew
+    /// and the cluster is whole. Stops at the first node that does not come back.
+    RollingRestart(RollingRestartArgs),
+}
+
+/// `flotilla admin rolling-restart`.
+#[derive(Clone, Debug, Args)]
+pub struct RollingRestartArgs {
+    /// The command that restarts a node, for `sh -c`; it finds the node in FLOTILLA_NODE, and where that
+    /// serves clients in FLOTILLA_HOST and FLOTILLA_PORT: ssh "$FLOTILLA_HOST" systemctl restart flotilla
+    #[arg(long, value_name = "COMMAND")]
+    pub run: String,
 }
 
 /// `flotilla recover`.

@@ -7,6 +7,7 @@
 //! durable, and only that releases it. A failed write or sync ends the process. Every queue between
 //! tasks and threads is bounded. No RESP frame is seen here: sockets of clients go to `router`.
 
+pub mod admin;
 pub mod clock;
 pub mod cluster_file;
 pub mod config;

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Node(args) => server::standalone::node(args),
         Command::Router(args) => server::standalone::router(args),
         Command::Recover(args) => server::recover::run(args),
+        Command::Admin(args) => server::admin::run(args),
         Command::Inspect(args) => return server::inspect::run(args),
     };
     match result {
