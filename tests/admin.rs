@@ -174,6 +174,34 @@ fn redis_cli_reshards_and_finds_nothing_wrong() {
     wait_until_all_agree(&address);
 }
 
+/// One node has two hundred slots more than the other; redis-cli shares them out, while clients write.
+#[test]
+fn redis_cli_rebalances_under_writers() {
+    let cluster = ThreeNodes::start();
+    lead_apart(&cluster);
+    let mut admin = client(cluster.node_port(1));
+    let address = format!("127.0.0.1:{}", cluster.node_port(1));
+    let to = leader(&mut admin, 15495);
+    let words = ["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", "0", "99", "NODE", &to];
+    assert_eq!(call(&mut admin, &words), Value::Simple("OK".into()));
+    wait_until_moved(&mut admin);
+    wait_until_all_agree(&address);
+    let writers = Writers::start(cluster.router_port(), WRITERS, "shares", Patience::None);
+    writers.wait_for_acks(100);
+    let words = ["rebalance", &address, "--cluster-threshold", "1"];
+    let Some(said) = redis_cli_does(&words) else { return };
+    assert!(said.contains("Rebalancing across"), "{said}");
+    wait_until_all_agree(&address);
+    let mut slots = |of: i64| -> i64 {
+        shard_of(&mut admin, of).iter().map(|(first, last)| last - first + 1).sum()
+    };
+    let (one, other) = (slots(8000), slots(15495));
+    assert!(one + other == 16384 && one.abs_diff(other) <= 2, "{one} and {other} slots: {said}");
+    writers.skip_acks();
+    writers.wait_for_acks(100);
+    check_tokens(&mut client(cluster.router_port()), &writers.end_all_told());
+}
+
 /// Repeats a command until it is answered like that.
 fn wait_for(client: &mut Client, words: &[&str], what: &str, done: impl Fn(&Value) -> bool) {
     let end = Instant::now() + PATIENCE;
