@@ -35,6 +35,7 @@ mod migration;
 mod moves;
 mod pace;
 mod reads;
+mod repeats;
 mod slots;
 mod snapshots;
 mod witness;
