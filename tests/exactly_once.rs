@@ -7,6 +7,8 @@ use harness::tokens::{
     Attempt, Patience, WriterEnd, Writers, acknowledged, check_tokens, longest_gap,
 };
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -177,4 +179,106 @@ fn x02_w04_w15_writers_behind_two_routers_while_leaders_are_killed_and_slots_mov
     assert!(kills >= 3 && moved > 1000, "{kills} kills, {moved} slots");
     attempts.extend(told);
     check(&cluster, &attempts);
+}
+
+/// Appends tokens that each have a name, through the routers in turn: what breaks is sent again under its name until
+/// it is answered.
+fn append_named(ports: [u16; 2], producer: usize, stop: &AtomicBool) -> (Vec<String>, usize) {
+    let (mut written, mut repeats, mut at) = (Vec::new(), 0, producer);
+    let mut client = Client::connect(ports[at % 2]).ok();
+    while !stop.load(Ordering::Relaxed) {
+        let (id, token) = (written.len().to_string(), format!("{producer}-{};", written.len()));
+        let key = format!("named:{producer}");
+        let name = format!("writer {producer}");
+        loop {
+            let words = ["IDMP", &name, &id, "APPEND", &key, &token];
+            match client.as_mut().map(|client| client.call(&words)) {
+                Some(Ok(Value::Integer(_))) => break,
+                Some(Ok(reply)) => panic!("{reply:?}"),
+                Some(Err(_)) => repeats += 1,
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+            at += 1;
+            client = Client::connect(ports[at % 2]).ok();
+        }
+        written.push(token);
+    }
+    (written, repeats)
+}
+
+/// A router and leaders are killed under writers who send again what got no answer, elsewhere: with a name for each
+/// write nothing is lost and nothing is doubled, and nobody has to ask what became of it.
+#[test]
+fn x02_w04_with_tokens_nothing_is_lost_or_doubled_when_a_router_is_killed() {
+    const PRODUCERS: usize = 10;
+    let mut cluster = ThreeNodes::start();
+    let (mut second, second_port) = cluster.second_router();
+    let ports = [cluster.router_port(), second_port];
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..PRODUCERS)
+        .map(|producer| {
+            let stop = stop.clone();
+            thread::spawn(move || append_named(ports, producer, &stop))
+        })
+        .collect();
+    let others = Writers::start(ports[0], 2, "others", Patience::None);
+    for round in 0..3 {
+        others.wait_for_acks(200);
+        second.kill();
+        let leader = cluster.leader_of(&format!("named:{round}"));
+        cluster.node(leader).kill();
+        others.wait_for_acks(100);
+        second.restart();
+        second.wait_until_it_serves(second_port);
+        cluster.node(leader).restart();
+        cluster.wait_until_whole(leader);
+        others.skip_acks();
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (mut count, mut repeated) = (0, 0);
+    let mut client = Client::connect(ports[0]).expect("a connection");
+    for (producer, writer) in writers.into_iter().enumerate() {
+        let (written, repeats) = writer.join().expect("a writer");
+        let held = client.call(&["GET", &format!("named:{producer}")]).expect("a reply").text();
+        assert!(held == written.concat(), "writer {producer}: {} of {}", held.len(), written.len());
+        count += written.len();
+        repeated += repeats;
+    }
+    println!("{count} writes, {repeated} of them sent again");
+    assert!(repeated > 0, "no connection broke in the midst of a write");
+    check(&cluster, &others.end_all_told());
+}
+
+#[test]
+fn a_token_of_its_own_command_marks_the_next_one_alone() {
+    let cluster = ThreeNodes::start();
+    let mut client = Client::connect(cluster.router_port()).expect("a connection");
+    let mut call = |words: &[&str]| client.call(words).expect("a reply");
+    let (ok, integer) = (Value::Simple("OK".into()), Value::Integer);
+    for _ in 0..3 {
+        assert_eq!(call(&["CLIENT", "IDMP", "p", "1"]), ok);
+        assert_eq!(call(&["INCR", "n"]), integer(1), "done once, and answered alike");
+    }
+    assert_eq!(call(&["IDMP", "p", "1", "incr", "n"]), integer(1), "the same in one piece");
+    assert_eq!(call(&["INCR", "n"]), integer(2), "the mark is used up");
+    let refused = |reply: Value, with: &str| match reply {
+        Value::Error(text) => assert!(text.contains(with), "{text}"),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(call(&["CLIENT", "IDMP", "p", "1"]), ok);
+    refused(call(&["INCRBY", "n", "5"]), "this token was given to another command");
+    assert_eq!(call(&["CLIENT", "IDMP", "p", "2"]), ok);
+    refused(call(&["GET", "n"]), "IDMP goes with a command that writes");
+    assert_eq!(call(&["INCR", "n"]), integer(3), "also by a command that is refused");
+    assert_eq!(call(&["CLIENT", "IDMP", "p", "3"]), ok);
+    refused(call(&["NOSUCH"]), "unknown command");
+    assert_eq!(call(&["INCR", "n"]), integer(4));
+    refused(call(&["CLIENT", "IDMP", "p", ""]), "1 to 256 bytes");
+    assert_eq!(call(&["FLUSHALL"]), ok);
+    assert_eq!(
+        call(&["IDMP", "p", "1", "INCR", "n"]),
+        integer(1),
+        "remembered, though the key is gone"
+    );
+    assert_eq!(call(&["EXISTS", "n"]), integer(0));
 }

@@ -36,6 +36,8 @@ const NOT_IN_7_0: &[&str] = &[
     "client|setinfo",
     "client|no-touch",
     "client|request-timeout",
+    "client|idmp",
+    "idmp",
     "cluster|myshardid",
     "cluster|migrateslots",
     "cluster|rebalance",

@@ -2,6 +2,7 @@
 
 use crate::reply::Protocol;
 use bytes::Bytes;
+use shard_core::session::SessionId;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -28,6 +29,8 @@ pub struct ClientInfo {
     pub readonly: Cell<bool>,
     /// CLIENT REQUEST-TIMEOUT: how long a request of its waits at most, if not as long as those of others.
     pub request_timeout: Cell<Option<Duration>>,
+    /// CLIENT IDMP: the token of the next command.
+    pub token: Cell<Option<SessionId>>,
     /// CLIENT SETNAME; empty: none.
     pub name: RefCell<Bytes>,
     /// CLIENT SETINFO LIB-NAME.
@@ -116,6 +119,7 @@ impl Clients {
             protocol: Cell::default(),
             readonly: Cell::default(),
             request_timeout: Cell::default(),
+            token: Cell::default(),
             name: RefCell::default(),
             lib_name: RefCell::default(),
             lib_version: RefCell::default(),

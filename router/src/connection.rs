@@ -6,9 +6,9 @@
 
 use crate::FrontEnd;
 use crate::backend::{Answered, ReplySink, Target, Work, give_back};
-use crate::clients::ClientGuard;
+use crate::clients::{ClientGuard, ClientInfo};
 use crate::commands::admin::{Admin, SetSlot};
-use crate::commands::{self, Barrier, Call, Join, Local};
+use crate::commands::{self, Arguments, Barrier, Call, CommandSpec, ErrorText, Join, Local, token};
 use crate::info::Info;
 use crate::pipeline::{Pipeline, PutBack};
 use crate::redirect::{Port, SentAway};
@@ -231,7 +231,7 @@ impl Connection {
             match self.scanner.next(&mut self.input) {
                 Ok(Some(arguments)) => {
                     let asked = arguments.iter().map(|a| a.len() + ARGUMENT_BYTES).sum();
-                    match commands::parse(arguments) {
+                    match parse(&self.client.info, arguments) {
                         Ok((spec, call)) => {
                             self.count_command();
                             self.client.info.command.set(spec.name);
@@ -421,6 +421,17 @@ impl Connection {
         info.output_bytes.set(self.output.len() + self.pipeline.ready_bytes());
         info.waiting.set(self.pipeline.len());
     }
+}
+
+/// What the command is, with the token that the one before it brought.
+fn parse(
+    info: &ClientInfo,
+    arguments: &mut Arguments,
+) -> Result<(&'static CommandSpec, Call), ErrorText> {
+    let Some(name) = info.token.take() else { return commands::parse(arguments) };
+    let hash = token::hash_of(arguments);
+    let (spec, call) = commands::parse(arguments)?;
+    token::named(call, name, hash).map(|call| (spec, call))
 }
 
 /// The slot that SETSLOT opens (true) or closes here.

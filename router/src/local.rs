@@ -65,6 +65,7 @@ fn reset(client: &ClientInfo) -> Reply {
     client.protocol.set(Protocol::Resp2);
     client.readonly.set(false);
     client.request_timeout.set(None);
+    client.token.set(None);
     client.name.replace(Bytes::new());
     Reply::Simple("RESET")
 }
@@ -98,6 +99,10 @@ fn answer_client(front: &FrontEnd, client: &ClientInfo, call: Client) -> Reply {
         }
         Client::Info => Reply::Verbatim(client.line() + "\n"),
         Client::List(ids) => Reply::Verbatim(front.clients().list(ids.as_deref())),
+        Client::Token(name) => {
+            client.token.set(Some(name));
+            Reply::OK
+        }
         Client::RequestTimeout(ms) => request_timeout(front, client, ms),
     }
 }

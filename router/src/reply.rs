@@ -254,6 +254,15 @@ pub fn op_error_text(error: OpError) -> Cow<'static, str> {
         OpError::InvalidExpireTime(command) => invalid_expire_time(command).into(),
         OpError::OutOfMemory => "OOM command not allowed when used memory > 'maxmemory'.".into(),
         OpError::NoRoom => "MISCONF Errors writing to the AOF file: No space left on device".into(),
+        OpError::TokenReused => {
+            "ERR this token was given to another command, nothing was executed".into()
+        }
+        OpError::TokenReplyGone => {
+            "ERR the command of this token was executed before, its reply is not kept".into()
+        }
+        OpError::TokensFull => {
+            "TRYAGAIN Too many tokens are remembered here, nothing was executed".into()
+        }
     }
 }
 

@@ -16,7 +16,7 @@ pub const WINDOW_MAX: usize = 128;
 /// Whether nothing bounds the answer but the size of values and keys.
 pub fn answers_values(op: &Op) -> bool {
     matches!(
-        op,
+        op.plain(),
         Op::Get { .. }
             | Op::MGet { .. }
             | Op::GetDel { .. }

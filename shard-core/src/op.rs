@@ -3,8 +3,10 @@
 //! Enums here are in logs and on wires: append-only, variants and fields keep their order for ever.
 //! Whatever depends on state or time is decided when an entry is applied, from the entry's stamp.
 
+use crate::session::SessionId;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use std::cell::Cell;
 
 /// A command on the keys of one slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +88,39 @@ pub enum Op {
     /// What a leader whose disk has no room proposes in the place of an op that may grow
     /// ([`Op::is_denied_when_full`]): the lane goes on, and the answer is [`OpError::NoRoom`].
     NoRoom,
+    /// A write that a client has named by a token, so that it can send it again from anywhere.
+    Token(Box<Token>),
+}
+
+/// Op::Token: the slot remembers for a while what the first one of that name answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Token {
+    /// What the client calls it, as the id of a lane: [`SessionId::of_token`].
+    pub name: SessionId,
+    /// A hash of the command, not 0: under the same name another one is refused.
+    pub hash: u64,
+    /// How long it is remembered, in milliseconds of log time.
+    pub window_ms: u32,
+    /// The write; never one with a token.
+    pub op: Op,
+}
+
+thread_local! {
+    /// A token is being decoded.
+    static IN_TOKEN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Within a token there is none: bytes that say so are refused, however deep they would go.
+impl<'de> Deserialize<'de> for Token {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Token, D::Error> {
+        if IN_TOKEN.replace(true) {
+            return Err(de::Error::custom("a token within a token"));
+        }
+        let whole = <(SessionId, u64, u32, Op)>::deserialize(deserializer);
+        IN_TOKEN.set(false);
+        let (name, hash, window_ms, op) = whole?;
+        Ok(Token { name, hash, window_ms, op })
+    }
 }
 
 /// Op::Set.
@@ -230,12 +265,27 @@ pub enum OpError {
     OutOfMemory,
     /// `MISCONF Errors writing to the AOF file: No space left on device`
     NoRoom,
+    /// The token's name was given to another command; nothing was executed.
+    TokenReused,
+    /// The token's command was executed, and what it answered is not kept.
+    TokenReplyGone,
+    /// Too many tokens are remembered; nothing was executed.
+    TokensFull,
 }
 
 impl Op {
+    /// The op itself, without the token that it may have.
+    pub fn plain(&self) -> &Op {
+        match self {
+            Op::Token(token) => &token.op,
+            op => op,
+        }
+    }
+
     /// Whether the op can change state.
     pub fn is_write(&self) -> bool {
         match self {
+            Op::Token(token) => token.op.is_write(),
             Op::Get { .. }
             | Op::MGet { .. }
             | Op::Exists { .. }
@@ -260,6 +310,7 @@ impl Op {
     /// key holds. What frees memory, or changes an expiry alone, goes on.
     pub fn is_denied_when_full(&self) -> bool {
         match self {
+            Op::Token(token) => token.op.is_denied_when_full(),
             Op::Set(_) | Op::Append { .. } | Op::IncrBy { .. } => true,
             Op::Get { .. }
             | Op::MGet { .. }
@@ -281,6 +332,7 @@ impl Op {
     /// Its keys, in the order of the request; none of an op on a whole slot.
     pub fn keys(&self) -> &[Bytes] {
         match self {
+            Op::Token(token) => token.op.keys(),
             Op::Get { key }
             | Op::Set(Set { key, .. })
             | Op::Append { key, .. }
@@ -299,6 +351,7 @@ impl Op {
     /// Bytes of keys and values in it: what bounds count.
     pub fn bytes(&self) -> usize {
         match self {
+            Op::Token(token) => TOKEN_BYTES + token.op.bytes(),
             Op::Get { key }
             | Op::IncrBy { key, .. }
             | Op::Strlen { key }
@@ -316,6 +369,8 @@ impl Op {
     }
 }
 
+/// What a token counts as besides its op.
+const TOKEN_BYTES: usize = 32;
 /// What an element of an answer counts as besides its bytes.
 pub const ELEMENT_BYTES: usize = 16;
 

@@ -9,7 +9,7 @@ use crate::shard_store::Epoch;
 use bytes::Bytes;
 use raft_core::id_type;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 id_type! {
@@ -26,6 +26,25 @@ id_type! {
 /// Names a session of one router core with one group: 128 random bits, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId(pub u128);
+
+/// The bit that tells the ids of tokens from those of routers' sessions.
+const TOKEN_BIT: u128 = 1 << 127;
+
+impl SessionId {
+    /// Of a router: 127 random bits.
+    pub fn of_router(random: u128) -> SessionId {
+        SessionId(random & !TOKEN_BIT)
+    }
+
+    /// Of a token, by a hash of what the client calls it.
+    pub fn of_token(hash: u128) -> SessionId {
+        SessionId(hash | TOKEN_BIT)
+    }
+
+    fn is_of_token(self) -> bool {
+        self.0 & TOKEN_BIT != 0
+    }
+}
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -149,23 +168,32 @@ pub struct Lane {
 
 /// The lanes of one slot, in session order. There is one per router core and live session, a
 /// handful, and each op looks one up: in one piece of memory that is one cache miss.
+///
+/// What is remembered of a token is a lane too, with one op, whose seq is a hash of the command. Of those a slot may have
+/// many.
 #[derive(Clone, Debug, Default)]
-pub struct Lanes(Vec<(SessionId, Lane)>);
+pub struct Lanes {
+    routers: Vec<(SessionId, Lane)>,
+    tokens: BTreeMap<SessionId, Lane>,
+}
 
 impl Lanes {
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.routers.len() + self.tokens.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
 
     /// The lane of a session.
     pub fn get(&self, session: SessionId) -> Option<&Lane> {
-        self.find(session).ok().map(|at| &self.0[at].1)
+        if session.is_of_token() {
+            return self.tokens.get(&session);
+        }
+        self.find(session).ok().map(|at| &self.routers[at].1)
     }
 
     /// The lane of a session, made by `new` if there is none.
@@ -174,30 +202,38 @@ impl Lanes {
         session: SessionId,
         new: impl FnOnce() -> Lane,
     ) -> &mut Lane {
+        if session.is_of_token() {
+            return self.tokens.entry(session).or_insert_with(new);
+        }
         let at = self.find(session).unwrap_or_else(|at| {
-            self.0.insert(at, (session, new()));
+            self.routers.insert(at, (session, new()));
             at
         });
-        &mut self.0[at].1
+        &mut self.routers[at].1
     }
 
     /// Takes a session's lane out.
     pub fn remove(&mut self, session: SessionId) -> Option<Lane> {
-        self.find(session).ok().map(|at| self.0.remove(at).1)
+        if session.is_of_token() {
+            return self.tokens.remove(&session);
+        }
+        self.find(session).ok().map(|at| self.routers.remove(at).1)
     }
 
-    /// All of them.
+    /// All of them, in the order of their sessions.
     pub fn iter(&self) -> impl Iterator<Item = (SessionId, &Lane)> {
-        self.0.iter().map(|(session, lane)| (*session, lane))
+        let routers = self.routers.iter().map(|(session, lane)| (*session, lane));
+        routers.chain(self.tokens.iter().map(|(session, lane)| (*session, lane)))
     }
 
     /// Of lanes that are in the order of their sessions.
-    pub(crate) fn of_sorted(lanes: Vec<(SessionId, Lane)>) -> Lanes {
-        Lanes(lanes)
+    pub(crate) fn of_sorted(mut lanes: Vec<(SessionId, Lane)>) -> Lanes {
+        let tokens = lanes.split_off(lanes.partition_point(|(id, _)| !id.is_of_token()));
+        Lanes { routers: lanes, tokens: tokens.into_iter().collect() }
     }
 
     fn find(&self, session: SessionId) -> Result<usize, usize> {
-        self.0.binary_search_by_key(&session, |(id, _)| *id)
+        self.routers.binary_search_by_key(&session, |(id, _)| *id)
     }
 }
 
@@ -232,6 +268,12 @@ impl Lane {
             reply_bytes: ReplyBytes::default(),
             noted: Epoch::default(),
         }
+    }
+
+    /// Of a token: its one op is the next, and its seq is a hash of it.
+    pub fn of_token(deadline: LogTime, hash: u64) -> Lane {
+        let before = Seq(hash.saturating_sub(1));
+        Lane { last: before, acked: before, ..Lane::new(deadline) }
     }
 
     /// D of the session.

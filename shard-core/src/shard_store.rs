@@ -31,7 +31,7 @@ use crate::digest::Digest;
 use crate::memory::MemoryUse;
 use crate::migration::{Ended, MoveRow, NameSet, Phase, PhaseRow};
 use crate::moves::{MoveId, SlotEpoch};
-use crate::op::{Op, OpError, Outcome};
+use crate::op::{Op, OpError, Outcome, Token};
 use crate::rows::{GroupRow, Named, Row, RowValue, SlotRow};
 use crate::session::{
     LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, Lanes, LogTime, ReplyBytes,
@@ -352,9 +352,17 @@ impl ShardStore {
     /// is full was executed too, as far as the lane goes: sent again, it must not find that there is
     /// memory by now.
     fn execute(&mut self, request: LaneRequest, log_time: LogTime, full: bool) -> Outcome {
-        let LaneRequest { session, deadline, slot: number, seq, acked, op } = request;
-        let slot = self.slots.get_mut(&number).expect("ownership was checked");
+        let LaneRequest { session, deadline, slot, seq, acked, op } = request;
+        let outcome = match op {
+            Op::Token(token) => self.execute_token(slot, *token, log_time, full),
+            op => self.execute_op(slot, op, log_time, full),
+        };
+        self.remember((slot, session), Lane::new(deadline), (seq, acked), &outcome);
+        outcome
+    }
 
+    fn execute_op(&mut self, number: Slot, op: Op, log_time: LogTime, full: bool) -> Outcome {
+        let slot = self.slots.get_mut(&number).expect("ownership was checked");
         if op.is_write() {
             slot.writes.add(log_time);
         }
@@ -366,25 +374,74 @@ impl ShardStore {
         };
         self.tally = self.tally.moved(held, slot.data.tally());
         reschedule(&mut self.expiry_due, number, first_expiry, slot.data.first_expiry());
+        outcome
+    }
 
+    /// Executes an op that a client has named, or tells what the first one of that name answered.
+    fn execute_token(
+        &mut self,
+        number: Slot,
+        token: Token,
+        log_time: LogTime,
+        full: bool,
+    ) -> Outcome {
+        let Token { name, hash, window_ms, op } = token;
+        let (seq, before) = (Seq(hash.max(1)), Seq(hash.max(1) - 1));
+        let slot = self.slots.get(&number).expect("ownership was checked");
+        match slot.lanes.get(name) {
+            Some(lane) if lane.deadline() >= log_time => {
+                let same = lane.last() == seq || is_broken(Mutant::AnyCommandForAToken);
+                return match lane.judge(lane.last(), before) {
+                    Verdict::Repeat(outcome) if same => outcome.clone(),
+                    _ if same => Outcome::Error(OpError::TokenReplyGone),
+                    _ => Outcome::Error(OpError::TokenReused),
+                };
+            }
+            // It is over, and was not dropped yet.
+            Some(_) => self.drop_lane(number, name),
+            None => {}
+        }
+        // The other half is for routers, whose writes go on.
+        if self.lanes() >= self.limits.lanes_max / 2 {
+            return Outcome::Error(OpError::TokensFull);
+        }
+        let outcome = self.execute_op(number, op, log_time, full);
+        let done = outcome != Outcome::Error(OpError::OutOfMemory);
+        if done && !is_broken(Mutant::TokenForgotten) {
+            let deadline = LogTime(log_time.0.saturating_add(u64::from(window_ms)));
+            let lane = Lane::of_token(deadline, seq.0);
+            self.remember((number, name), lane, (seq, before), &outcome);
+        }
+        outcome
+    }
+
+    /// Remembers what an op of a lane answered; `new` is the lane if there is none yet.
+    fn remember(
+        &mut self,
+        (number, session): (Slot, SessionId),
+        new: Lane,
+        (seq, acked): (Seq, Seq),
+        outcome: &Outcome,
+    ) {
+        let slot = self.slots.get_mut(&number).expect("ownership was checked");
+        let mut known = true;
         let lane = slot.lanes.get_or_insert_with(session, || {
-            self.lane_ends.insert((deadline, session, number));
-            Lane::new(deadline)
+            known = false;
+            self.lane_ends.insert((new.deadline(), session, number));
+            new
         });
         if lane.noted() != self.changes.epoch() {
-            let before = (lane.last() > Seq(0)).then_some(&*lane);
-            self.changes.note_lane(number, session, before);
+            self.changes.note_lane(number, session, known.then_some(&*lane));
             lane.set_noted(self.changes.epoch());
         }
         let before = lane.reply_bytes();
-        lane.remember(seq, acked, &outcome, &self.limits, self.reply_bytes);
+        lane.remember(seq, acked, outcome, &self.limits, self.reply_bytes);
         self.reply_bytes = self.reply_bytes.moved(before, lane.reply_bytes());
         if let Some(export) = slot.phase.export_mut()
             && !is_broken(Mutant::LanesNotTracked)
         {
             export.touch(&Named::Lane(session).name(), LANE_RECORD_BYTES as usize);
         }
-        outcome
     }
 
     /// None for what only the shardmaster knows.
@@ -452,21 +509,24 @@ impl ShardStore {
         for _ in 0..LANES_DROPPED_PER_ENTRY_MAX {
             match self.lane_ends.first().copied() {
                 Some((deadline, session, number)) if deadline < self.log_time => {
-                    self.lane_ends.pop_first();
-                    let slot = self.slots.get_mut(&number).expect("a lane's slot is owned");
-                    let lane = slot.lanes.remove(session).expect("every lane has one end");
-                    if let Some(export) = slot.phase.export_mut() {
-                        export.touch(&Named::Lane(session).name(), 0);
-                    }
-                    if lane.noted() != self.changes.epoch() {
-                        self.changes.note_lane(number, session, Some(&lane));
-                    }
-                    self.reply_bytes =
-                        self.reply_bytes.moved(lane.reply_bytes(), ReplyBytes::default());
+                    self.drop_lane(number, session);
                 }
                 _ => return,
             }
         }
+    }
+
+    fn drop_lane(&mut self, number: Slot, session: SessionId) {
+        let slot = self.slots.get_mut(&number).expect("a lane's slot is owned");
+        let lane = slot.lanes.remove(session).expect("every lane has one end");
+        self.lane_ends.remove(&(lane.deadline(), session, number));
+        if let Some(export) = slot.phase.export_mut() {
+            export.touch(&Named::Lane(session).name(), 0);
+        }
+        if lane.noted() != self.changes.epoch() {
+            self.changes.note_lane(number, session, Some(&lane));
+        }
+        self.reply_bytes = self.reply_bytes.moved(lane.reply_bytes(), ReplyBytes::default());
     }
 
     /// Collects expired keys in the order of their slots' first ones.

@@ -35,6 +35,9 @@ async function check(name, options) {
   for (let i = 0; i < PIPELINE_LENGTH; i += 1) reads.set(`node:${name}:${i}`, i).get(`node:${name}:${i}`);
   (await reads.exec()).forEach(([error, reply], i) =>
     assert.deepEqual([error, reply], [null, i % 2 ? String((i - 1) / 2) : "OK"]));
+  for (let i = 0; i < 3; i += 1) {
+    assert.equal(await client.call("IDMP", `node ${name}`, 1, "APPEND", `node:${name}:once`, "line;"), 5);
+  }
   await client.quit();
   console.log(`ioredis ${version}, ${name}: passed`);
 }

@@ -40,6 +40,9 @@ def synchronous(port, name, **options):
         expected = [str(i).encode() for i in range(PIPELINE_LENGTH)]
         equal(pipeline.execute(), expected, "pipeline of GET")
         equal("redis_version" in client.info(), True, "INFO")
+        for _ in range(3):
+            words = ["IDMP", f"py {name}", 1, "APPEND", f"{name}:once", "line;"]
+            equal(client.execute_command(*words), 5, "APPEND with a token")
     print(f"redis-py {redis.__version__}, {name}: passed")
 
 

@@ -206,6 +206,13 @@ pub fn client_help(_: &mut Arguments) -> Result<Call, ErrorText> {
             ("NO-EVICT (ON|OFF)", &["Accepted: no connection is ever evicted."]),
             ("NO-TOUCH (ON|OFF)", &["Accepted: keys have no time of last access."]),
             (
+                "IDMP <producer> <id>",
+                &[
+                    "Name the next command by a token: sent again with the same one within ten minutes,",
+                    "over whatever connection, it is answered as the first and not done twice.",
+                ],
+            ),
+            (
                 "REQUEST-TIMEOUT <milliseconds>",
                 &[
                     "Answer requests of this connection with an error after so long, if not before.",

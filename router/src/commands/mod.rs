@@ -8,6 +8,7 @@ pub mod docs;
 pub mod keys;
 pub mod server;
 pub mod string;
+pub mod token;
 
 use crate::info::KeysElsewhere;
 use crate::reply::{Protocol, Reply, Shape};
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use shard_core::handshake::Nonce;
 use shard_core::integer::parse_integer;
 use shard_core::op::Op;
+use shard_core::session::SessionId;
 use shard_core::slot::Slot;
 use shard_core::{GroupId, NodeId};
 use std::borrow::Cow;
@@ -194,6 +196,8 @@ pub enum Client {
     List(Option<Vec<u64>>),
     /// REQUEST-TIMEOUT, in milliseconds; 0: as long as the router waits for others.
     RequestTimeout(u64),
+    /// IDMP: the next command has this token.
+    Token(SessionId),
 }
 
 /// CLUSTER subcommands that need the view.
@@ -296,6 +300,7 @@ pub const COMMANDS: &[CommandSpec] = &[
     spec("getset",     3, Write, ONE_KEY,  DENYOOM_FAST, string::getset),
     spec("ttl",        2, Read,  ONE_KEY,  FAST,         keys::ttl),
     spec("pttl",       2, Read,  ONE_KEY,  FAST,         keys::pttl),
+    spec("idmp",      -5, Write, keys(4, 4, 1), DENYOOM, token::idmp),
     spec("expire",    -3, Write, ONE_KEY,  FAST,         keys::expire),
     spec("pexpire",   -3, Write, ONE_KEY,  FAST,         keys::pexpire),
     spec("expireat",  -3, Write, ONE_KEY,  FAST,         keys::expireat),
@@ -337,6 +342,7 @@ const CLIENT_COMMANDS: &[CommandSpec] = &[
     spec("client|no-evict",  3, Here, NO_KEYS, ADMIN,   connection::client_on_off),
     spec("client|no-touch",  3, Here, NO_KEYS, CLIENT,  connection::client_on_off),
     spec("client|request-timeout", 3, Here, NO_KEYS, CLIENT, connection::client_request_timeout),
+    spec("client|idmp",      4, Here, NO_KEYS, CLIENT,  token::client_idmp),
     spec("client|help",      2, Here, NO_KEYS, LOADING, connection::client_help),
 ];
 

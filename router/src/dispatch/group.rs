@@ -161,7 +161,7 @@ impl Group {
             Some((log_time, at)) if now.saturating_sub(at) <= LOG_TIME_FRESH_NS => {
                 let deadline = LogTime(log_time.0.saturating_add(SESSION_LIFE_MS));
                 book.stats.sessions += 1;
-                self.session = Some((SessionId(book.random.id()), deadline));
+                self.session = Some((SessionId::of_router(book.random.id()), deadline));
                 self.session
             }
             _ => {

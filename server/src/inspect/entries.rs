@@ -156,6 +156,10 @@ impl Range {
             Op::ListKeys { count } => format!("ListKeys {count}"),
             Op::GetDel { key } => format!("GetDel {}", one(key)),
             Op::NoRoom => "NoRoom".to_owned(),
+            Op::Token(token) => {
+                let (name, hash) = (token.name, token.hash);
+                format!("{} by token {name} for command {hash:016x}", self.op(&token.op))
+            }
         }
     }
 }

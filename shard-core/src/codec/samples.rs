@@ -120,7 +120,7 @@ impl Samples {
     }
 
     fn op(&mut self) -> Op {
-        match self.below(17) {
+        match self.below(18) {
             0 => Op::Get { key: self.bytes() },
             1 => Op::Set(self.set()),
             2 => Op::Append { key: self.bytes(), value: self.bytes() },
@@ -137,6 +137,12 @@ impl Samples {
             13 => Op::CountKeys,
             14 => Op::ListKeys { count: self.number() as u32 },
             15 => Op::NoRoom,
+            16 => Op::Token(Box::new(Token {
+                name: SessionId::of_token(u128::from(self.number())),
+                hash: self.number(),
+                window_ms: self.number() as u32,
+                op: Op::GetDel { key: self.bytes() },
+            })),
             _ => Op::GetDel { key: self.bytes() },
         }
     }

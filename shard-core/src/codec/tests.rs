@@ -4,6 +4,7 @@ use crate::migration::{Chunk, MoveStep};
 use crate::moves::{Move, MoveId, RefuseReason, SlotEpoch};
 use crate::op::{
     Expire, ExpireAt, ExpiryCommand, Op, OpError, Outcome, Set, SetCondition, SetExpiry, TimeUnit,
+    Token,
 };
 use crate::session::{Seq, SessionId};
 use crate::shardmaster::{MasterError, MasterOp, RequestId};
@@ -321,6 +322,19 @@ fn every_changed_bit_is_noticed() {
         let refused = decoded(&changed);
         assert!(matches!(refused, Err(CodecError::Checksum { .. })), "bit {bit}: {refused:?}");
     }
+}
+
+#[test]
+fn a_token_within_a_token_is_refused_however_deep() {
+    let name = SessionId::of_token(1);
+    let mut op = Op::Persist { key: Bytes::from_static(b"k") };
+    for depth in 1..=3 {
+        op = Op::Token(Box::new(Token { name, hash: 1, window_ms: 1, op }));
+        let read = whole::<Op>(&bytes_of(&op));
+        assert_eq!(read.is_ok(), depth == 1, "{depth}: {read:?}");
+    }
+    let alone = Op::Token(Box::new(Token { name, hash: 1, window_ms: 1, op: Op::FlushSlot }));
+    assert_eq!(whole(&bytes_of(&alone)), Ok(alone), "a refusal leaves nothing behind");
 }
 
 #[test]

@@ -133,6 +133,8 @@ impl Tally {
 /// Carries out an op whose turn it is.
 pub(crate) fn execute(data: &mut Changing<'_>, op: Op, now: LogTime) -> Outcome {
     match op {
+        // The store has looked at the token.
+        Op::Token(token) => execute(data, token.op, now),
         Op::Set(set) => string::set(data, set, now),
         Op::Append { key, value } => string::append(data, key, &value, now),
         Op::IncrBy { key, by } => string::incr_by(data, key, by, now),
@@ -172,7 +174,8 @@ pub(crate) fn read(data: &SlotData, op: &Op, now: LogTime) -> Option<Outcome> {
         | Op::Persist { .. }
         | Op::FlushSlot
         | Op::GetDel { .. }
-        | Op::NoRoom => return None,
+        | Op::NoRoom
+        | Op::Token(_) => return None,
     })
 }
 

@@ -4,7 +4,8 @@
 use super::moves::G2;
 use super::slots::{Client, Setting, append_of, spread_with, write_of};
 use super::*;
-use crate::op::OpError;
+use crate::op::{OpError, Token};
+use crate::slot::Slot;
 
 /// What happens between the write and its repeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,4 +147,50 @@ fn x01_x02_a_repeat_after_anything_yields_what_the_first_one_did_and_nothing_is_
             assert_eq!(found, Some(Outcome::Value(held.into())), "{between:?}, {op:?}");
         }
     }
+}
+
+fn named(op: &Op, hash: u64) -> Op {
+    let (name, window_ms) = (SessionId::of_token(5), 600_000);
+    Op::Token(Box::new(Token { name, hash, window_ms, op: op.clone() }))
+}
+
+/// The first write of another router's session, which has begun since.
+fn of_another(slot: Slot, session: u128, now_ms: u64, op: Op) -> RequestBody {
+    let (session, deadline) = (SessionId(session), LogTime(now_ms + 300_000));
+    RequestBody::Lane(LaneRequest { session, deadline, slot, seq: Seq(1), acked: Seq(0), op })
+}
+
+/// What a client that reconnects to another router is told: there is nothing of the session in which its command was
+/// sent first, only the token.
+fn tokens() {
+    for between in ALL {
+        for number in 0..ops("").len() {
+            let mut case = Case::new();
+            let key = case.key.clone();
+            let (op, expected, held) = ops(&key).swap_remove(number);
+            case.happens(between, &named(&op, 9));
+            let slot = hash_slot(key.as_bytes());
+            let now_ms = case.world.wall(NodeId(1)).0;
+            for session in 20..23 {
+                let again = of_another(slot, session, now_ms, named(&op, 9));
+                let said = case.client.ask(&mut case.world, slot, &again, 3000);
+                assert_eq!(said.as_ref(), Some(&expected), "{between:?}, {op:?}");
+            }
+            let other = of_another(slot, 30, now_ms, named(&op, 10));
+            let said = case.client.ask(&mut case.world, slot, &other, 3000);
+            assert_eq!(said, Some(Outcome::Error(OpError::TokenReused)), "{between:?}, {op:?}");
+            let found = case.client.get(&mut case.world, &key, 3000);
+            assert_eq!(found, Some(Outcome::Value(held.into())), "{between:?}, {op:?}");
+        }
+    }
+}
+
+#[test]
+fn x02_a_command_with_a_token_is_done_once_through_whatever_session_it_comes_again() {
+    tokens();
+}
+
+#[test]
+fn each_broken_rule_of_tokens_is_noticed() {
+    each_is_noticed(&[(Mutant::AnyCommandForAToken, tokens), (Mutant::TokenForgotten, tokens)]);
 }

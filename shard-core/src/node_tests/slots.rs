@@ -255,7 +255,7 @@ pub(super) fn write_of(slot: Slot, seq: u64, op: Op) -> RequestBody {
 
 impl Client {
     /// What came of it within so many milliseconds.
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         world: &mut World,
         slot: Slot,

@@ -72,6 +72,10 @@ pub(crate) enum Mutant {
     FollowsNotNoted,
     /// A leader reports members that are not committed.
     ReportUncommitted,
+    /// A token is whatever command comes with its name.
+    AnyCommandForAToken,
+    /// A token is not remembered.
+    TokenForgotten,
     /// A leader stamps with its own clock, whatever others show.
     AnyStamp,
     /// A node leads on though its clock is wrong.

@@ -17,7 +17,8 @@ use goldenscript::{Argument, ArgumentConsumer, Command, Context, Runner};
 use shard_core::cluster_config::{ClusterConfig, ConfigNum, GroupConfig, NodeConfig};
 use shard_core::codec::{EntryBatch, EntryItem, decode_batch, encode_batch};
 use shard_core::op::{
-    Expire, ExpireAt, ExpiryCommand, Op, Outcome, Set, SetCondition, SetExpiry, TimeUnit, Word,
+    Expire, ExpireAt, ExpiryCommand, Op, Outcome, Set, SetCondition, SetExpiry, TimeUnit, Token,
+    Word,
 };
 use shard_core::session::{LaneLimits, LogTime, SESSION_LIFE_MS, Seq, SessionId};
 use shard_core::shard_store::{ReadStep, ShardStore};
@@ -164,7 +165,13 @@ impl ShardScript {
         let acked = key(args, "acked")?;
         let deadline = key(args, "d")?.map(LogTime);
         let slot = key(args, "slot")?.map(Slot);
+        let token: Option<u128> = key(args, "t")?;
+        let (hash, window_ms) = (key(args, "h")?.unwrap_or(7), key(args, "w")?.unwrap_or(600_000));
         let op = parse_op(name, args)?;
+        let op = match token.map(SessionId::of_token) {
+            Some(name) => Op::Token(Box::new(Token { name, hash, window_ms, op })),
+            None => op,
+        };
 
         // That of its first key; the script says which where it has none.
         let of_key = op.keys().first().map(|key| hash_slot(key));

@@ -100,7 +100,18 @@ impl History {
         vec![digit; len as usize].into()
     }
 
+    /// Of writes some have a token: again and again the same few names, now and then with another command.
     fn op(&mut self, tag: &str) -> Op {
+        let op = self.plain_op(tag);
+        if !op.is_write() || self.below(4) > 0 {
+            return op;
+        }
+        let name = SessionId::of_token(u128::from(self.below(10)));
+        let (hash, window_ms) = (1 + self.below(20) / 19, 50 + self.below(400) as u32);
+        Op::Token(Box::new(Token { name, hash, window_ms, op }))
+    }
+
+    fn plain_op(&mut self, tag: &str) -> Op {
         let key = self.key(tag);
         match self.below(16) {
             0..=3 => {
