@@ -667,8 +667,12 @@ impl Batch {
             if let EntryItem::Lane(request) = item
                 && request.op.is_denied_when_full()
             {
-                request.op = Op::NoRoom;
-                *bytes = LANE_ITEM_BYTES;
+                match &mut request.op {
+                    // Of a copy the answer is known: only what is not done yet is refused.
+                    Op::Token(token) => token.op = Op::NoRoom,
+                    op => *op = Op::NoRoom,
+                }
+                *bytes = LANE_ITEM_BYTES + request.op.bytes();
             }
         }
     }

@@ -406,8 +406,8 @@ impl ShardStore {
             return Outcome::Error(OpError::TokensFull);
         }
         let outcome = self.execute_op(number, op, log_time, full);
-        let done = outcome != Outcome::Error(OpError::OutOfMemory);
-        if done && !is_broken(Mutant::TokenForgotten) {
+        let refused = matches!(outcome, Outcome::Error(OpError::OutOfMemory | OpError::NoRoom));
+        if !refused && !is_broken(Mutant::TokenForgotten) {
             let deadline = LogTime(log_time.0.saturating_add(u64::from(window_ms)));
             let lane = Lane::of_token(deadline, seq.0);
             self.remember((number, name), lane, (seq, before), &outcome);

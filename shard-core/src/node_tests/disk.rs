@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::disk_room::DiskRoom;
-use crate::op::{ExpiryCommand, OpError, Set, SetExpiry};
+use crate::op::{ExpiryCommand, OpError, Set, SetExpiry, Token};
 
 const VALUE: usize = 32 << 10;
 const LOW: DiskRoom = DiskRoom { free: 8 << 20, low: true };
@@ -56,6 +56,25 @@ fn f04_without_room_what_grows_is_refused_for_good_and_takes_none() {
     world.run(300);
     let digests: BTreeSet<_> = world.nodes.values().map(|node| node.digests()[&G1]).collect();
     assert_eq!(digests.len(), 1, "replicas differ");
+}
+
+#[test]
+fn x02_a_copy_of_what_was_done_is_answered_though_there_is_no_room_and_a_first_one_is_not_done() {
+    let mut world = World::new();
+    world.run(2500);
+    let append = |seq, name| {
+        let op = Op::Append { key: "k".into(), value: vec![b'x'; VALUE].into() };
+        let name = SessionId::of_token(name);
+        lane(seq, Op::Token(Box::new(Token { name, hash: 1, window_ms: 60_000, op })))
+    };
+    let done = Outcome::Integer(VALUE as i64);
+    assert_eq!(ask(&mut world, append(1, 1)), done);
+    tell(&mut world, LOW);
+    assert_eq!(ask(&mut world, append(2, 1)), done, "it was done");
+    assert!(last_frame_bytes(&world) < 200, "the value went to the disk again");
+    assert_eq!(ask(&mut world, append(3, 2)), refused());
+    tell(&mut world, DiskRoom::default());
+    assert_eq!(ask(&mut world, append(4, 2)), Outcome::Integer(2 * VALUE as i64), "now it is");
 }
 
 #[test]
