@@ -170,7 +170,8 @@ fn set_all(client: &mut Client, keys: std::ops::Range<usize>) {
     }
 }
 
-/// A node that stood still for so long that it needs the state anew, and has one already.
+/// A node that stood still for so long that it needs the state anew, and has one already. The allocator gets one
+/// arena: with one for each thread, which is its default, it keeps what another thread has freed.
 #[test]
 fn a_snapshot_that_is_installed_takes_the_place_of_the_state_in_memory_too() {
     /// Of the state, before and after.
@@ -178,6 +179,13 @@ fn a_snapshot_that_is_installed_takes_the_place_of_the_state_in_memory_too() {
     /// What a second copy would take is twice as much.
     const GROWTH_MAX: u64 = 64 << 20;
     let mut cluster = ThreeNodes::start();
+    for id in 1..=3 {
+        let port = cluster.node_port(id);
+        cluster.node(id).kill();
+        cluster.node(id).set_variable("MALLOC_ARENA_MAX", "1");
+        cluster.node(id).restart();
+        cluster.node(id).wait_until_it_serves(port);
+    }
     let mut client = Client::connect(cluster.router_port()).expect("a connection");
     set_all(&mut client, 0..KEYS);
     let led = leader(&cluster);

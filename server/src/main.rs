@@ -4,11 +4,7 @@
 use clap::Parser;
 use server::config::{Cli, Command};
 use std::io::Write;
-use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
-
-/// The C library's variable for how many arenas it may have.
-const ARENAS: &str = "MALLOC_ARENA_MAX";
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -24,9 +20,6 @@ fn main() -> ExitCode {
             };
         }
     };
-    if matches!(cli.command, Command::Dev(_) | Command::Node(_)) {
-        with_one_arena();
-    }
     if !matches!(cli.command, Command::Inspect(_)) {
         server::last_words::install();
     }
@@ -46,17 +39,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Starts the program anew with one arena of the allocator, unless somebody has said how many it may have. With one for
-/// each thread it keeps what a thread has freed for that thread: a node that takes a snapshot, which another
-/// thread loads, would then hold twice what its state takes.
-fn with_one_arena() {
-    if std::env::var_os(ARENAS).is_some() {
-        return;
-    }
-    let (Ok(program), mut words) = (std::env::current_exe(), std::env::args_os()) else { return };
-    let name = words.next().unwrap_or_default();
-    // This returns only if it cannot be done, and then the program goes on as it is.
-    let _ = std::process::Command::new(program).arg0(name).args(words).env(ARENAS, "1").exec();
 }
