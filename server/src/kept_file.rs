@@ -93,24 +93,38 @@ fn read_owned(dir: &Path, owner: &Identity) -> Result<(Kept, bool), KeptFileErro
 }
 
 /// What the directory has, or a first start begins with. `told`: new addresses that a cluster file says. A file
-/// that does not say whose it is does so afterwards.
+/// that does not say whose it is stays as it is until [`claim`].
 pub fn open(
     data_dir: &DataDir,
     first: &ClusterConfig,
     told: &BTreeMap<NodeId, NodeConfig>,
 ) -> Result<Kept, KeptFileError> {
     let owner = data_dir.identity();
-    let (mut kept, owned) = match data_dir.log_exists() {
-        true => read_owned(data_dir.path(), owner)?,
-        // Nothing was done by what a start that was cut short has left.
-        false => (Kept::first(first), false),
-    };
+    if !data_dir.log_exists() {
+        // Nothing was done by what a start that was cut short has left. Before there is a log there is a map.
+        let mut kept = Kept::first(first);
+        kept.tell_addresses(told);
+        data_dir::write_map(data_dir.path(), &kept.encode(owner.node))?;
+        return Ok(kept);
+    }
+    let (mut kept, owned) = read_owned(data_dir.path(), owner)?;
     let before = kept.moved.clone();
     kept.tell_addresses(told);
-    if !owned || kept.moved != before {
+    if owned && kept.moved != before {
         data_dir::write_map(data_dir.path(), &kept.encode(owner.node))?;
     }
     Ok(kept)
+}
+
+/// Has the file say whose it is, if it does not: once log and state are known to be this node's, since a start that
+/// is refused must leave all as it was.
+pub fn claim(data_dir: &DataDir, kept: &Kept) -> Result<(), KeptFileError> {
+    let owner = data_dir.identity();
+    let (_, owned) = read_owned(data_dir.path(), owner)?;
+    if !owned {
+        data_dir::write_map(data_dir.path(), &kept.encode(owner.node))?;
+    }
+    Ok(())
 }
 
 /// How long a stop waits for a write that is under way, and how often it looks.
@@ -250,10 +264,17 @@ mod tests {
             )), "{said}");
             assert_eq!(std::fs::read(dir.join(data_dir::MAP)).unwrap(), others);
         }
-        // One that does not say whose it is belongs to the node that opens it.
-        data_dir::write_map(dir, &without_owner(&kept)).unwrap();
+        // One that does not say whose it is belongs to the node that opens it, once that has found the rest its own.
+        let old = without_owner(&kept);
+        data_dir::write_map(dir, &old).unwrap();
         assert_eq!(read(dir, &owner()).unwrap(), kept);
         assert_eq!(open(&data, &config("c"), &BTreeMap::new()).unwrap(), kept);
+        assert_eq!(
+            std::fs::read(dir.join(data_dir::MAP)).unwrap(),
+            old,
+            "a start may be refused yet"
+        );
+        claim(&data, &kept).unwrap();
         assert_eq!(std::fs::read(dir.join(data_dir::MAP)).unwrap(), kept.encode(NodeId(1)));
         std::fs::remove_file(dir.join(data_dir::MAP)).unwrap();
         assert!(refused(dir).starts_with("the file DIR/map is missing, but this node has run"));

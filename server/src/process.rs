@@ -210,6 +210,7 @@ pub async fn run_node(
     let (space, watch) = DiskSpace::watch(&dir, disk.free_bytes_min)
         .map_err(system("cannot see how much room the disk has"))?;
     let opened = open_disk(&mut data_dir, &disk, &space, watch, (&kept, kept_events))?;
+    kept_file::claim(&data_dir, &kept)?;
     let setup = NodeSetup {
         id,
         epoch: random::number().map_err(system(NO_RANDOMNESS))?,
