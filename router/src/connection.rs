@@ -318,7 +318,9 @@ impl Connection {
 
     /// The reply that sends the client to another node, on the port that does so.
     fn send_away(&mut self, slot: Slot, op: &Op) -> Option<Reply> {
-        let names_keys = !matches!(op, Op::CountKeys | Op::ListKeys { .. } | Op::FlushSlot);
+        // A client that is sent on would send the command without the token that CLIENT IDMP gave it.
+        let names_keys =
+            !matches!(op, Op::CountKeys | Op::ListKeys { .. } | Op::FlushSlot | Op::Token(_));
         if self.front.port() == Port::Plain || !names_keys {
             return None;
         }

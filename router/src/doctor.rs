@@ -84,12 +84,12 @@ impl Topology<'_> {
         let peers = status
             .peers
             .iter()
-            .filter_map(|(node, peer)| Some((*node, own + peer.clock_ahead_ms?)));
+            .filter_map(|(node, peer)| Some((*node, own.saturating_add(peer.clock_ahead_ms?))));
         for (node, off) in [(status.node, own)].into_iter().chain(peers) {
             if off.unsigned_abs() > CLOCK_OFF_MAX_MS {
                 let side = if off > 0 { "ahead of" } else { "behind" };
                 lines.push(format!(
-                    "the clock of node {node} is {} ms {side} those of most nodes, and it hands over what it leads: \
+                    "the clock of node {node} is {} ms {side} those of most nodes: \
                      set its clock, and keep it with NTP",
                     off.unsigned_abs()
                 ));

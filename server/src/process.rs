@@ -210,7 +210,6 @@ pub async fn run_node(
     let (space, watch) = DiskSpace::watch(&dir, disk.free_bytes_min)
         .map_err(system("cannot see how much room the disk has"))?;
     let opened = open_disk(&mut data_dir, &disk, &space, watch, (&kept, kept_events))?;
-    kept_file::claim(&data_dir, &kept)?;
     let setup = NodeSetup {
         id,
         epoch: random::number().map_err(system(NO_RANDOMNESS))?,
@@ -396,6 +395,7 @@ fn open_disk(
     let mut machines = machines?;
     installing.keys().for_each(|group| state.installed(*group));
     data_dir.set_log_exists()?;
+    kept_file::claim(data_dir, kept)?;
 
     let mut recovered: Recovereds =
         restored.into_iter().map(|(group, log)| (group, log.into())).collect();

@@ -41,7 +41,8 @@ impl SessionId {
         SessionId(hash | TOKEN_BIT)
     }
 
-    fn is_of_token(self) -> bool {
+    /// Whether it is the id of a token, or of an old router's session that looks like one.
+    pub(crate) fn is_of_token(self) -> bool {
         self.0 & TOKEN_BIT != 0
     }
 }
@@ -66,6 +67,8 @@ pub const SMALL_REPLY_BYTES_MAX: u64 = 256;
 /// only op of a lane is answered again. A reply over it is not kept: the lane then knows that the op
 /// was executed, but not what it answered. Small ones are bounded by [`LANE_WINDOW`] alone.
 pub const LANE_REPLY_BYTES_MAX: u64 = REPLY_RECORD_BYTES + OUTCOME_BYTES_MAX as u64;
+/// Bytes of a large reply that is remembered for a token.
+pub const TOKEN_REPLY_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of large replies that all lanes of a group remember; past it they are not kept either.
 pub const GROUP_REPLY_BYTES_MAX: u64 = 256 << 20;
 /// Bytes of small replies that all lanes of a group remember; past it they are not kept either.

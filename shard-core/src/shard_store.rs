@@ -35,7 +35,7 @@ use crate::op::{Op, OpError, Outcome, Token};
 use crate::rows::{GroupRow, Named, Row, RowValue, SlotRow};
 use crate::session::{
     LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, Lanes, LogTime, ReplyBytes,
-    SESSION_AHEAD_MS_MAX, Seq, SessionId, Verdict,
+    SESSION_AHEAD_MS_MAX, Seq, SessionId, TOKEN_REPLY_BYTES_MAX, Verdict,
 };
 use crate::slot::{SLOTS, Slot, hash_slot};
 use crate::wire::{Answer, GroupAnswer, GroupQuery, LaneRequest, ReadRequest, SlotSize};
@@ -328,7 +328,13 @@ impl ShardStore {
             Verdict::Repeat(outcome) => Answer::Done { outcome: outcome.clone(), log_time },
             // A read that nothing of its lane came after may as well see the state of now: its answer
             // never arrived. Were it not the last, it could see a later write of its own connection.
-            Verdict::ReplyGone if request.seq == lane.last() && !request.op.is_write() => {
+            // Not so the one of no key with which a router asks what became of its op: to that it would say that
+            // the op was never executed.
+            Verdict::ReplyGone
+                if request.seq == lane.last()
+                    && !request.op.is_write()
+                    && (!is_void(&request.op) || is_broken(Mutant::VoidReadsAnew)) =>
+            {
                 let outcome = data::read(&slot.data, &request.op, log_time);
                 Answer::Done { outcome: outcome.expect("the op is a read"), log_time }
             }
@@ -357,7 +363,8 @@ impl ShardStore {
             Op::Token(token) => self.execute_token(slot, *token, log_time, full),
             op => self.execute_op(slot, op, log_time, full),
         };
-        self.remember((slot, session), Lane::new(deadline), (seq, acked), &outcome);
+        let (limits, new) = (self.limits, Lane::new(deadline));
+        self.remember((slot, session), new, (seq, acked), &outcome, limits);
         outcome
     }
 
@@ -410,7 +417,13 @@ impl ShardStore {
         if !refused && !is_broken(Mutant::TokenForgotten) {
             let deadline = LogTime(log_time.0.saturating_add(u64::from(window_ms)));
             let lane = Lane::of_token(deadline, seq.0);
-            self.remember((number, name), lane, (seq, before), &outcome);
+            // What is kept for so long must leave room for what others are to be answered again.
+            let limits = LaneLimits {
+                lane_reply_bytes_max: TOKEN_REPLY_BYTES_MAX,
+                group_reply_bytes_max: self.limits.group_reply_bytes_max / 2,
+                ..self.limits
+            };
+            self.remember((number, name), lane, (seq, before), &outcome, limits);
         }
         outcome
     }
@@ -422,6 +435,7 @@ impl ShardStore {
         new: Lane,
         (seq, acked): (Seq, Seq),
         outcome: &Outcome,
+        limits: LaneLimits,
     ) {
         let slot = self.slots.get_mut(&number).expect("ownership was checked");
         let mut known = true;
@@ -435,7 +449,7 @@ impl ShardStore {
             lane.set_noted(self.changes.epoch());
         }
         let before = lane.reply_bytes();
-        lane.remember(seq, acked, outcome, &self.limits, self.reply_bytes);
+        lane.remember(seq, acked, outcome, &limits, self.reply_bytes);
         self.reply_bytes = self.reply_bytes.moved(before, lane.reply_bytes());
         if let Some(export) = slot.phase.export_mut()
             && !is_broken(Mutant::LanesNotTracked)
@@ -646,8 +660,21 @@ fn reschedule(
 
 /// Whether a request can come from a router that works: a slot that exists, the keys in it, a seq
 /// that counts from 1 and is not acknowledged before it is answered.
+/// Whether it is what routers fill a seq with that is to have no effect.
+fn is_void(op: &Op) -> bool {
+    matches!(op, Op::MGet { keys } if keys.is_empty())
+}
+
 fn is_well_formed(request: &LaneRequest) -> bool {
-    request.slot.0 < SLOTS
+    let token_fits = match &request.op {
+        Op::Token(token) => {
+            let own = token.name.is_of_token() && token.name != request.session;
+            own && token.op.is_write() && token.hash > 0
+        }
+        _ => true,
+    };
+    token_fits
+        && request.slot.0 < SLOTS
         && request.seq > Seq(0)
         && request.acked < request.seq
         && request.op.keys().iter().all(|key| hash_slot(key) == request.slot)

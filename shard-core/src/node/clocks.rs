@@ -14,7 +14,10 @@ use std::collections::BTreeMap;
 /// A stamp is at most so far above the newest clock of another member, and a clock that differs from those of
 /// most nodes by more is wrong. Milliseconds.
 pub const CLOCK_OFF_MAX_MS: u64 = 500;
-/// A node whose clock is wrong for so long hands over what it leads.
+/// A node whose clock is ahead by more hands over what it leads; less may be what messages took on their way, and what
+/// it stamps is held to the others' clocks. Milliseconds.
+const AHEAD_MAX_MS: i64 = 10_000;
+/// A node whose clock is behind, or that far ahead, for so long hands over what it leads.
 const WRONG_NS: Now = 5_000_000_000;
 /// What a peer tells arrives late, and then says too little: of readings the one that says most counts, for so
 /// long. Less than the time after which a clock is wrong, or one that is set back would be wrong for its past.
@@ -62,7 +65,9 @@ impl Clocks {
     /// This node's clock shows that.
     pub(super) fn read(&mut self, now: Now, wall: LogTime) {
         self.own = Some(Reading { clock: wall, at: now });
-        let wrong = self.off_ms(now).is_some_and(is_wrong);
+        let wrong = self
+            .off_ms(now)
+            .is_some_and(|off| if off < 0 { is_wrong(off) } else { off > AHEAD_MAX_MS });
         self.wrong_since = if wrong { self.wrong_since.or(Some(now)) } else { None };
     }
 
@@ -187,8 +192,14 @@ mod tests {
 
     #[test]
     fn a_node_hands_over_when_its_clock_has_been_wrong_for_some_time() {
-        let mut clocks = clocks(100_000, &[99_400, 99_400]);
-        assert!(!clocks.must_hand_over(4 * SECOND) && clocks.must_hand_over(5 * SECOND));
+        let hands_over = |own| {
+            let clocks = clocks(own, &[99_400, 99_400]);
+            assert!(!clocks.must_hand_over(4 * SECOND));
+            clocks.must_hand_over(5 * SECOND)
+        };
+        assert!(hands_over(98_899) && !hands_over(98_900));
+        assert!(!hands_over(109_400) && hands_over(109_401), "messages are late, never early");
+        let mut clocks = clocks(200_000, &[99_400, 99_400]);
         clocks.read(5 * SECOND, LogTime(104_800));
         assert!(!clocks.must_hand_over(60 * SECOND), "mended, it counts anew");
         assert!(clocks.is_right(5 * SECOND, N1) && !clocks.is_right(5 * SECOND, NodeId(7)));

@@ -72,6 +72,8 @@ pub(crate) enum Mutant {
     FollowsNotNoted,
     /// A leader reports members that are not committed.
     ReportUncommitted,
+    /// The op with which a router asks what became of another is read anew where the answer is gone.
+    VoidReadsAnew,
     /// A token is whatever command comes with its name.
     AnyCommandForAToken,
     /// A token is not remembered.

@@ -109,3 +109,50 @@ fn x10_a_million_sessions_come_and_go_in_bounded_memory() {
     assert_eq!(store.stats().lane_bytes, 0);
     assert_eq!(dump(&store).len(), first + KEYS as usize);
 }
+
+/// A router whose client has waited to the deadline asks with an op of no key what became of its write: never that it
+/// was not executed, where only the answer is gone.
+fn a_void_behind_an_answer_that_is_gone() {
+    let limits = LaneLimits { lane_reply_bytes_max: 10, ..LaneLimits::default() };
+    let mut store = ShardStore::with_limits(GroupId(1), limits);
+    let ranges = vec![(Slot(0), Slot(SLOTS - 1))];
+    let assign = EntryItem::Assign { config: ConfigNum(1), ranges };
+    store.apply(EntryBatch::new(LogTime(1000), vec![assign]));
+    let value = Bytes::from(vec![b'x'; 1000]);
+    let append = Op::Append { key: key("a"), value };
+    apply(&mut store, &[request(1, 1, append), request(1, 2, Op::GetDel { key: key("a") })]);
+    let void = || Op::MGet { keys: Vec::new() };
+    assert_eq!(apply(&mut store, &[request(1, 2, void())]), [Answer::ReplyGone]);
+    let filled = apply(&mut store, &[request(1, 3, void())]);
+    let nothing = Outcome::Values(Vec::new());
+    assert_eq!(filled, [Answer::Done { outcome: nothing, log_time: LogTime(1000) }]);
+}
+
+#[test]
+fn x06_a_void_hears_that_the_answer_is_gone_and_not_that_nothing_was_done() {
+    a_void_behind_an_answer_that_is_gone();
+    set_mutant(Some(Mutant::VoidReadsAnew));
+    let ended = std::panic::catch_unwind(a_void_behind_an_answer_that_is_gone);
+    set_mutant(None);
+    assert!(ended.is_err(), "nobody notices that a void is told what is not so");
+}
+
+#[test]
+fn a_token_that_cannot_be_is_refused_before_anything_is_looked_at() {
+    let mut store = store();
+    let token = |name, hash, op| {
+        let token = crate::op::Token { name, hash, window_ms: 1000, op };
+        Op::Token(Box::new(token))
+    };
+    let (name, incr) = (SessionId::of_token(1), || Op::IncrBy { key: key("n"), by: 1 });
+    let digest = store.digest();
+    for request in [
+        request(1, 1, token(name, 9, Op::Get { key: key("n") })),
+        request(1, 1, token(SessionId(1), 9, incr())),
+        request(1, 1, token(name, 0, incr())),
+        request(name.0, 1, token(name, 9, incr())),
+    ] {
+        assert_eq!(apply(&mut store, &[request]), [Answer::Invalid]);
+    }
+    assert_eq!(store.digest(), digest);
+}
