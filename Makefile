@@ -1,5 +1,5 @@
 # Every target is one line; what it calls is a script to read.
-.PHONY: run test lint sim sim-cluster prove prove-sim prove-explore prove-fuzz prove-libfuzzer prove-mutants prove-differential prove-crash prove-power prove-cluster prove-kills cluster bench bench-failover bench-raft bench-log bench-state bench-disk bench-move clients
+.PHONY: run test lint sim sim-cluster prove prove-sim prove-explore prove-fuzz prove-libfuzzer prove-mutants prove-differential prove-crash prove-power prove-cluster prove-kills cluster exactly-once bench bench-failover bench-raft bench-log bench-state bench-disk bench-move clients
 
 run: ; cargo build --release --locked -p server && exec ./target/release/flotilla dev
 test: clients ; tests/run.sh
@@ -24,6 +24,9 @@ prove-power: ; FLOTILLA_POWER_CUTS=$(CUTS) cargo test --release --locked -p test
 prove-cluster: ; FLOTILLA_CLUSTER_SEEDS=$(SEEDS) cargo test --release --locked -p tests --test cluster_sim -- --nocapture
 prove-kills: ; cargo build --release --locked -p server && FLOTILLA_KILLS_SECONDS=$(KILLS_SECONDS) cargo test --release --locked -p tests --test exactly_once -- --nocapture --test-threads=1
 cluster: ; cargo build --release --locked -p server && exec examples/cluster.sh
+CLIENT ?= redis-py
+WORDS ?= 5000
+exactly-once: clients ; cargo build --release --locked -p server -p examples --bins && exec examples/exactly_once.sh $(CLIENT) $(WORDS)
 bench: ; cargo build --release --locked -p server && python3 bench/bench.py
 bench-failover: ; cargo build --release --locked -p server && python3 bench/failover.py
 bench-raft: ; cargo bench --locked -p raft-core --bench proposals

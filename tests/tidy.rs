@@ -465,6 +465,22 @@ fn check_flags(source: &str, readme: &str) -> Vec<String> {
         .collect()
 }
 
+/// Recipes that a document shows, `program` being one that is run.
+fn check_recipes(document: &str, language: &str, path: &str, program: &str) -> Vec<String> {
+    let open = format!("```{language}\n");
+    let recipes =
+        document.split(&open).skip(1).map(|rest| rest.split("```").next().unwrap_or(rest));
+    let mut complaints: Vec<String> = recipes
+        .clone()
+        .filter(|recipe| !program.contains(recipe))
+        .map(|recipe| format!("{path} does not have this, word for word:\n{recipe}"))
+        .collect();
+    if recipes.count() == 0 {
+        complaints.push(format!("there is no recipe in {language}"));
+    }
+    complaints
+}
+
 fn none(complaints: Vec<String>) {
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
@@ -561,6 +577,16 @@ fn readme_names_every_command() {
     none(check_commands(&source, &read("README.md")));
 }
 
+#[test]
+fn recipes_are_those_that_are_run() {
+    let document = read("docs/exactly-once.md");
+    let programs = [("python", "py"), ("js", "mjs"), ("rust", "rs")].map(|(language, ending)| {
+        let path = format!("examples/exactly_once.{ending}");
+        check_recipes(&document, language, &path, &read(&path))
+    });
+    none(programs.concat());
+}
+
 // ---- Each rule can fail ----
 
 #[test]
@@ -650,4 +676,13 @@ fn a_command_missing_from_the_readme_is_found() {
 fn a_flag_missing_from_the_readme_is_found() {
     let source = "/// Doc.\n#[arg(long, value_parser = x)]\npub dry_run: bool,\n#[arg(long)]\npub port: u16,\n";
     assert_eq!(check_flags(source, "`--port P`"), ["README.md does not name the flag --dry-run"]);
+}
+
+#[test]
+fn a_recipe_that_nobody_runs_is_found() {
+    let document = "So:\n\n```python\nonce()\n```\n\nOr:\n\n```js\nonce();\n```\n";
+    assert!(check_recipes(document, "python", "a.py", "import x\nonce()\n").is_empty());
+    let complaint = "a.py does not have this, word for word:\nonce()\n";
+    assert_eq!(check_recipes(document, "python", "a.py", "twice()\n"), [complaint]);
+    assert_eq!(check_recipes(document, "rust", "a.rs", ""), ["there is no recipe in rust"]);
 }
