@@ -45,7 +45,12 @@ async function appends(client, writer) {
       lengths.push([null, length]);
     }
     assert.deepEqual(await pipeline.exec(), lengths, "a pipeline of APPEND");
-    acknowledged(PIPELINE_LENGTH + 1);
+    const [named, heldThen] = next(key);
+    for (let i = 0; i < 2; i += 1) {
+      const words = ["IDMP", writer, number, "APPEND", key, named];
+      assert.equal(await client.call(...words), heldThen, `APPEND ${key} with a token`);
+    }
+    acknowledged(PIPELINE_LENGTH + 2);
   }
   for (const [key, value] of held) assert.equal(await client.get(key), value, `GET ${key}`);
 }

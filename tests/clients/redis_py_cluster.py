@@ -68,7 +68,11 @@ def appends(client, writer):
             pipeline.append(key, token)
             lengths.append(length)
         equal(pipeline.execute(), lengths, "a pipeline of APPEND")
-        acknowledged(PIPELINE_LENGTH + 1)
+        key, token, length = tokens.next()
+        for _ in range(2):
+            words = ["IDMP", writer, tokens.number, "APPEND", key, token]
+            equal(client.execute_command(*words), length, f"APPEND {key} with a token")
+        acknowledged(PIPELINE_LENGTH + 2)
     for key, held in tokens.held.items():
         equal(client.get(key), held.encode(), f"GET {key}")
 
