@@ -1,12 +1,11 @@
 //! Writers behind two routers while processes end one after another: each acknowledged write is there once and in
 //! order, and nobody behind a living router sees an error.
 
-use harness::process::{Process, ThreeNodes, program};
+use harness::process::{self, Process, ThreeNodes};
 use harness::resp::{Client, Value};
 use harness::tokens::{
     Attempt, Patience, WriterEnd, Writers, acknowledged, check_tokens, longest_gap,
 };
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -77,9 +76,7 @@ fn w11_nodes_and_a_router_restart_one_after_another_and_no_request_fails() {
 
 /// What `flotilla admin` says, and whether it ended with exit code 0.
 fn admin(port: u16, words: &[&str]) -> (bool, String) {
-    let at = format!("127.0.0.1:{port}");
-    let ended = Command::new(program()).args(["admin", "--at", &at]).args(words).output();
-    let ended = ended.expect("the program runs");
+    let ended = process::admin(port, words);
     let said = [ended.stdout, ended.stderr].concat();
     (ended.status.success(), String::from_utf8(said).expect("text"))
 }
@@ -98,8 +95,11 @@ fn w11_admin_restarts_every_node_and_waits_until_the_cluster_is_whole() {
     let run = format!(
         "echo $FLOTILLA_NODE > {wish}.new && mv {wish}.new {wish} && while [ -e {wish} ]; do sleep 0.05; done"
     );
-    let restarting =
-        thread::spawn(move || admin(port, &["--timeout", "100", "rolling-restart", "--run", &run]));
+    // It asks a node that is restarted as well, and another one meanwhile.
+    let asked = cluster.node_port(1);
+    let restarting = thread::spawn(move || {
+        admin(asked, &["--timeout", "100", "rolling-restart", "--run", &run])
+    });
     let mut restarted = Vec::new();
     while !restarting.is_finished() {
         let wish = wishes.path().join("node");
@@ -129,6 +129,8 @@ fn w11_admin_restarts_every_node_and_waits_until_the_cluster_is_whole() {
     assert!(!done && said.contains("is the process that it was before"), "{said}");
     let (done, said) = admin(port, &["rolling-restart", "--run", "exit 3"]);
     assert!(!done && said.contains("exit status: 3"), "{said}");
+    let (done, said) = admin(port, &["--timeout", "1", "rolling-restart", "--run", "sleep 30"]);
+    assert!(!done && said.contains("has not ended after 1 seconds"), "{said}");
     let (done, said) = admin(cluster.spare_port(11), &["status"]);
     assert!(!done && said.contains("cannot be asked"), "{said}");
 }

@@ -95,11 +95,13 @@ const CRATES: &[CrateRule] = &[
         dependencies: &[
             "bytes",
             "clap",
+            "indicatif",
             "raft-core",
             "redb",
             "router",
             "rustix",
             "serde",
+            "serde_json",
             "shard-core",
             "thiserror",
             "tokio",

@@ -30,6 +30,7 @@ impl Topology<'_> {
         Reply::Map(vec![
             (text("group"), Reply::Integer(i64::from(group.0))),
             (text("weight"), Reply::Integer(i64::from(config.weight))),
+            (text("slots"), Reply::Integer(i64::from(map.owners.count(group)))),
             (text("state"), text(member_state(map, group))),
             (text("leader"), leader.map_or(Reply::Nil, |node| Reply::text(self.name(node)))),
             (text("wanted-since-config"), number(wanted)),
@@ -102,6 +103,7 @@ mod tests {
     use crate::redirect::Port;
     use shard_core::cluster_config::NodeConfig;
     use shard_core::cluster_map::{GroupMembers, Membership};
+    use shard_core::slot::SLOTS;
     use shard_core::wire::{ClusterView, LeaderView, NodeStatus, ReplicaStatus};
 
     const G1: GroupId = GroupId(1);
@@ -172,6 +174,7 @@ mod tests {
                 int(field(member, "entries-behind")),
             )
         });
+        assert_eq!(int(field(&groups[0], "slots")), Some(i64::from(SLOTS)), "it owns them");
         (word(field(&groups[0], "state")), members.collect())
     }
 

@@ -45,6 +45,14 @@ impl Said {
         }
     }
 
+    /// The number, if it is one and not below 0.
+    pub fn number(&self) -> Option<u64> {
+        match self {
+            Said::Integer(number) => u64::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
     /// The items; none, if it has none.
     pub fn items(&self) -> &[Said] {
         match self {

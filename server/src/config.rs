@@ -271,13 +271,16 @@ pub struct RouterArgs {
 /// `flotilla admin`.
 #[derive(Clone, Debug, Args)]
 pub struct AdminArgs {
-    /// host:port where a node or router of the cluster serves clients; one that is not restarted.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
+    /// host:port where a node or router of the cluster serves clients. When that is away, another node is asked.
+    #[arg(long, global = true, value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
     pub at: String,
-    /// How long to wait, each time, until the cluster is whole. Seconds, 1 to 86400.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300,
+    /// How long to wait, each time. Seconds, 1 to 86400; 300 unless slots move, which is waited for until they have.
+    #[arg(long, global = true, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub timeout: u64,
+    pub timeout: Option<u64>,
+    /// Print one JSON object instead of lines for people; watch prints one a line.
+    #[arg(long, global = true)]
+    pub json: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: AdminCommand,
@@ -291,9 +294,75 @@ pub enum AdminCommand {
     /// Wait until the cluster is whole: every group has a leader, and all of its members are there and lack few
     /// entries, so that any one node may stop.
     Wait,
+    /// Make a group, and wait until it serves.
+    AddGroup(AddGroupArgs),
+    /// Have a group give its slots to the others, and remove it when it has none.
+    Drain(DrainArgs),
+    /// Give every group its share by weight, and wait until it has it.
+    Rebalance(RebalanceArgs),
+    /// Give every seat of a node to another, and wait until that has them.
+    Replace(ReplaceArgs),
+    /// Show how far moves are, until none is left.
+    Watch(WatchArgs),
     /// Restart every node that has a seat, those that lead least first, and wait after each until it runs anew
     /// and the cluster is whole. Stops at the first node that does not come back.
     RollingRestart(RollingRestartArgs),
+}
+
+/// `flotilla admin add-group`.
+#[derive(Clone, Debug, Args)]
+pub struct AddGroupArgs {
+    /// Its nodes, by number or id: 4,5,6
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', required = true)]
+    pub nodes: Vec<String>,
+    /// Its share of the slots, beside that of the others.
+    #[arg(long, value_name = "W", default_value_t = 1)]
+    pub weight: u32,
+    /// Give it its share at once, and wait until it has it.
+    #[arg(long)]
+    pub rebalance: bool,
+}
+
+/// `flotilla admin drain`.
+#[derive(Clone, Debug, Args)]
+pub struct DrainArgs {
+    /// The group.
+    pub group: u32,
+    /// Keep it, without slots.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `flotilla admin rebalance`.
+#[derive(Clone, Debug, Args)]
+pub struct RebalanceArgs {
+    /// Of what groups are to have their shares: slots, or what they hold, or the writes of the last seconds.
+    #[arg(long, value_name = "WHAT", default_value = "slots",
+          value_parser = ["slots", "keys", "bytes", "load"])]
+    pub by: String,
+    /// Only show what would move, and why.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `flotilla admin replace`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplaceArgs {
+    /// The node that loses its seats, by number or id; it may be gone.
+    pub old: String,
+    /// The node that gets them.
+    pub new: String,
+    /// Forget the old one then.
+    #[arg(long)]
+    pub forget: bool,
+}
+
+/// `flotilla admin watch`.
+#[derive(Clone, Debug, Args)]
+pub struct WatchArgs {
+    /// Go on when no moves are left.
+    #[arg(long)]
+    pub follow: bool,
 }
 
 /// `flotilla admin rolling-restart`.

@@ -11,7 +11,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -89,6 +89,13 @@ pub fn run_to_end(arguments: &[String]) -> Ended {
     let mut process = Process::start("failing start", arguments, folder.path());
     let status = process.wait(START_TIMEOUT);
     Ended { code: status.code(), stderr: process.log() }
+}
+
+/// What `flotilla admin`, told of the port of a node or router, says and how it ends.
+pub fn admin(port: u16, words: &[&str]) -> Output {
+    let at = format!("127.0.0.1:{port}");
+    let ended = Command::new(program()).args(["admin", "--at", &at]).args(words).output();
+    ended.expect("the program runs")
 }
 
 /// What is started: the program, or a test's executable that takes the program's part.
