@@ -20,6 +20,9 @@ enum Between {
     SessionEnded,
 }
 
+/// How long a token is remembered here.
+const WINDOW_MS: u32 = 600_000;
+
 const ALL: [Between; 6] = [
     Between::Nothing,
     Between::LeaderKilled,
@@ -49,10 +52,22 @@ fn ops(key: &str) -> Vec<(Op, Outcome, &'static str)> {
     ]
 }
 
+/// What they answer if they are done once more, and what the key holds then.
+fn once_more() -> Vec<(Outcome, &'static str)> {
+    vec![
+        (Outcome::Value(b"new"[..].into()), "new"),
+        (Outcome::Integer(3), "7xx"),
+        (Outcome::Integer(17), "17"),
+        (Outcome::Error(OpError::Overflow), "7"),
+    ]
+}
+
 struct Case {
     world: World,
     client: Client,
     key: String,
+    /// The session in which the write comes first, if not in the client's own.
+    first_in: Option<u128>,
 }
 
 impl Case {
@@ -63,7 +78,38 @@ impl Case {
         let mut world = spread_with(&[&[2, 3, 4], &[5, 6, 7]], &setting);
         let (mut client, key) = (Client::default(), world.keys_of(G1, 1).remove(0));
         assert!(client.append(&mut world, &key, "7", 100).is_some());
-        Case { world, client, key }
+        Case { world, client, key, first_in: None }
+    }
+
+    fn slot(&self) -> Slot {
+        hash_slot(self.key.as_bytes())
+    }
+
+    /// What a copy is answered that comes in the client's own session, and in another one.
+    fn copy(&mut self, op: &Op, session: Option<u128>) -> Option<Outcome> {
+        let slot = self.slot();
+        match session.map(|session| self.in_session(session, op)) {
+            Some(body) => self.client.ask(&mut self.world, slot, &body, 3000),
+            None => self.client.write(&mut self.world, slot, op.clone(), 3000),
+        }
+    }
+
+    /// As the first write of a session that has begun now.
+    fn in_session(&self, session: u128, op: &Op) -> RequestBody {
+        let (session, now_ms) = (SessionId(session), self.world.wall(NodeId(1)).0);
+        let (slot, deadline, op) = (self.slot(), LogTime(now_ms + 300_000), op.clone());
+        RequestBody::Lane(LaneRequest { session, deadline, slot, seq: Seq(1), acked: Seq(0), op })
+    }
+
+    fn holds(&mut self, value: &'static str, what: &dyn std::fmt::Debug) {
+        let found = self.client.get(&mut self.world, &self.key, 3000);
+        assert_eq!(found, Some(Outcome::Value(value.into())), "{what:?}");
+    }
+
+    /// So many milliseconds later, by every clock.
+    fn later(&mut self, ms: i64) {
+        self.world.skew = (1..=7).map(|id| (NodeId(id), ms)).collect();
+        self.world.run(1000);
     }
 
     fn leader(&self) -> NodeId {
@@ -72,8 +118,11 @@ impl Case {
 
     /// The write, as its second seq; nobody reads the reply.
     fn write(&mut self, op: &Op) {
-        let (leader, slot) = (self.leader(), hash_slot(self.key.as_bytes()));
-        self.world.put(leader, G1, write_of(slot, 2, op.clone()));
+        let body = match self.first_in {
+            Some(session) => self.in_session(session, op),
+            None => write_of(self.slot(), 2, op.clone()),
+        };
+        self.world.put(self.leader(), G1, body);
         self.world.run(5);
     }
 
@@ -105,10 +154,7 @@ impl Case {
             }
             Between::HandedOver => self.move_away(),
             Between::SnapshotInstalled => self.install_at(absent),
-            Between::SessionEnded => {
-                self.world.skew = (1..=7).map(|id| (NodeId(id), 400_000)).collect();
-                self.world.run(1000);
-            }
+            Between::SessionEnded => self.later(400_000),
         }
     }
 
@@ -135,29 +181,19 @@ fn x01_x02_a_repeat_after_anything_yields_what_the_first_one_did_and_nothing_is_
         let count = ops("").len();
         for number in 0..count {
             let mut case = Case::new();
-            let key = case.key.clone();
-            let (op, expected, held) = ops(&key).swap_remove(number);
+            let (op, expected, held) = ops(&case.key).swap_remove(number);
             case.happens(between, &op);
-            let slot = hash_slot(key.as_bytes());
-            let said = case.client.write(&mut case.world, slot, op.clone(), 3000);
             // Past the end of its session a repeat is not executed, and not answered as done.
             let expected = (between != Between::SessionEnded).then_some(expected);
-            assert_eq!(said, expected, "{between:?}, {op:?}");
-            let found = case.client.get(&mut case.world, &key, 3000);
-            assert_eq!(found, Some(Outcome::Value(held.into())), "{between:?}, {op:?}");
+            assert_eq!(case.copy(&op, None), expected, "{between:?}, {op:?}");
+            case.holds(held, &(between, op));
         }
     }
 }
 
 fn named(op: &Op, hash: u64) -> Op {
-    let (name, window_ms) = (SessionId::of_token(5), 600_000);
+    let (name, window_ms) = (SessionId::of_token(5), WINDOW_MS);
     Op::Token(Box::new(Token { name, hash, window_ms, op: op.clone() }))
-}
-
-/// The first write of another router's session, which has begun since.
-fn of_another(slot: Slot, session: u128, now_ms: u64, op: Op) -> RequestBody {
-    let (session, deadline) = (SessionId(session), LogTime(now_ms + 300_000));
-    RequestBody::Lane(LaneRequest { session, deadline, slot, seq: Seq(1), acked: Seq(0), op })
 }
 
 /// What a client that reconnects to another router is told: there is nothing of the session in which its command was
@@ -166,21 +202,74 @@ fn tokens() {
     for between in ALL {
         for number in 0..ops("").len() {
             let mut case = Case::new();
-            let key = case.key.clone();
-            let (op, expected, held) = ops(&key).swap_remove(number);
+            let (op, expected, held) = ops(&case.key).swap_remove(number);
             case.happens(between, &named(&op, 9));
-            let slot = hash_slot(key.as_bytes());
-            let now_ms = case.world.wall(NodeId(1)).0;
             for session in 20..23 {
-                let again = of_another(slot, session, now_ms, named(&op, 9));
-                let said = case.client.ask(&mut case.world, slot, &again, 3000);
+                let said = case.copy(&named(&op, 9), Some(session));
                 assert_eq!(said.as_ref(), Some(&expected), "{between:?}, {op:?}");
             }
-            let other = of_another(slot, 30, now_ms, named(&op, 10));
-            let said = case.client.ask(&mut case.world, slot, &other, 3000);
+            let said = case.copy(&named(&op, 10), Some(30));
             assert_eq!(said, Some(Outcome::Error(OpError::TokenReused)), "{between:?}, {op:?}");
-            let found = case.client.get(&mut case.world, &key, 3000);
-            assert_eq!(found, Some(Outcome::Value(held.into())), "{between:?}, {op:?}");
+            case.holds(held, &(between, op));
+        }
+    }
+}
+
+/// A router is killed, and a copy that it had sent arrives when another router's has been done.
+fn late_copies() {
+    for between in ALL {
+        for number in 0..ops("").len() {
+            let mut case = Case::new();
+            let (op, expected, held) = ops(&case.key).swap_remove(number);
+            case.first_in = Some(20);
+            case.happens(between, &named(&op, 9));
+            let said = case.copy(&named(&op, 9), None);
+            let expected = (between != Between::SessionEnded).then_some(expected);
+            assert_eq!(said, expected, "{between:?}, {op:?}");
+            case.holds(held, &(between, op));
+        }
+    }
+}
+
+/// The copies of two routers come at once, and are in the log one behind the other.
+fn copies_at_once() {
+    for number in 0..ops("").len() {
+        let mut case = Case::new();
+        let (op, expected, held) = ops(&case.key).swap_remove(number);
+        let copies = [write_of(case.slot(), 2, named(&op, 9)), case.in_session(20, &named(&op, 9))];
+        let requests = (1..).zip(copies).map(|(id, body)| Request { id, body }).collect();
+        let batch = RequestBatch { group: G1, requests };
+        case.world.input(case.leader(), Input::Requests { origin: Origin(1), batch });
+        case.world.run(5);
+        for id in [1, 2] {
+            match case.world.replies.get(&id) {
+                Some(Answer::Done { outcome, .. }) => assert_eq!(*outcome, expected, "{op:?}"),
+                other => panic!("{op:?}, copy {id}: {other:?}"),
+            }
+        }
+        case.holds(held, &op);
+    }
+}
+
+#[test]
+fn x02_past_its_window_a_token_is_a_new_name() {
+    for between in ALL {
+        for (number, (again, held)) in once_more().into_iter().enumerate() {
+            let mut case = Case::new();
+            let (op, first, held_first) = ops(&case.key).swap_remove(number);
+            case.happens(between, &named(&op, 9));
+            // By then it was done: a slot that was frozen did not do it.
+            assert!(case.copy(&named(&op, 9), Some(20)).is_some());
+            case.later(i64::from(WINDOW_MS) - 10_000);
+            let said = case.copy(&named(&op, 9), Some(21));
+            assert_eq!(said, Some(first), "{between:?}, {op:?}: the window is not over");
+            case.holds(held_first, &(between, &op));
+            case.later(i64::from(WINDOW_MS) + 10_000);
+            for session in 30..32 {
+                let said = case.copy(&named(&op, 9), Some(session));
+                assert_eq!(said.as_ref(), Some(&again), "{between:?}, {op:?}");
+            }
+            case.holds(held, &(between, op));
         }
     }
 }
@@ -191,6 +280,14 @@ fn x02_a_command_with_a_token_is_done_once_through_whatever_session_it_comes_aga
 }
 
 #[test]
+fn x02_w04_what_a_killed_router_has_sent_is_not_done_behind_the_copy_of_another() {
+    late_copies();
+    copies_at_once();
+}
+
+#[test]
 fn each_broken_rule_of_tokens_is_noticed() {
-    each_is_noticed(&[(Mutant::AnyCommandForAToken, tokens), (Mutant::TokenForgotten, tokens)]);
+    let forgotten = [tokens, late_copies, copies_at_once];
+    each_is_noticed(&forgotten.map(|scenario| (Mutant::TokenForgotten, scenario as fn())));
+    each_is_noticed(&[(Mutant::AnyCommandForAToken, tokens)]);
 }
