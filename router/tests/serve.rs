@@ -85,6 +85,7 @@ impl FakeNode {
                 GroupAnswer::KeyCount { keys: slots.count() as u64, expires: 0 }
             }
             GroupQuery::Master(_) => panic!("{query:?} is for the shardmaster"),
+            GroupQuery::SlotKeys { .. } => GroupAnswer::SlotKeys(Vec::new()),
             GroupQuery::SlotSizes { .. } => GroupAnswer::SlotSizes(Vec::new()),
             GroupQuery::OccupiedSlots => GroupAnswer::OccupiedSlots {
                 occupied: slots.map(|slot| (slot, slot)).collect(),

@@ -151,6 +151,13 @@ pub enum GroupQuery {
     OccupiedSlots,
     /// A read of the shardmaster.
     Master(MasterQuery),
+    /// How many keys each slot of the group has. Older programs ask so, and have it in their logs.
+    SlotKeys {
+        /// First slot.
+        first: Slot,
+        /// Last slot, included.
+        last: Slot,
+    },
     /// How much is in each slot of the group, and how much it is written to, of those from the first to the last.
     SlotSizes {
         /// First slot.
@@ -192,6 +199,8 @@ pub enum GroupAnswer {
     Transfer(TransferAnswer),
     /// For `GroupQuery::Master`.
     Master(Box<MasterReport>),
+    /// For `SlotKeys`, in slot order.
+    SlotKeys(Vec<(Slot, u64)>),
     /// For `SlotSizes`: each slot that the group owns, in slot order.
     SlotSizes(Vec<(Slot, SlotSize)>),
 }
@@ -334,6 +343,7 @@ impl Answer {
                 (owned.len() + occupied.len()) * ELEMENT_BYTES
             }
             Answer::Group(GroupAnswer::Master(report)) => report.bytes(),
+            Answer::Group(GroupAnswer::SlotKeys(slots)) => slots.len() * ELEMENT_BYTES,
             Answer::Group(GroupAnswer::SlotSizes(slots)) => slots.len() * 3 * ELEMENT_BYTES,
             Answer::Group(GroupAnswer::KeyCount { .. } | GroupAnswer::Transfer(_))
             | Answer::LogTime(_)

@@ -173,12 +173,13 @@ impl Samples {
     }
 
     fn query(&mut self) -> GroupQuery {
-        match self.below(6) {
+        match self.below(7) {
             0 => GroupQuery::KeyCount,
             1 => GroupQuery::OccupiedSlots,
             2 => GroupQuery::SlotSizes { first: self.slot(), last: self.slot() },
             3 => GroupQuery::Master(MasterQuery::Config(ConfigNum(self.number()))),
             4 => GroupQuery::Master(MasterQuery::EndedMoves),
+            5 => GroupQuery::SlotKeys { first: self.slot(), last: self.slot() },
             _ => GroupQuery::Master(MasterQuery::Plan(self.master_op())),
         }
     }
@@ -458,7 +459,8 @@ impl Samples {
             15 => Answer::LanesFull,
             16 => Answer::Frozen,
             17 => Answer::Master(self.master_answer()),
-            18 => Answer::Group(GroupAnswer::SlotSizes(self.many(|s| {
+            18 => Answer::Group(GroupAnswer::SlotKeys(self.many(|s| (s.slot(), s.number())))),
+            20 => Answer::Group(GroupAnswer::SlotSizes(self.many(|s| {
                 let (keys, bytes, writes) = (s.number(), s.number(), s.number());
                 (s.slot(), SlotSize { keys, bytes, writes })
             }))),

@@ -7,8 +7,8 @@ use crate::op::{
     Token,
 };
 use crate::session::{Seq, SessionId};
-use crate::shardmaster::{MasterError, MasterOp, RequestId};
-use crate::wire::{Answer, GroupAnswer, Reply, Request, RequestBatch, RequestBody};
+use crate::shardmaster::{MasterError, MasterOp, MasterQuery, MasterReport, RequestId};
+use crate::wire::{Answer, GroupAnswer, Reply, Request, RequestBatch, RequestBody, TransferAnswer};
 use raft_core::message::RequestVote;
 use raft_core::node_pair::{BeliefsPage, Claims};
 use raft_core::snapshot::SnapshotId;
@@ -191,6 +191,12 @@ fn variants_keep_their_numbers() {
         Op::ListKeys { count: 0 },
         Op::GetDel { key: key() },
         Op::NoRoom,
+        Op::Token(Box::new(Token {
+            name: SessionId::of_token(0),
+            hash: 1,
+            window_ms: 1,
+            op: Op::FlushSlot,
+        })),
     ];
     for (number, op) in ops.iter().enumerate() {
         assert_eq!(usize::from(bytes_of(op)[0]), number, "{op:?}");
@@ -256,9 +262,39 @@ fn variants_of_answers_keep_their_numbers() {
         OpError::InvalidExpireTime(ExpiryCommand::Set),
         OpError::OutOfMemory,
         OpError::NoRoom,
+        OpError::TokenReused,
+        OpError::TokenReplyGone,
+        OpError::TokensFull,
     ];
     for (number, error) in errors.iter().enumerate() {
         assert_eq!(usize::from(bytes_of(error)[0]), number, "{error:?}");
+    }
+    for (number, answer) in answers.iter().enumerate() {
+        assert_eq!(usize::from(bytes_of(answer)[0]), number, "{answer:?}");
+    }
+}
+
+/// As above, of what groups are asked: that is in logs too.
+#[test]
+fn variants_of_queries_keep_their_numbers() {
+    let (first, last) = (Slot(1), Slot(2));
+    let queries = [
+        GroupQuery::KeyCount,
+        GroupQuery::OccupiedSlots,
+        GroupQuery::Master(MasterQuery::EndedMoves),
+        GroupQuery::SlotKeys { first, last },
+        GroupQuery::SlotSizes { first, last },
+    ];
+    let answers = [
+        GroupAnswer::KeyCount { keys: 0, expires: 0 },
+        GroupAnswer::OccupiedSlots { owned: Vec::new(), occupied: Vec::new() },
+        GroupAnswer::Transfer(TransferAnswer::Leads),
+        GroupAnswer::Master(Box::new(MasterReport::EndedMoves(Vec::new()))),
+        GroupAnswer::SlotKeys(Vec::new()),
+        GroupAnswer::SlotSizes(Vec::new()),
+    ];
+    for (number, query) in queries.iter().enumerate() {
+        assert_eq!(usize::from(bytes_of(query)[0]), number, "{query:?}");
     }
     for (number, answer) in answers.iter().enumerate() {
         assert_eq!(usize::from(bytes_of(answer)[0]), number, "{answer:?}");

@@ -149,11 +149,14 @@ impl ShardScript {
             }
             "dbsize" => EntryItem::Group(GroupQuery::KeyCount),
             "occupied" => EntryItem::Group(GroupQuery::OccupiedSlots),
-            "slotsizes" => {
+            "slotkeys" | "slotsizes" => {
                 let range = args.next_pos().ok_or("it needs a range")?;
                 let (first, last) = range.split_once('-').ok_or("a range is first-last")?;
                 let (first, last) = (Slot(first.parse()?), Slot(last.parse()?));
-                EntryItem::Group(GroupQuery::SlotSizes { first, last })
+                EntryItem::Group(match name {
+                    "slotkeys" => GroupQuery::SlotKeys { first, last },
+                    _ => GroupQuery::SlotSizes { first, last },
+                })
             }
             _ => EntryItem::Lane(self.parse_lane(name, args)?),
         })
@@ -444,6 +447,11 @@ fn show_answer(answer: &Answer) -> String {
         Answer::Frozen => "frozen".to_owned(),
         Answer::Moved { to, epoch } => format!("moved to {to} in {epoch}"),
         Answer::Invalid => "invalid".to_owned(),
+        Answer::Group(GroupAnswer::SlotKeys(slots)) => {
+            let full = slots.iter().filter(|(_, keys)| *keys > 0);
+            let full: Vec<_> = full.map(|(slot, keys)| format!("{slot}:{keys}")).collect();
+            format!("slots={} [{}]", slots.len(), full.join(" "))
+        }
         Answer::Group(GroupAnswer::SlotSizes(slots)) => {
             let full = slots.iter().filter(|(_, size)| size.keys > 0 || size.writes > 0);
             let show = |(slot, size): &(Slot, SlotSize)| {
