@@ -11,6 +11,7 @@ use raft_core::id_type;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::ops::RangeInclusive;
 
 id_type! {
     /// The place of an op in its lane, from 1. 0: before the first.
@@ -67,6 +68,8 @@ pub const SMALL_REPLY_BYTES_MAX: u64 = 256;
 /// only op of a lane is answered again. A reply over it is not kept: the lane then knows that the op
 /// was executed, but not what it answered. Small ones are bounded by [`LANE_WINDOW`] alone.
 pub const LANE_REPLY_BYTES_MAX: u64 = REPLY_RECORD_BYTES + OUTCOME_BYTES_MAX as u64;
+/// How long a token may be remembered, in milliseconds of log time.
+pub const TOKEN_WINDOW_MS: RangeInclusive<u32> = 1000..=24 * 60 * 60 * 1000;
 /// Bytes of a large reply that is remembered for a token.
 pub const TOKEN_REPLY_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of large replies that all lanes of a group remember; past it they are not kept either.
@@ -273,9 +276,8 @@ impl Lane {
         }
     }
 
-    /// Of a token: its one op is the next, and its seq is a hash of it.
-    pub fn of_token(deadline: LogTime, hash: u64) -> Lane {
-        let before = Seq(hash.saturating_sub(1));
+    /// Of a token: its one op is the one after `before`, and its seq is a hash of it.
+    pub fn of_token(deadline: LogTime, before: Seq) -> Lane {
         Lane { last: before, acked: before, ..Lane::new(deadline) }
     }
 

@@ -35,7 +35,7 @@ use crate::op::{Op, OpError, Outcome, Token};
 use crate::rows::{GroupRow, Named, Row, RowValue, SlotRow};
 use crate::session::{
     LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, Lanes, LogTime, ReplyBytes,
-    SESSION_AHEAD_MS_MAX, Seq, SessionId, TOKEN_REPLY_BYTES_MAX, Verdict,
+    SESSION_AHEAD_MS_MAX, Seq, SessionId, TOKEN_REPLY_BYTES_MAX, TOKEN_WINDOW_MS, Verdict,
 };
 use crate::slot::{SLOTS, Slot, hash_slot};
 use crate::wire::{Answer, GroupAnswer, GroupQuery, LaneRequest, ReadRequest, SlotSize};
@@ -393,7 +393,7 @@ impl ShardStore {
         full: bool,
     ) -> Outcome {
         let Token { name, hash, window_ms, op } = token;
-        let (seq, before) = (Seq(hash.max(1)), Seq(hash.max(1) - 1));
+        let (seq, before) = (Seq(hash), Seq(hash.saturating_sub(1)));
         let slot = self.slots.get(&number).expect("ownership was checked");
         match slot.lanes.get(name) {
             Some(lane) if lane.deadline() >= log_time => {
@@ -416,7 +416,7 @@ impl ShardStore {
         let refused = matches!(outcome, Outcome::Error(OpError::OutOfMemory | OpError::NoRoom));
         if !refused && !is_broken(Mutant::TokenForgotten) {
             let deadline = LogTime(log_time.0.saturating_add(u64::from(window_ms)));
-            let lane = Lane::of_token(deadline, seq.0);
+            let lane = Lane::of_token(deadline, before);
             // What is kept for so long must leave room for what others are to be answered again.
             let limits = LaneLimits {
                 lane_reply_bytes_max: TOKEN_REPLY_BYTES_MAX,
@@ -458,6 +458,18 @@ impl ShardStore {
         }
     }
 
+    /// What is in each slot that the group owns, of those from the first to the last.
+    fn slot_sizes(&self, first: Slot, last: Slot) -> impl Iterator<Item = (Slot, SlotSize)> {
+        let owned = self.slots.range(first.min(last)..=last);
+        // No slot is between two that are the wrong way round.
+        let owned = owned.filter(move |(_, state)| first <= last && state.phase.owns());
+        owned.map(|(slot, state)| {
+            let now = self.log_time.max(state.floor);
+            let (keys, bytes) = (state.data.live_tally(now).keys, state.data.tally().bytes);
+            (*slot, SlotSize { keys, bytes, writes: state.writes.lately(now) })
+        })
+    }
+
     /// None for what only the shardmaster knows.
     fn query(&self, query: &GroupQuery) -> Option<GroupAnswer> {
         let live = |state: &SlotState| state.data.live_tally(self.log_time.max(state.floor));
@@ -485,17 +497,13 @@ impl ShardStore {
                         .map(|(slot, _)| *slot),
                 ),
             },
-            GroupQuery::SlotSizes { first, last } if first <= last => {
-                let owned = self.slots.range(*first..=*last);
-                let owned = owned.filter(|(_, state)| state.phase.owns());
-                let size = |state: &SlotState| {
-                    let (keys, bytes) = (live(state).keys, state.data.tally().bytes);
-                    let writes = state.writes.lately(self.log_time.max(state.floor));
-                    SlotSize { keys, bytes, writes }
-                };
-                GroupAnswer::SlotSizes(owned.map(|(slot, state)| (*slot, size(state))).collect())
+            GroupQuery::SlotSizes { first, last } => {
+                GroupAnswer::SlotSizes(self.slot_sizes(*first, *last).collect())
             }
-            GroupQuery::SlotSizes { .. } => GroupAnswer::SlotSizes(Vec::new()),
+            GroupQuery::SlotKeys { first, last } => {
+                let sizes = self.slot_sizes(*first, *last);
+                GroupAnswer::SlotKeys(sizes.map(|(slot, size)| (slot, size.keys)).collect())
+            }
             GroupQuery::Master(_) => return None,
         })
     }
@@ -658,18 +666,20 @@ fn reschedule(
     }
 }
 
-/// Whether a request can come from a router that works: a slot that exists, the keys in it, a seq
-/// that counts from 1 and is not acknowledged before it is answered.
 /// Whether it is what routers fill a seq with that is to have no effect.
 fn is_void(op: &Op) -> bool {
     matches!(op, Op::MGet { keys } if keys.is_empty())
 }
 
+/// Whether a request can come from a router that works: a slot that exists, the keys in it, a seq
+/// that counts from 1 and is not acknowledged before it is answered; with a token, a write, and a name and a window
+/// that tokens have.
 fn is_well_formed(request: &LaneRequest) -> bool {
     let token_fits = match &request.op {
         Op::Token(token) => {
-            let own = token.name.is_of_token() && token.name != request.session;
-            own && token.op.is_write() && token.hash > 0
+            let Token { name, hash, window_ms, op } = &**token;
+            let named = name.is_of_token() && *name != request.session && *hash > 0;
+            named && op.is_write() && TOKEN_WINDOW_MS.contains(window_ms)
         }
         _ => true,
     };

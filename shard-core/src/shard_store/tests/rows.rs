@@ -107,7 +107,7 @@ impl History {
             return op;
         }
         let name = SessionId::of_token(u128::from(self.below(10)));
-        let (hash, window_ms) = (1 + self.below(20) / 19, 50 + self.below(400) as u32);
+        let (hash, window_ms) = (1 + self.below(20) / 19, 1000 + self.below(400) as u32);
         Op::Token(Box::new(Token { name, hash, window_ms, op }))
     }
 

@@ -140,10 +140,10 @@ fn x06_a_void_hears_that_the_answer_is_gone_and_not_that_nothing_was_done() {
 #[test]
 fn a_token_that_cannot_be_is_refused_before_anything_is_looked_at() {
     let mut store = store();
-    let token = |name, hash, op| {
-        let token = crate::op::Token { name, hash, window_ms: 1000, op };
-        Op::Token(Box::new(token))
+    let lasting = |name, hash, window_ms, op| {
+        Op::Token(Box::new(crate::op::Token { name, hash, window_ms, op }))
     };
+    let token = |name, hash, op| lasting(name, hash, 1000, op);
     let (name, incr) = (SessionId::of_token(1), || Op::IncrBy { key: key("n"), by: 1 });
     let digest = store.digest();
     for request in [
@@ -151,6 +151,8 @@ fn a_token_that_cannot_be_is_refused_before_anything_is_looked_at() {
         request(1, 1, token(SessionId(1), 9, incr())),
         request(1, 1, token(name, 0, incr())),
         request(name.0, 1, token(name, 9, incr())),
+        request(1, 1, lasting(name, 9, 999, incr())),
+        request(1, 1, lasting(name, 9, 86_400_001, incr())),
     ] {
         assert_eq!(apply(&mut store, &[request]), [Answer::Invalid]);
     }
