@@ -276,6 +276,12 @@ fn a_token_of_its_own_command_marks_the_next_one_alone() {
     refused(call(&["NOSUCH"]), "unknown command");
     assert_eq!(call(&["INCR", "n"]), integer(4));
     refused(call(&["CLIENT", "IDMP", "p", ""]), "1 to 256 bytes");
+    assert_eq!(call(&["CLIENT", "IDMP", "p", "4"]), ok);
+    assert_eq!(call(&["RESET"]), Value::Simple("RESET".into()));
+    assert_eq!(call(&["INCR", "n"]), integer(5), "RESET is done, and takes the mark with it");
+    assert_eq!(call(&["CLIENT", "IDMP", "p", "4"]), ok);
+    assert_eq!(call(&["INCR", "n"]), integer(6), "the token was not used");
+    assert_eq!(call(&["INCR", "n"]), integer(7));
     assert_eq!(call(&["FLUSHALL"]), ok);
     assert_eq!(
         call(&["IDMP", "p", "1", "INCR", "n"]),
@@ -283,4 +289,6 @@ fn a_token_of_its_own_command_marks_the_next_one_alone() {
         "remembered, though the key is gone"
     );
     assert_eq!(call(&["EXISTS", "n"]), integer(0));
+    assert_eq!(call(&["CLIENT", "IDMP", "p", "5"]), ok);
+    assert_eq!(call(&["QUIT"]), ok);
 }

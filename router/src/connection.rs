@@ -281,7 +281,8 @@ impl Connection {
             Call::Op { slot, op: Op::ListKeys { .. }, .. } if self.front.is_opened(slot) => {
                 self.reply(&Reply::Array(Vec::new()));
             }
-            Call::Op { slot, op, shape } => {
+            Call::Op { slot, mut op, shape } => {
+                token::set_window(&mut op, self.front.idmp_window_ms());
                 if let Some(moved) = self.send_away(slot, &op) {
                     return self.reply(&moved);
                 }
@@ -433,7 +434,11 @@ fn parse(
     let Some(name) = info.token.take() else { return commands::parse(arguments) };
     let hash = token::hash_of(arguments);
     let (spec, call) = commands::parse(arguments)?;
-    token::named(call, name, hash).map(|call| (spec, call))
+    match call {
+        // A pool cleans a connection so, or gives it back, whatever was to come on it.
+        Call::Local(Local::Reset | Local::Quit) => Ok((spec, call)),
+        _ => token::named(call, name, hash).map(|call| (spec, call)),
+    }
 }
 
 /// The slot that SETSLOT opens (true) or closes here.

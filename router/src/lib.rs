@@ -76,6 +76,9 @@ pub struct ServeConfig {
     pub port: u16,
     /// Bytes of memory that the node may take, as CONFIG GET and INFO show it. 0: no limit.
     pub maxmemory: u64,
+    /// For how long copies of a write with a token may come, in milliseconds, 1000 to 86400000, until CONFIG SET says
+    /// otherwise.
+    pub idmp_window_ms: u32,
 }
 
 impl Default for ServeConfig {
@@ -88,6 +91,7 @@ impl Default for ServeConfig {
             bind: "127.0.0.1".into(),
             port: 6379,
             maxmemory: 0,
+            idmp_window_ms: commands::token::WINDOW_MS_DEFAULT,
         }
     }
 }
@@ -135,6 +139,7 @@ struct Shared {
     /// Slots that SETSLOT has opened here, with the epoch they had then.
     opened: RefCell<BTreeMap<Slot, SlotEpoch>>,
     moving: RefCell<Moving>,
+    idmp_window_ms: Cell<u32>,
 }
 
 impl FrontEnd {
@@ -147,6 +152,7 @@ impl FrontEnd {
             started: Instant::now(),
             opened: RefCell::default(),
             moving: RefCell::default(),
+            idmp_window_ms: Cell::new(config.idmp_window_ms),
         };
         FrontEnd { shared: Rc::new(shared), config: Rc::new(config), port: Port::Plain }
     }
@@ -155,6 +161,15 @@ impl FrontEnd {
     pub fn on_cluster_port(&self, port: u16) -> FrontEnd {
         let config = ServeConfig { port, ..(*self.config).clone() };
         FrontEnd { config: Rc::new(config), port: Port::Cluster, ..self.clone() }
+    }
+
+    pub(crate) fn idmp_window_ms(&self) -> u32 {
+        self.shared.idmp_window_ms.get()
+    }
+
+    /// CONFIG SET, for all connections of this router, until it ends.
+    pub(crate) fn set_idmp_window_ms(&self, ms: u32) {
+        self.shared.idmp_window_ms.set(ms);
     }
 
     pub(crate) fn port(&self) -> Port {

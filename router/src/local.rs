@@ -26,6 +26,10 @@ pub fn answer(front: &FrontEnd, client: &ClientInfo, call: Local) -> Reply {
         Local::Wait => Reply::Integer(with_topology(front, |t| t.replicas_of_every_write())),
         Local::Role => with_topology(front, |topology| topology.role()),
         Local::ConfigGet(patterns) => config_get(front, &patterns),
+        Local::SetIdmpWindow(ms) => {
+            front.set_idmp_window_ms(ms);
+            Reply::OK
+        }
         Local::Client(call) => answer_client(front, client, call),
         Local::Introduce(nonce) => match front.backend().introduce(&nonce) {
             Some(fields) => Reply::Array(fields.map(Reply::text).into()),
@@ -65,7 +69,6 @@ fn reset(client: &ClientInfo) -> Reply {
     client.protocol.set(Protocol::Resp2);
     client.readonly.set(false);
     client.request_timeout.set(None);
-    client.token.set(None);
     client.name.replace(Bytes::new());
     Reply::Simple("RESET")
 }

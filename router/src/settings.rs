@@ -15,6 +15,8 @@ pub struct Setting {
     pub name: &'static str,
     /// Whether its value is a plain number.
     pub integer: bool,
+    /// Whether CONFIG SET takes it; the others come from the command line and the cluster file.
+    pub mutable: bool,
     value: Value,
 }
 
@@ -28,11 +30,11 @@ enum Value {
 use Value::{Is, Of};
 
 const fn text(name: &'static str, value: Value) -> Setting {
-    Setting { name, integer: false, value }
+    Setting { name, integer: false, mutable: false, value }
 }
 
 const fn number(name: &'static str, value: Value) -> Setting {
-    Setting { name, integer: true, value }
+    Setting { name, integer: true, mutable: false, value }
 }
 
 /// The settings that CONFIG GET knows.
@@ -55,6 +57,12 @@ pub const SETTINGS: &[Setting] = &[
     // None is kept.
     text("latency-tracking", Is("no")),
     number("latency-monitor-threshold", Is("0")),
+    Setting {
+        name: "idmp-window-ms",
+        integer: true,
+        mutable: true,
+        value: Of(|config| config.idmp_window_ms.to_string()),
+    },
     // Standard error.
     text("logfile", Is("")),
     number("maxclients", Of(|config| config.clients_max.to_string())),
@@ -90,7 +98,8 @@ fn is_pattern(text: &[u8]) -> bool {
 
 /// The reply to CONFIG GET.
 pub fn config_get(front: &FrontEnd, patterns: &[Bytes]) -> Reply {
-    pairs(front.config(), patterns)
+    let config = front.config().clone();
+    pairs(&ServeConfig { idmp_window_ms: front.idmp_window_ms(), ..config }, patterns)
 }
 
 fn pairs(config: &ServeConfig, patterns: &[Bytes]) -> Reply {
@@ -141,6 +150,7 @@ mod tests {
                 "normal 268435456 0 0 slave 268435456 0 0 pubsub 268435456 0 0",
             ),
             ("databases", "1"),
+            ("idmp-window-ms", "600000"),
             ("maxclients", "10000"),
             ("maxmemory", "0"),
             ("maxmemory-policy", "noeviction"),

@@ -123,6 +123,8 @@ impl FakeNode {
                 self.keys.retain(|key, _| key.0 != slot);
                 Outcome::Ok
             }
+            // How long it is to be remembered.
+            Op::Token(token) => Outcome::Integer(token.window_ms.into()),
             _ => Outcome::Nil,
         }
     }
@@ -613,6 +615,25 @@ fn config_get_matches_names_by_patterns() {
         }
         let got = front.talk("HELLO 3\r\nCONFIG GET databases\r\nCONFIG GET nope\r\n").await;
         assert!(got.ends_with("%1 $9 databases $1 1 %0 "), "{got}");
+    });
+}
+
+#[test]
+fn a_token_is_remembered_for_a_minute_longer_than_is_set() {
+    run(async {
+        let config = ServeConfig { idmp_window_ms: 5000, ..ServeConfig::default() };
+        let front = start(FakeNode::default(), config, PATIENCE).await;
+        let got = front
+            .talk(
+                "CONFIG GET idmp-window-ms\r\nIDMP p 1 SET k v\r\nCONFIG SET IDMP-Window-MS 9999\r\n\
+                 CONFIG GET idmp*\r\nIDMP p 1 SET k v\r\nCLIENT IDMP p 1\r\nSET k v\r\n",
+            )
+            .await;
+        let shown = |ms| format!("*2 $14 idmp-window-ms $4 {ms} ");
+        let (before, after) = (shown(5000), shown(9999));
+        assert_eq!(got, format!("{before}:65000 +OK {after}:69999 +OK :69999 "));
+        let other = front.talk("IDMP p 1 SET k v\r\n").await;
+        assert_eq!(other, ":69999 ", "for all connections of the router");
     });
 }
 

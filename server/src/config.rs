@@ -140,6 +140,10 @@ pub struct ClientSettings {
     /// Seconds after which a silent client is disconnected, 0 for never [default: 0].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
     pub timeout: Option<u32>,
+    /// For how long copies of a write with a token (IDMP) may come, in milliseconds, 1000 to 86400000; CONFIG SET
+    /// changes it until the next start [default: 600000].
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1000..=86_400_000))]
+    pub idmp_window_ms: Option<u32>,
 }
 
 impl ClientSettings {
@@ -150,6 +154,9 @@ impl ClientSettings {
         }
         if let Some(seconds) = self.timeout.filter(|seconds| *seconds > 0) {
             config.idle_timeout = Some(Duration::from_secs(u64::from(seconds)));
+        }
+        if let Some(ms) = self.idmp_window_ms {
+            config.idmp_window_ms = ms;
         }
     }
 }
@@ -230,6 +237,10 @@ pub struct NodeSettings {
     /// Seconds after which a silent client is disconnected, 0 for never [default: 0].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
     pub timeout: Option<u32>,
+    /// For how long copies of a write with a token (IDMP) may come, in milliseconds, 1000 to 86400000; CONFIG SET
+    /// changes it until the next start [default: 600000].
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1000..=86_400_000))]
+    pub idmp_window_ms: Option<u32>,
     /// Memory from which on nothing may grow: bytes, or a number with kb, mb or gb; 0: no limit
     /// [default: 0].
     #[arg(long, value_name = "BYTES")]
@@ -454,6 +465,7 @@ impl NodeArgs {
             log: flags.log.or(file.log),
             maxclients: flags.maxclients.or(file.maxclients),
             timeout: flags.timeout.or(file.timeout),
+            idmp_window_ms: flags.idmp_window_ms.or(file.idmp_window_ms),
             maxmemory: flags.maxmemory.or(file.maxmemory),
             min_free_disk: flags.min_free_disk.or(file.min_free_disk),
             lease_reads: flags.lease_reads || file.lease_reads,
@@ -488,6 +500,11 @@ impl NodeSettings {
             && !(1..=65_000).contains(&maxclients)
         {
             return Err(value("maxclients", &format!("{maxclients} is not in 1..=65000")));
+        }
+        if let Some(ms) = self.idmp_window_ms
+            && !(1000..=86_400_000).contains(&ms)
+        {
+            return Err(value("idmp-window-ms", &format!("{ms} is not in 1000..=86400000")));
         }
         for (flag, port) in [
             ("cluster-port", self.cluster_port),
@@ -591,6 +608,7 @@ mod tests {
             ("\nid = \"x\"", &[], "--config: DIR/node.toml, line 2, column 6: invalid type"),
             ("id = 0", &[], "--id: node ids count from 1"),
             ("request-timeout = 5", &[], "--request-timeout: 5 is not in 100..=600000"),
+            ("idmp-window-ms = 999", &[], "--idmp-window-ms: 999 is not in 1000..=86400000"),
             ("maxclients = 0", &[], "--maxclients: 0 is not in 1..=65000"),
             ("cluster-port = 0", &[], "--cluster-port: 0 is not in 1..=65535"),
             (

@@ -160,7 +160,11 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
     let cluster_port = settings.cluster_port.map(|port| open_cluster_port(resp_at, port, told));
     Ok(NodeOptions {
         id,
-        clients: ClientSettings { maxclients: settings.maxclients, timeout: settings.timeout },
+        clients: ClientSettings {
+            maxclients: settings.maxclients,
+            timeout: settings.timeout,
+            idmp_window_ms: settings.idmp_window_ms,
+        },
         maxmemory: settings.maxmemory.unwrap_or_default().0,
         lease_reads: settings.lease_reads,
         join: settings.join.as_deref().and_then(spare::split),

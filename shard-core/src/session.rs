@@ -68,8 +68,8 @@ pub const SMALL_REPLY_BYTES_MAX: u64 = 256;
 /// only op of a lane is answered again. A reply over it is not kept: the lane then knows that the op
 /// was executed, but not what it answered. Small ones are bounded by [`LANE_WINDOW`] alone.
 pub const LANE_REPLY_BYTES_MAX: u64 = REPLY_RECORD_BYTES + OUTCOME_BYTES_MAX as u64;
-/// How long a token may be remembered, in milliseconds of log time.
-pub const TOKEN_WINDOW_MS: RangeInclusive<u32> = 1000..=24 * 60 * 60 * 1000;
+/// How long a token may be remembered, in milliseconds of log time: a day, and what a router adds to what it promises.
+pub const TOKEN_WINDOW_MS: RangeInclusive<u32> = 1000..=25 * 60 * 60 * 1000;
 /// Bytes of a large reply that is remembered for a token.
 pub const TOKEN_REPLY_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of large replies that all lanes of a group remember; past it they are not kept either.

@@ -87,7 +87,7 @@ pub const DOCS: &[Doc] = &[
     doc("info",      "1.0.0",  "server", ONE, "State and counters of this server"),
     doc("config",    "2.0.0",  "server", "Depends on subcommand.", "About settings"),
     doc("config|get",      "2.0.0", "server", "O(N) where N is the number of settings", "Settings by pattern"),
-    doc("config|set",      "2.0.0", "server", ONE, "Refused; settings come from the command line"),
+    doc("config|set",      "2.0.0", "server", ONE, "Set idmp-window-ms; the others come from the command line"),
     doc("config|help",     "5.0.0", "server", ONE, "Print help"),
     doc("dbsize",    "1.0.0",  "server", ONE, "How many keys there are"),
     doc("flushall",  "1.0.0",  "server", "O(N) where N is the number of keys", "Delete every key"),

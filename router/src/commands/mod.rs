@@ -169,6 +169,8 @@ pub enum Local {
     Role,
     /// CONFIG GET with patterns.
     ConfigGet(Vec<Bytes>),
+    /// CONFIG SET of the only setting that can be set: `idmp-window-ms`.
+    SetIdmpWindow(u32),
     /// CLIENT.
     Client(Client),
     /// CLUSTER INTRODUCE.

@@ -1,5 +1,6 @@
 //! Commands about the server as a whole.
 
+use super::token::WINDOW_MS;
 use super::{
     Arguments, Barrier, COMMANDS, Call, CommandSpec, ErrorText, Kind, Local, SYNTAX_ERROR, answer,
     docs, integer, lookup, lookup_subcommand, quote,
@@ -63,8 +64,8 @@ pub fn config_get(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     Ok(Call::Local(Local::ConfigGet(arguments.drain(2..).collect())))
 }
 
-/// CONFIG SET: always refused, since settings come from the command line and the cluster file. What
-/// is wrong by itself is told first, as in Redis.
+/// CONFIG SET: refused but for the tokens' window, since settings come from the command line and the cluster
+/// file. What is wrong by itself is told first, as in Redis.
 pub fn config_set(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     let pairs = arguments[2..].chunks_exact(2);
     if !pairs.remainder().is_empty() {
@@ -80,7 +81,7 @@ pub fn config_set(arguments: &mut Arguments) -> Result<Call, ErrorText> {
         );
     }
     let mut seen = Vec::new();
-    for pair in pairs {
+    for pair in pairs.clone() {
         let name = lower(&pair[0]);
         if seen.contains(&name) {
             return Err(config_set_failed(&pair[0], "duplicate parameter"));
@@ -92,7 +93,24 @@ pub fn config_set(arguments: &mut Arguments) -> Result<Call, ErrorText> {
         }
         seen.push(name);
     }
-    Err(config_set_failed(&arguments[2], "can't set immutable config"))
+    let mutable = |name: &[u8]| known(&lower(name)).is_some_and(|setting| setting.mutable);
+    match pairs.clone().find(|pair| !mutable(&pair[0])) {
+        Some(pair) => Err(config_set_failed(&pair[0], "can't set immutable config")),
+        // The only one there is, and none is named twice.
+        None => idmp_window(&arguments[2], &arguments[3]),
+    }
+}
+
+fn idmp_window(name: &[u8], value: &[u8]) -> Result<Call, ErrorText> {
+    let ms = parse_integer(value).and_then(|ms| u32::try_from(ms).ok());
+    match ms.filter(|ms| WINDOW_MS.contains(ms)) {
+        Some(ms) => Ok(Call::Local(Local::SetIdmpWindow(ms))),
+        None => {
+            let (least, most) = WINDOW_MS.into_inner();
+            let reason = format!("argument must be between {least} and {most} inclusive");
+            Err(config_set_failed(name, &reason))
+        }
+    }
 }
 
 fn config_set_failed(name: &[u8], reason: &str) -> ErrorText {
@@ -109,7 +127,10 @@ pub fn config_help(_: &mut Arguments) -> Result<Call, ErrorText> {
                 "GET <pattern>",
                 &["Return parameters matching the glob-like <pattern> and their values."],
             ),
-            ("SET <directive> <value>", &["Refused: settings come from the command line."]),
+            (
+                "SET <directive> <value>",
+                &["Set idmp-window-ms; the others come from the command line."],
+            ),
         ],
     ))
 }

@@ -6,12 +6,16 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use shard_core::op::{Op, Token};
 use shard_core::session::SessionId;
+use std::ops::RangeInclusive;
 
 /// Bytes of a producer's name, and of what it calls a write.
 pub const NAME_BYTES_MAX: usize = 256;
-/// How long a slot remembers what a token's command answered, in milliseconds of log time: the ten minutes that are
-/// promised, and what a copy may wait, and clocks may differ by.
-pub const WINDOW_MS: u32 = 11 * 60 * 1000;
+/// For how long copies of a write with a token may come, in milliseconds: `idmp-window-ms`.
+pub const WINDOW_MS: RangeInclusive<u32> = 1000..=24 * 60 * 60 * 1000;
+/// Without that setting.
+pub const WINDOW_MS_DEFAULT: u32 = 10 * 60 * 1000;
+/// A slot remembers for so much longer what the command answered: what a copy may wait, and clocks may differ by.
+const SLACK_MS: u32 = 60 * 1000;
 
 const BAD_NAME: ErrorText =
     ErrorText::Borrowed("ERR IDMP producer and id have 1 to 256 bytes each, nothing was executed");
@@ -43,14 +47,22 @@ fn is_idmp(command: &[Bytes]) -> bool {
     command.first().is_some_and(|name| name.eq_ignore_ascii_case(b"idmp"))
 }
 
-/// The command with a token.
+/// With the window that is set here, in milliseconds.
+pub fn set_window(op: &mut Op, window_ms: u32) {
+    if let Op::Token(token) = op {
+        token.window_ms = window_ms + SLACK_MS;
+    }
+}
+
+/// The command with a token, for as long as is usual.
 ///
 /// # Errors
 /// If it is none that can have one.
 pub fn named(call: Call, name: SessionId, hash: u64) -> Result<Call, ErrorText> {
     match call {
         Call::Op { slot, op, shape } if op.is_write() && !matches!(op, Op::Token(_)) => {
-            let token = Token { name, hash, window_ms: WINDOW_MS, op };
+            let window_ms = WINDOW_MS_DEFAULT + SLACK_MS;
+            let token = Token { name, hash, window_ms, op };
             Ok(Call::Op { slot, op: Op::Token(Box::new(token)), shape })
         }
         _ => Err(NO_WRITE),

@@ -152,7 +152,7 @@ fn a_token_that_cannot_be_is_refused_before_anything_is_looked_at() {
         request(1, 1, token(name, 0, incr())),
         request(name.0, 1, token(name, 9, incr())),
         request(1, 1, lasting(name, 9, 999, incr())),
-        request(1, 1, lasting(name, 9, 86_400_001, incr())),
+        request(1, 1, lasting(name, 9, 90_000_001, incr())),
     ] {
         assert_eq!(apply(&mut store, &[request]), [Answer::Invalid]);
     }
