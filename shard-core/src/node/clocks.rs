@@ -19,6 +19,8 @@ pub const CLOCK_OFF_MAX_MS: u64 = 500;
 const AHEAD_MAX_MS: i64 = 10_000;
 /// A node whose clock is behind, or that far ahead, for so long hands over what it leads.
 const WRONG_NS: Now = 5_000_000_000;
+/// The clocks are compared at most so often: a busy node reads its own many thousand times a second.
+const COMPARE_NS: Now = 100_000_000;
 /// What a peer tells arrives late, and then says too little: of readings the one that says most counts, for so
 /// long. Less than the time after which a clock is wrong, or one that is set back would be wrong for its past.
 const READING_NS: Now = 3_000_000_000;
@@ -42,6 +44,7 @@ impl Reading {
 pub(super) struct Clocks {
     own: Option<Reading>,
     peers: BTreeMap<NodeId, Reading>,
+    compared: Option<Now>,
     wrong_since: Option<Now>,
 }
 
@@ -65,6 +68,10 @@ impl Clocks {
     /// This node's clock shows that.
     pub(super) fn read(&mut self, now: Now, wall: LogTime) {
         self.own = Some(Reading { clock: wall, at: now });
+        if self.compared.is_some_and(|at| now.saturating_sub(at) < COMPARE_NS) {
+            return;
+        }
+        self.compared = Some(now);
         let wrong = self
             .off_ms(now)
             .is_some_and(|off| if off < 0 { is_wrong(off) } else { off > AHEAD_MAX_MS });
