@@ -12,7 +12,7 @@ use raft_core::types::{
     Entry, EntryId, EntryKind, FetchId, GroupId, HardState, Index, Term, WriteToken,
 };
 use server::log_store::{LogEvent, LogStats, LogStore, LogStoreConfig, LogStoreError};
-use simulated_disk::{Disk, Power, Step, crash, within};
+use simulated_disk::{Disk, Power, Step, crash, lost_while_growing, reported, within};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::channel;
@@ -125,14 +125,6 @@ fn run(workload: &Workload, config: LogStoreConfig) -> (Disk, Played) {
 }
 
 /// How many submissions were reported durable within these steps.
-fn reported(steps: &[Step]) -> usize {
-    let marks = steps.iter().filter_map(|step| match step {
-        Step::Mark(token) => Some(*token as usize),
-        Step::Write(..) | Step::SetLen(_) | Step::Sync => None,
-    });
-    marks.max().unwrap_or(0)
-}
-
 /// An image that was opened and closed again.
 struct Opened {
     disk: Disk,
@@ -431,20 +423,10 @@ fn f06_a_power_loss_while_the_file_grows_leaves_what_was_reported() {
         let workload = Workload::new(seed, 100);
         let (disk, _) = run(&workload, config(seed));
         let steps = disk.steps();
-        let first = steps.iter().position(|step| matches!(step, Step::Mark(_))).unwrap();
-        let mut power = Power::new(&steps);
-        let mut grows = false;
-        for at in first..steps.len() {
-            grows |= matches!(steps[at], Step::SetLen(_));
-            let ends = matches!(steps[at], Step::Sync);
-            for _ in 0..if grows { 3 } else { 0 } {
-                let image = power.lost_after(at + 1, &mut random);
-                let (durable, what) = (reported(&steps[..=at]), format!("seed {seed}, step {at}"));
-                check_image(&workload, config(seed), image, durable, &what);
-                images += 1;
-            }
-            grows &= !ends;
-        }
+        images += lost_while_growing(&steps, &mut random, |image, at| {
+            let (durable, what) = (reported(&steps[..=at]), format!("seed {seed}, step {at}"));
+            check_image(&workload, config(seed), image, durable, &what);
+        });
     }
     assert!(images > 100, "only {images} images of a file that grows");
 }

@@ -14,7 +14,7 @@ use server::state_store::{
     StateStore, StateStoreConfig, StateStoreError, StateStoreEvent, StoredGroup,
 };
 use shard_core::checkpoint::{CheckpointMark, RowChange};
-use simulated_disk::{Disk, Power, Step, crash, within};
+use simulated_disk::{Disk, Step, crash, lost_while_growing, reported, within};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -422,14 +422,6 @@ fn played(workload: &Workload) -> Disk {
 }
 
 /// How many acts were reported durable within these steps.
-fn reported(steps: &[Step]) -> usize {
-    let marks = steps.iter().filter_map(|step| match step {
-        Step::Mark(number) => Some(*number as usize),
-        Step::Write(..) | Step::SetLen(_) | Step::Sync => None,
-    });
-    marks.max().unwrap_or(0)
-}
-
 /// Opens an image and checks that it holds what some number of acts left, at least `durable`; lets it
 /// delete what it does not need. Returns the disk and that number.
 fn check_image(workload: &Workload, image: Vec<u8>, durable: usize, what: &str) -> (Disk, usize) {
@@ -557,20 +549,10 @@ fn f06_a_power_loss_while_the_file_grows_leaves_what_was_reported() {
     for seed in 0..8 {
         let workload = Workload::new(seed, 60);
         let steps = played(&workload).steps();
-        let first = steps.iter().position(|step| matches!(step, Step::Mark(_))).unwrap();
-        let mut power = Power::new(&steps);
-        let mut grows = false;
-        for at in first..steps.len() {
-            grows |= matches!(steps[at], Step::SetLen(_));
-            let ends = matches!(steps[at], Step::Sync);
-            for _ in 0..if grows { 3 } else { 0 } {
-                let image = power.lost_after(at + 1, &mut random);
-                let (durable, what) = (reported(&steps[..=at]), format!("seed {seed}, step {at}"));
-                check_image(&workload, image, durable, &what);
-                images += 1;
-            }
-            grows &= !ends;
-        }
+        images += lost_while_growing(&steps, &mut random, |image, at| {
+            let (durable, what) = (reported(&steps[..=at]), format!("seed {seed}, step {at}"));
+            check_image(&workload, image, durable, &what);
+        });
     }
     assert!(images > 50, "only {images} images of a file that grows");
 }

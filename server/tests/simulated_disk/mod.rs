@@ -215,6 +215,36 @@ impl<'s> Power<'s> {
     }
 }
 
+/// How much a run had reported as durable after these steps: its highest mark.
+pub fn reported(steps: &[Step]) -> usize {
+    let marks = steps.iter().filter_map(|step| match step {
+        Step::Mark(token) => Some(*token as usize),
+        Step::Write(..) | Step::SetLen(_) | Step::Sync => None,
+    });
+    marks.max().unwrap_or(0)
+}
+
+/// Losses of power at each growth of the file, from its first mark on, and at each step from there to the sync behind
+/// it, three each: `check` is given the image, and after which step. How many there were.
+pub fn lost_while_growing(
+    steps: &[Step],
+    random: &mut Random,
+    mut check: impl FnMut(Vec<u8>, usize),
+) -> usize {
+    let first = steps.iter().position(|step| matches!(step, Step::Mark(_))).unwrap();
+    let mut power = Power::new(steps);
+    let (mut grows, mut images) = (false, 0);
+    for at in first..steps.len() {
+        grows |= matches!(steps[at], Step::SetLen(_));
+        for _ in 0..if grows { 3 } else { 0 } {
+            check(power.lost_after(at + 1, random), at);
+            images += 1;
+        }
+        grows &= !matches!(steps[at], Step::Sync);
+    }
+    images
+}
+
 fn sectors(offset: u64, data: &[u8]) -> Vec<(u64, &[u8])> {
     let mut pieces = Vec::new();
     let mut at = 0;
