@@ -234,13 +234,13 @@ pub fn lost_while_growing(
     let first = steps.iter().position(|step| matches!(step, Step::Mark(_))).unwrap();
     let mut power = Power::new(steps);
     let (mut grows, mut images) = (false, 0);
-    for at in first..steps.len() {
-        grows |= matches!(steps[at], Step::SetLen(_));
+    for (at, step) in steps.iter().enumerate().skip(first) {
+        grows |= matches!(step, Step::SetLen(_));
         for _ in 0..if grows { 3 } else { 0 } {
             check(power.lost_after(at + 1, random), at);
             images += 1;
         }
-        grows &= !matches!(steps[at], Step::Sync);
+        grows &= !matches!(step, Step::Sync);
     }
     images
 }
