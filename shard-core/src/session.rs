@@ -11,7 +11,7 @@ use raft_core::id_type;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::ops::{Bound, RangeInclusive};
 
 id_type! {
     /// The place of an op in its lane, from 1. 0: before the first.
@@ -100,6 +100,14 @@ pub struct LaneLimits {
     pub group_reply_bytes_max: u64,
     /// Bytes of small replies all lanes remember.
     pub group_small_reply_bytes_max: u64,
+}
+
+impl LaneLimits {
+    /// How many lanes a group has at most when another token is remembered: the other half is for routers, whose
+    /// writes go on.
+    pub fn tokens_max(&self) -> u64 {
+        self.lanes_max / 2
+    }
 }
 
 impl Default for LaneLimits {
@@ -230,6 +238,14 @@ impl Lanes {
     pub fn iter(&self) -> impl Iterator<Item = (SessionId, &Lane)> {
         let routers = self.routers.iter().map(|(session, lane)| (*session, lane));
         routers.chain(self.tokens.iter().map(|(session, lane)| (*session, lane)))
+    }
+
+    /// Those of later sessions than one; of all with none.
+    pub fn after(&self, session: Option<SessionId>) -> impl Iterator<Item = (SessionId, &Lane)> {
+        let from = self.routers.partition_point(|(id, _)| session.is_some_and(|it| *id <= it));
+        let behind = session.map_or(Bound::Unbounded, Bound::Excluded);
+        let routers = self.routers[from..].iter().map(|(session, lane)| (*session, lane));
+        routers.chain(self.tokens.range((behind, Bound::Unbounded)).map(|(id, lane)| (*id, lane)))
     }
 
     /// Of lanes that are in the order of their sessions.

@@ -232,10 +232,13 @@ impl ShardStore {
     /// From which log time on an entry finds something to collect. Up to the log time of now: the
     /// entries so far have left something.
     pub fn collectable_from(&self) -> Option<LogTime> {
-        match self.changes.is_to_free() {
-            false => self.expiry_due.first().map(|(at, _)| *at),
-            true => Some(self.log_time),
+        if self.changes.is_to_free() {
+            return Some(self.log_time);
         }
+        let key = self.expiry_due.first().map(|(at, _)| *at);
+        // A lane is there up to its end, and at it.
+        let lane = self.lane_ends.first().map(|(end, ..)| LogTime(end.0.saturating_add(1)));
+        key.into_iter().chain(lane).min()
     }
 
     /// Whether the group has had its first assignment.
@@ -408,8 +411,7 @@ impl ShardStore {
             Some(_) => self.drop_lane(number, name),
             None => {}
         }
-        // The other half is for routers, whose writes go on.
-        if self.lanes() >= self.limits.lanes_max / 2 {
+        if self.lanes() >= self.limits.tokens_max() {
             return Outcome::Error(OpError::TokensFull);
         }
         let outcome = self.execute_op(number, op, log_time, full);

@@ -1,7 +1,7 @@
 //! Expired keys leave memory, whether somebody writes or not.
 
 use super::*;
-use crate::op::{ExpiryCommand, Set, SetExpiry};
+use crate::op::{ExpiryCommand, Set, SetExpiry, Token};
 
 impl World {
     /// Puts `count` keys into G1, in one slot, that expire `ms` from now.
@@ -102,4 +102,27 @@ fn what_a_flush_left_and_what_the_next_leader_finds_is_collected_as_well() {
     world.run(200);
     let freed = world.held(next).1 - before;
     assert!((2..=4).contains(&freed), "3000 keys, 1024 an entry: {freed}");
+}
+
+#[test]
+fn an_idle_group_drops_tokens_once_they_are_over() {
+    let (mut world, leader) = World::led();
+    for number in 1..=200 {
+        let name = SessionId::of_token(number.into());
+        let token = Token { name, hash: 1, window_ms: 1000, op: Op::FlushSlot };
+        world.ask(leader, G1, number, lane(number, Op::Token(Box::new(token))));
+    }
+    world.run(300);
+    let lanes = |world: &World| {
+        let status = |node: &Node| node.status(world.now).replicas[&G1].lanes;
+        world.nodes.values().map(status).collect::<BTreeSet<u64>>()
+    };
+    let (held, before) = (lanes(&world), world.held(leader).1);
+    assert!(held.first().is_some_and(|lanes| *lanes > 200), "{held:?}");
+    world.run(2000);
+    assert_eq!(lanes(&world), held.iter().map(|lanes| lanes - 200).collect(), "they are held");
+    let entries = world.held(leader).1 - before;
+    assert_eq!(entries, 4, "200 lanes, 64 an entry");
+    world.run(5000);
+    assert_eq!(world.held(leader).1 - before, 4, "an entry with nothing to collect");
 }

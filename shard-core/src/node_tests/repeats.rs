@@ -287,7 +287,9 @@ fn x02_w04_what_a_killed_router_has_sent_is_not_done_behind_the_copy_of_another(
 
 #[test]
 fn each_broken_rule_of_tokens_is_noticed() {
-    let forgotten = [tokens, late_copies, copies_at_once];
-    each_is_noticed(&forgotten.map(|scenario| (Mutant::TokenForgotten, scenario as fn())));
-    each_is_noticed(&[(Mutant::AnyCommandForAToken, tokens)]);
+    use Mutant::{AnyCommandForAToken, TokenForgotten, TokensNotCopied, TokensNotSaved};
+    let forgotten = [late_copies, copies_at_once];
+    each_is_noticed(&forgotten.map(|scenario| (TokenForgotten, scenario as fn())));
+    let rules = [AnyCommandForAToken, TokenForgotten, TokensNotCopied, TokensNotSaved];
+    each_is_noticed(&rules.map(|rule| (rule, tokens as fn())));
 }

@@ -15,6 +15,7 @@ use crate::memory::NOTE_RECORD_BYTES;
 use crate::migration::{NameSet, RowName};
 use crate::rows::{self, Row, SlotRow};
 use crate::session::{LANE_RECORD_BYTES, Lane, Lanes, SessionId};
+use crate::shard_store::{Mutant, is_broken};
 use crate::slot::Slot;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -258,6 +259,9 @@ impl Changes {
 
     /// A lane is about to change that was not noted since the freeze. `before`: what it was.
     pub(crate) fn note_lane(&mut self, slot: Slot, session: SessionId, before: Option<&Lane>) {
+        if session.is_of_token() && is_broken(Mutant::TokensNotSaved) {
+            return;
+        }
         self.slots.entry(slot).or_default().lanes.insert(session);
         let Some((frozen, kept)) = Frozen::of(&mut self.frozen, slot) else { return };
         if frozen.lanes.contains(&session) {

@@ -308,8 +308,7 @@ impl ShardStore {
         }
         let Some(rows) = parse(slot, &chunk) else { return Answer::Invalid };
         let (order, whole) = (next.order, next.cursor.is_none());
-        let new_lanes = rows.iter().filter(|row| matches!(row, Parsed::Lane(_, Some(_)))).count();
-        if full || self.lanes() + new_lanes as u64 > self.limits.lanes_max {
+        if full || !self.has_room_for(&rows) {
             self.refuse(order, RefuseReason::OutOfMemory);
             return done;
         }
@@ -332,6 +331,19 @@ impl ShardStore {
             self.activate(order, frozen);
         }
         done
+    }
+
+    /// Whether the lanes among the rows find room. Tokens are held to what they may have as they are made: the rest
+    /// is for routers, whose writes go on.
+    fn has_room_for(&self, rows: &[Parsed]) -> bool {
+        let lanes = rows.iter().filter_map(|row| match row {
+            Parsed::Lane(session, Some(_)) => Some(session),
+            Parsed::Lane(_, None) | Parsed::Key(..) => None,
+        });
+        let (new, of_tokens) =
+            lanes.fold((0, false), |(new, any), session| (new + 1, any || session.is_of_token()));
+        let most = self.limits.lanes_max;
+        self.lanes() + new <= if of_tokens { self.limits.tokens_max() } else { most }
     }
 
     /// From here on the group owns the slot.
@@ -451,7 +463,8 @@ impl SlotState {
             Some(Named::Lane(session)) => (Some(session), None),
             Some(Named::Key(key)) => (Some(SessionId(u128::MAX)), Some(key)),
         };
-        let lanes = self.lanes.iter().filter(move |(id, _)| lane.is_none_or(|lane| *id > lane));
+        let copied = |id: SessionId| !id.is_of_token() || !is_broken(Mutant::TokensNotCopied);
+        let lanes = self.lanes.after(lane).filter(move |(id, _)| copied(*id));
         let lanes = lanes.map(|(id, lane)| (Named::Lane(id).name(), whole(lane.row())));
         let keys = self
             .data

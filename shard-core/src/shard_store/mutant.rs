@@ -78,6 +78,10 @@ pub(crate) enum Mutant {
     AnyCommandForAToken,
     /// A token is not remembered.
     TokenForgotten,
+    /// Tokens do not move with their slot.
+    TokensNotCopied,
+    /// Tokens are not in checkpoints.
+    TokensNotSaved,
     /// A leader stamps with its own clock, whatever others show.
     AnyStamp,
     /// A node leads on though its clock is wrong.

@@ -8,7 +8,7 @@
 use super::*;
 use crate::migration::MoveStep;
 use crate::moves::{Move, MoveOutcome, RefuseReason};
-use crate::op::{Expire, ExpireAt, ExpiryCommand};
+use crate::op::{Expire, ExpireAt, ExpiryCommand, Token};
 use crate::session::SESSION_LIFE_MS;
 use crate::slot::hash_slot;
 use std::collections::BTreeMap;
@@ -225,6 +225,17 @@ impl World {
     }
 
     fn new_op(&mut self) -> Op {
+        let op = self.nameless_op();
+        if self.below(4) > 0 {
+            return op;
+        }
+        // Of few names; now and then of another command.
+        let name = SessionId::of_token(self.below(6) as u128);
+        let (hash, window_ms) = (1 + self.below(8) as u64 / 6, 2000 + self.below(60_000) as u32);
+        Op::Token(Box::new(Token { name, hash, window_ms, op }))
+    }
+
+    fn nameless_op(&mut self) -> Op {
         let key = Bytes::from_static(KEYS[self.below(KEYS.len())].as_bytes());
         match self.below(16) {
             0 | 1 => Op::Del { keys: vec![key] },
@@ -287,11 +298,14 @@ impl World {
         self.check();
         let session = &mut self.clients[who].sessions[at];
         let kind = match answer {
-            Answer::Done { .. } => {
+            Answer::Done { outcome, .. } => {
                 if seq == session.answered + 1 {
                     session.answered = seq;
                 }
-                "done"
+                match outcome {
+                    Outcome::Error(OpError::TokenReused) => "reused",
+                    _ => "done",
+                }
             }
             Answer::Elsewhere => "elsewhere",
             Answer::Moved { .. } => "moved",
@@ -502,6 +516,7 @@ fn g02_g05_g06_g12_g15_g16_g21_a_slot_moves_under_any_schedule() {
         "elsewhere",
         "gap",
         "old",
+        "reused",
         "expired",
         "reloaded",
         "checkpoint",
@@ -513,7 +528,7 @@ fn g02_g05_g06_g12_g15_g16_g21_a_slot_moves_under_any_schedule() {
 /// Every rule that is broken is noticed.
 #[test]
 fn broken_rules_of_moves_are_noticed() {
-    const ALL: [Mutant; 21] = [
+    const ALL: [Mutant; 23] = [
         Mutant::ForgetSettled,
         Mutant::LanesNotTracked,
         Mutant::KeysNotTracked,
@@ -535,6 +550,8 @@ fn broken_rules_of_moves_are_noticed() {
         Mutant::UnfreezeAlways,
         Mutant::ExportNotSaved,
         Mutant::EndNotKept,
+        Mutant::TokensNotCopied,
+        Mutant::TokensNotSaved,
     ];
     let missed: Vec<Mutant> = ALL
         .into_iter()

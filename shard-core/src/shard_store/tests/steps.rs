@@ -3,7 +3,7 @@
 use super::*;
 use crate::migration::{MOVE_CHUNK, MoveStep, RowName};
 use crate::moves::{Move, MoveOutcome, RefuseReason};
-use crate::op::{Expire, ExpireAt, ExpiryCommand, TimeUnit};
+use crate::op::{Expire, ExpireAt, ExpiryCommand, TimeUnit, Token};
 
 const A: usize = 0;
 const B: usize = 1;
@@ -306,4 +306,51 @@ fn d07_freeing_all_at_once_is_noticed() {
     let ended = std::panic::catch_unwind(give_up);
     mutant::set(None);
     assert!(ended.is_err(), "nobody notices that all is freed at once");
+}
+
+/// Whether a slot with so many tokens and the lane of a router moves to a group that has so many lanes, of 40.
+fn moves_into(tokens: u64, lanes: u128) -> bool {
+    let limits = LaneLimits { lanes_max: 40, ..LaneLimits::default() };
+    let mut pair = Pair::new();
+    pair.stores[B] = ShardStore::with_limits(GroupId(2), limits);
+    let assign = EntryItem::Assign { config: ConfigNum(1), ranges: vec![(Slot(0), Slot(0))] };
+    pair.apply(B, assign);
+    for session in 100..100 + lanes {
+        let request = LaneRequest {
+            session: SessionId(session),
+            deadline: LogTime(SESSION_LIFE_MS),
+            slot: Slot(0),
+            seq: Seq(1),
+            acked: Seq(0),
+            op: Op::FlushSlot,
+        };
+        let answer = pair.apply(B, EntryItem::Lane(request));
+        assert!(matches!(answer, Answer::Done { .. }), "{answer:?}");
+    }
+    pair.done(A, 1, append("k", "v"));
+    for number in 1..=tokens {
+        let (name, op) = (SessionId::of_token(number.into()), append("k", "v"));
+        let token = Token { name, hash: 1, window_ms: 600_000, op };
+        pair.done(A, 1 + number, Op::Token(Box::new(token)));
+    }
+    let order = order(1, A);
+    pair.begin(order, A);
+    pair.copy(order, A, 0);
+    pair.freeze(order, A, 1);
+    pair.copy(order, A, 1);
+    match pair.stores[B].stand(slot()).ended.expect("it ended").outcome {
+        MoveOutcome::Activated => true,
+        MoveOutcome::Refused(reason) => {
+            assert_eq!(reason, RefuseReason::OutOfMemory);
+            false
+        }
+    }
+}
+
+#[test]
+fn tokens_that_come_with_their_slot_leave_half_of_the_lanes_to_routers() {
+    let cases = [(9, 10, true), (9, 11, false), (0, 39, true), (0, 40, false)];
+    for (tokens, lanes, fits) in cases {
+        assert_eq!(moves_into(tokens, lanes), fits, "{tokens} tokens, {lanes} lanes there");
+    }
 }
