@@ -486,6 +486,12 @@ fn load_settings(path: &Path) -> Result<NodeSettings, ConfigError> {
 }
 
 impl NodeSettings {
+    /// What clients may do.
+    pub fn clients(&self) -> ClientSettings {
+        let NodeSettings { maxclients, timeout, idmp_window_ms, .. } = *self;
+        ClientSettings { maxclients, timeout, idmp_window_ms }
+    }
+
     /// What clap's ranges do not see: values that came from the file, and addresses.
     fn check(&self) -> Result<(), ConfigError> {
         if self.id == Some(0) {

@@ -2,8 +2,7 @@
 
 use crate::cluster_file::{self, Cluster, ClusterFile, ClusterFileError};
 use crate::config::{
-    ClientSettings, ConfigError, NodeArgs, NodeSettings, REQUEST_TIMEOUT_MS, RouterArgs,
-    check_address,
+    ConfigError, NodeArgs, NodeSettings, REQUEST_TIMEOUT_MS, RouterArgs, check_address,
 };
 use crate::dev::refuse_embedded_cluster;
 use crate::process::{
@@ -149,8 +148,8 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
         announced.or(listed).unwrap_or_else(|| own.to_owned())
     };
     let own = NodeConfig {
-        resp: told(settings.announce_resp, listed.as_ref().map(|n| n.resp.clone()), &resp),
-        peer: told(settings.announce_peer, listed.map(|n| n.peer), &peer),
+        resp: told(settings.announce_resp.clone(), listed.as_ref().map(|n| n.resp.clone()), &resp),
+        peer: told(settings.announce_peer.clone(), listed.map(|n| n.peer), &peer),
     };
     // Where the others are says the map.
     let addresses = BTreeMap::from([(id, own.clone())]);
@@ -160,11 +159,7 @@ fn node_options(settings: NodeSettings) -> Result<NodeOptions, RunError> {
     let cluster_port = settings.cluster_port.map(|port| open_cluster_port(resp_at, port, told));
     Ok(NodeOptions {
         id,
-        clients: ClientSettings {
-            maxclients: settings.maxclients,
-            timeout: settings.timeout,
-            idmp_window_ms: settings.idmp_window_ms,
-        },
+        clients: settings.clients(),
         maxmemory: settings.maxmemory.unwrap_or_default().0,
         lease_reads: settings.lease_reads,
         join: settings.join.as_deref().and_then(spare::split),
