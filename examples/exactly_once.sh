@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # `make exactly-once CLIENT=redis-py`: one of the programs exactly_once.* appends words over two routers while these are
 # killed (SIGKILL) in turn and started again; at its end it counts what is there. CLIENT may be redis-py, ioredis or
-# redis-rs; WORDS is how many. The cluster is that of cluster.toml, its data in a folder that goes with it.
+# redis-rs; WORDS is how many. The cluster is that of cluster.toml at ports of its own, its data in a folder that goes with it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 client=$1 words=$2
 data=$(mktemp -d)
-routers=(127.0.0.1:7000 127.0.0.1:7010)
+routers=(127.0.0.1:27000 127.0.0.1:27010)
 declare -A processes=() # by name
 
 start() { # name, then the program's arguments
@@ -29,7 +29,7 @@ program() {
 }
 
 trap 'kill "${processes[@]}" 2>/dev/null; wait; rm -rf "$data"' EXIT
-cp examples/cluster.toml "$data/cluster.toml"
+sed 's/"127.0.0.1:7/"127.0.0.1:27/' examples/cluster.toml >"$data/cluster.toml"
 (umask 077 && head -c 32 /dev/urandom | base64 >"$data/cluster.secret")
 for id in 1 2 3; do
   start "node-$id" node --id "$id" --dir "$data/node-$id" --cluster-file "$data/cluster.toml"
