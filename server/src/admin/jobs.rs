@@ -50,7 +50,8 @@ pub(super) async fn add_group(job: &mut Job, args: &AddGroupArgs) -> Result<(), 
         let found = picture.groups.iter().find(|known| known.id == group);
         match found.map(|found| (found.state.as_str(), found.leader)) {
             Some(("settled", Some(leader))) => Ok(leader),
-            Some((state, _)) => Err(format!("group {group} is {state} and has no leader yet")),
+            Some(("settled", None)) => Err(format!("group {group} has no leader yet")),
+            Some((state, _)) => Err(format!("group {group} is {state}")),
             None => Err(format!("group {group} is not known everywhere yet")),
         }
     };
