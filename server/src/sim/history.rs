@@ -18,6 +18,8 @@ pub enum Ask {
     Set(String),
     /// APPEND.
     Append(String),
+    /// APPEND under the token of that number; copies of it are the same write.
+    Named(u64, String),
     /// INCR.
     Incr,
     /// DEL.
@@ -82,7 +84,9 @@ impl History {
         }
         for (key, requests) in keys {
             check_tokens(key, &requests);
-            let spans: Vec<Span> = requests.iter().filter_map(|request| span(request)).collect();
+            let mut spans: Vec<Span> =
+                requests.iter().filter_map(|request| span(request)).collect();
+            spans.extend(check_named(key, &requests));
             match check(&spans, STEPS_MAX) {
                 Verdict::Yes => {}
                 Verdict::Unknown => tally.undecided += 1,
@@ -99,14 +103,7 @@ fn check_tokens(key: &str, requests: &[&Request]) {
     if requests.iter().any(|request| !matches!(request.ask, Ask::Append(_) | Ask::Get)) {
         return;
     }
-    let last = requests.last().and_then(|request| request.answer.as_ref());
-    let value = match last {
-        Some((_, Answered::Outcome(Outcome::Value(value)))) => {
-            String::from_utf8_lossy(value).into_owned()
-        }
-        Some((_, Answered::Outcome(Outcome::Nil))) => String::new(),
-        other => panic!("I12: the last read of {key} got {other:?}"),
-    };
+    let value = last_value(key, requests);
     let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (place, token) in value.split_inclusive(';').enumerate() {
         places.entry(token).or_default().push(place);
@@ -126,6 +123,63 @@ fn check_tokens(key: &str, requests: &[&Request]) {
             assert!(before.is_none_or(|b| b < *place), "I11: {token} stands before its elder");
         }
     }
+}
+
+/// What the key holds in the end.
+fn last_value(key: &str, requests: &[&Request]) -> String {
+    match requests.last().and_then(|request| request.answer.as_ref()) {
+        Some((_, Answered::Outcome(Outcome::Value(value)))) => {
+            String::from_utf8_lossy(value).into_owned()
+        }
+        Some((_, Answered::Outcome(Outcome::Nil))) => String::new(),
+        other => panic!("I12: the last read of {key} got {other:?}"),
+    }
+}
+
+/// Writes with a token: of all copies one took effect, and all that were answered were answered as that one. What they
+/// are for the search: one operation, that begins with the first copy and is there once one is answered.
+fn check_named(key: &str, requests: &[&Request]) -> Vec<Span> {
+    let mut writes: BTreeMap<u64, Vec<&Request>> = BTreeMap::new();
+    for request in requests {
+        if let Ask::Named(number, _) = &request.ask {
+            writes.entry(*number).or_default().push(request);
+        }
+    }
+    let ended = |copy: &&Request| match &copy.answer {
+        Some((at, Answered::Outcome(outcome))) => Some((*at, outcome.clone())),
+        _ => None,
+    };
+    let mut spans = Vec::new();
+    for (number, copies) in writes {
+        let Ask::Named(_, text) = &copies[0].ask else { continue };
+        let value = last_value(key, requests);
+        let found = value.split_inclusive(';').filter(|held| held == text).count();
+        let first = copies.iter().filter_map(ended).min_by_key(|(at, _)| *at);
+        let differs = |(_, outcome)| first.as_ref().is_some_and(|(_, first)| *first != outcome);
+        let alike = !copies.iter().filter_map(ended).any(differs);
+        assert!(alike, "I11: copies of one write were told what differs: {copies:?}");
+        let unknown = |copy: &&Request| {
+            matches!(copy.answer, Some((_, Answered::Refused(Refusal::Unknown { .. }))))
+        };
+        let open = copies.iter().any(unknown);
+        let fits = if first.is_some() { found == 1 } else { found <= usize::from(open) };
+        assert!(fits, "I11: {text} is {found} times in {key}: {copies:?} of {value}");
+        let told = first.map(|(at, outcome)| match outcome {
+            Outcome::Integer(length) => (at, length),
+            other => panic!("I12: {copies:?} was told {other:?}"),
+        });
+        if told.is_none() && !open {
+            continue;
+        }
+        spans.push(Span {
+            // No connection's: copies come over many, and keep no order with what else those ask.
+            connection: u64::MAX - number,
+            asked: copies.iter().map(|copy| copy.asked).min().expect("there is one"),
+            answered: told.map(|(at, _)| at),
+            action: Action::Append(text.clone(), told.map(|(_, length)| length)),
+        });
+    }
+    spans
 }
 
 /// What a request is for the search; none if it had no effect.
@@ -149,6 +203,8 @@ fn span(request: &Request) -> Option<Span> {
         Ask::Append(more) => Action::Append(more.clone(), number),
         Ask::Incr => Action::Incr(number),
         Ask::Del => Action::Del(number),
+        // See `check_named`.
+        Ask::Named(..) => return None,
     };
     let answered = outcome.map(|(at, _)| at);
     Some(Span { connection: request.connection, asked: request.asked, answered, action })

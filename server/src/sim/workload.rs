@@ -3,7 +3,8 @@
 use super::history::Ask;
 use super::random::Random;
 use bytes::Bytes;
-use shard_core::op::{ExpiryCommand, Op, Set, SetExpiry};
+use shard_core::op::{ExpiryCommand, Op, Set, SetExpiry, Token};
+use shard_core::session::SessionId;
 use shard_core::shardmaster::{Cancel, MasterOp};
 use shard_core::slot::{Slot, hash_slot};
 use shard_core::{GroupId, NodeId};
@@ -12,14 +13,20 @@ use shard_core::{GroupId, NodeId};
 pub const TAGS: [&str; 5] = ["a", "b", "c", "d", "e"];
 /// Requests of one key, before another one takes its place: an order of few is found soon.
 const PER_KEY: u64 = 30;
-/// Kinds of keys: appended to, set and deleted, counted.
-const KINDS: u64 = 3;
+/// Kinds of keys: appended to, set and deleted, counted, appended to under tokens.
+const KINDS: u64 = 4;
+/// Of so many writes with a token any may be sent again.
+const NAMED_MAX: usize = 6;
+/// A token is remembered for longer than a run takes, milliseconds.
+const TOKEN_MS: u32 = 660_000;
 
 /// Draws requests.
 #[derive(Debug, Default)]
 pub struct Workload {
     asked: [[u64; KINDS as usize]; TAGS.len()],
     tokens: u64,
+    /// Writes with a token, the newest last.
+    named: Vec<(String, Ask)>,
 }
 
 /// The slots of the tags.
@@ -32,6 +39,13 @@ impl Workload {
     pub fn ask(&mut self, random: &mut Random, connection: u64) -> (String, Ask) {
         let tag = random.below(TAGS.len() as u64) as usize;
         let kind = random.below(KINDS);
+        if kind == 3
+            && random.below(2) == 0
+            && let Some(last) = self.named.len().checked_sub(1)
+        {
+            // Whoever sent it first, through whichever router, answered or not.
+            return self.named[random.between(0, last as u64) as usize].clone();
+        }
         let asked = &mut self.asked[tag][kind as usize];
         *asked += 1;
         let key = format!("{{{}}}{kind}.{}", TAGS[tag], *asked / PER_KEY);
@@ -44,8 +58,13 @@ impl Workload {
             (1, 4..=5) => Ask::Del,
             (2, 0..=6) => Ask::Incr,
             (2, 7) => Ask::Del,
+            (3, 0..=7) => Ask::Named(self.tokens, token),
             _ => Ask::Get,
         };
+        if matches!(ask, Ask::Named(..)) {
+            self.named.push((key.clone(), ask.clone()));
+            self.named.drain(..self.named.len().saturating_sub(NAMED_MAX));
+        }
         (key, ask)
     }
 
@@ -137,6 +156,12 @@ pub fn op(key: &str, ask: &Ask) -> Op {
             command: ExpiryCommand::Set,
         }),
         Ask::Append(value) => Op::Append { key, value: value.clone().into() },
+        Ask::Named(number, value) => Op::Token(Box::new(Token {
+            name: SessionId::of_token((*number).into()),
+            hash: 1,
+            window_ms: TOKEN_MS,
+            op: Op::Append { key, value: value.clone().into() },
+        })),
         Ask::Incr => Op::IncrBy { key, by: 1 },
         Ask::Del => Op::Del { keys: vec![key] },
     }
