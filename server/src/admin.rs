@@ -238,3 +238,45 @@ async fn watch(job: &mut Job, follow: bool) -> Result<(), String> {
     let is_over = |view: &View| verdict(view, view.moves.slots_to_move == 0);
     job.wait_for_moves(0, |view| if follow { None } else { is_over(view) }).await.map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Answers one command for each of these on a connection of its own, then tells what was asked.
+    async fn play(listener: TcpListener, answers: &[&str]) -> Vec<String> {
+        let mut asked = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut words = vec![0; 4096];
+            let length = stream.read(&mut words).await.expect("a command");
+            words.truncate(length);
+            asked.push(String::from_utf8(words).expect("text"));
+            stream.write_all(answer.as_bytes()).await.expect("an open connection");
+        }
+        asked
+    }
+
+    #[tokio::test]
+    async fn what_changes_the_cluster_is_sent_again_under_the_same_name_and_elsewhere() {
+        let first = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let second = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let place = |listener: &TcpListener| listener.local_addr().expect("bound").to_string();
+        let mut contact = Contact::parse(&place(&first)).expect("a place");
+        contact.learn(&format!("b {}@1 master -", place(&second)));
+        let screen = Screen::new(true, false);
+        let mut job = Job { contact, screen, limit: None, same_looks: 0 };
+        // The first one ends without an answer, the second does not know the outcome.
+        let (answer, at_first, at_second) = tokio::join!(
+            job.order(&["CLUSTER", "GROUP", "DRAIN", "2"], Sent::Once),
+            play(first, &["", ":7\r\n"]),
+            play(second, &["-TIMEOUT the shardmaster did not tell the outcome in time\r\n"]),
+        );
+        assert_eq!(answer, Ok(Said::Integer(7)));
+        assert!(at_first[0].contains("REQUESTID"), "{at_first:?}");
+        assert_eq!(at_first[1], at_first[0]);
+        assert_eq!(at_second, at_first[..1]);
+    }
+}

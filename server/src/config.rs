@@ -39,8 +39,8 @@ pub enum Command {
     /// that node, stopped. Prints what it has and what may be lost; without --accept-data-loss it writes
     /// nothing and ends with exit code 1.
     Recover(RecoverArgs),
-    /// Look at a cluster that runs, wait until it is whole, restart its nodes one after another. A client of
-    /// one node or router; exit code 1 if the cluster is not whole, or not in time.
+    /// Look at a cluster that runs, change its groups, nodes and shares, restart its nodes one after another. A client
+    /// of one node or router; exit code 1 if it is refused, the cluster is not whole, or not in time.
     Admin(AdminArgs),
 }
 

@@ -159,17 +159,23 @@ impl Picture {
     /// Asks one for all, and then each.
     pub(super) async fn take(contact: &mut Contact) -> Result<Picture, String> {
         let view = View::take(contact).await?;
-        let (ids, mut members, mut silent) = (view.ids(), Vec::new(), Vec::new());
-        for line in view.nodes.lines() {
-            let Some((id, place)) = Place::of_line(line, &view.asked) else { continue };
-            // One that has no seat serves nobody, and may be down.
-            let Some(node) = ids.get(id).copied() else { continue };
-            match Member::ask(node, id, place).await {
+        let lines = view.nodes.lines();
+        let places: BTreeMap<&str, Place> =
+            lines.filter_map(|line| Place::of_line(line, &view.asked)).collect();
+        let (mut members, mut silent) = (Vec::new(), Vec::new());
+        // One that has no seat serves nobody, and may be down.
+        for (id, node) in view.ids() {
+            let asked = match places.get(id) {
+                Some(place) => Member::ask(node, id, place.clone()).await,
+                None => Err(format!("{} does not tell where it is", view.asked)),
+            };
+            match asked {
                 Ok(member) => members.push(member),
                 Err(why) => silent.push(Silent { node, why }),
             }
         }
         members.sort_by_key(|member| member.node);
+        silent.sort_by_key(|silent| silent.node);
         let View { moves, groups, .. } = view;
         let mut picture =
             Picture { whole: false, lacks: Vec::new(), members, silent, groups, moves };
