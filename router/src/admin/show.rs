@@ -1,6 +1,6 @@
 //! Configurations, plans and counts as replies.
 
-use crate::commands::admin::SlotOrder;
+use crate::commands::admin::{SlotMetric, SlotOrder};
 use crate::node_name::node_name;
 use crate::reply::Reply;
 use shard_core::GroupId;
@@ -131,16 +131,28 @@ pub(super) fn diff(old: &ClusterConfig, new: &ClusterConfig) -> Reply {
     Reply::Array(lines.into_iter().map(Reply::text).collect())
 }
 
+fn metric(size: &SlotSize, of: SlotMetric) -> u64 {
+    match of {
+        SlotMetric::KeyCount => size.keys,
+        SlotMetric::MemoryBytes => size.bytes,
+        SlotMetric::RecentWrites => size.writes,
+    }
+}
+
 /// CLUSTER SLOT-STATS
 pub(super) fn slot_stats(sizes: &BTreeMap<Slot, SlotSize>, order: Option<SlotOrder>) -> Reply {
-    let mut slots: Vec<(Slot, u64)> = sizes.iter().map(|(slot, size)| (*slot, size.keys)).collect();
+    let mut slots: Vec<(&Slot, &SlotSize)> = sizes.iter().collect();
     if let Some(order) = order {
-        // Of as many keys, the lower slot comes first either way.
-        slots.sort_by_key(|(_, keys)| if order.ascending { *keys } else { u64::MAX - keys });
+        // Of as much, the lower slot comes first either way.
+        slots.sort_by_key(|(_, size)| {
+            let much = metric(size, order.by);
+            if order.ascending { much } else { u64::MAX - much }
+        });
         slots.truncate(usize::from(order.limit));
     }
-    let row = |(slot, keys): &(Slot, u64)| {
-        let stats = Reply::Map(vec![(Reply::word("key-count"), number(*keys))]);
+    let row = |(slot, size): &(&Slot, &SlotSize)| {
+        let told = |of: SlotMetric| (Reply::word(of.name()), number(metric(size, of)));
+        let stats = Reply::Map(SlotMetric::ALL.map(told).to_vec());
         Reply::Array(vec![Reply::Integer(i64::from(slot.0)), stats])
     };
     Reply::Array(slots.iter().map(row).collect())

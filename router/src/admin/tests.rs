@@ -526,6 +526,7 @@ const CANNOT_BE: &[(&str, &str)] = &[
     ("CONFIG 99", "ERR there is no configuration 99 yet"),
     ("CONFIG -1", "ERR Invalid configuration '-1', it is a number from 0 on"),
     ("SLOT-STATS ORDERBY CPU-USEC", "ERR Unrecognized sort metric for ORDERBY."),
+    ("SLOT-STATS ORDERBY NETWORK-BYTES-IN", "ERR Unrecognized sort metric for ORDERBY."),
     ("REPLICATE 1", "ERR Can't replicate myself"),
 ];
 
@@ -659,8 +660,13 @@ fn slot_stats_are_asked_of_all_owners() {
     let mut world = World::new();
     world.keys = |slot| u64::from(slot.0) % 7;
     let row = |slot: i64, keys: i64| {
-        let stats = Reply::Map(vec![(Reply::word("key-count"), Reply::Integer(keys))]);
-        Reply::Array(vec![Reply::Integer(slot), stats])
+        let stats = [
+            ("key-count", keys),
+            ("memory-bytes", 10 * keys),
+            ("recent-writes", i64::from(keys > 0)),
+        ];
+        let stats = stats.map(|(name, number)| (Reply::word(name), Reply::Integer(number)));
+        Reply::Array(vec![Reply::Integer(slot), Reply::Map(stats.to_vec())])
     };
     let rows = world.call("CLUSTER SLOT-STATS SLOTSRANGE 8191 8192");
     assert_eq!(rows, Reply::Array(vec![row(8191, 1), row(8192, 2)]));
@@ -668,4 +674,8 @@ fn slot_stats_are_asked_of_all_owners() {
     assert_eq!(rows, Reply::Array(vec![row(6, 6), row(13, 6)]));
     let rows = world.call("CLUSTER SLOT-STATS ORDERBY key-count LIMIT 1 ASC");
     assert_eq!(rows, Reply::Array(vec![row(0, 0)]));
+    let rows = world.call("CLUSTER SLOT-STATS ORDERBY MEMORY-BYTES DESC LIMIT 1");
+    assert_eq!(rows, Reply::Array(vec![row(6, 6)]));
+    let rows = world.call("CLUSTER SLOT-STATS ORDERBY recent-writes LIMIT 2");
+    assert_eq!(rows, Reply::Array(vec![row(1, 1), row(2, 2)]), "of as many, the lower slot");
 }

@@ -678,10 +678,9 @@ pub fn meet(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     wish(None, Admin::Node(NodeWish::Meet { node, resp, peer }))
 }
 
-/// `CLUSTER SLOT-STATS SLOTSRANGE first last | ORDERBY KEY-COUNT [LIMIT n] [ASC | DESC]`
+/// `CLUSTER SLOT-STATS SLOTSRANGE first last | ORDERBY metric [LIMIT n] [ASC | DESC]`
 pub fn slot_stats(arguments: &mut Arguments) -> Result<Call, ErrorText> {
-    let words = &arguments[2..];
-    match words {
+    match &arguments[2..] {
         [word, first, last] if is(word, "slotsrange") => {
             let (first, last) = (slot(first)?, slot(last)?);
             if first > last {
@@ -692,41 +691,77 @@ pub fn slot_stats(arguments: &mut Arguments) -> Result<Call, ErrorText> {
             wish(None, Admin::SlotStats { slots: (first, last), order: None })
         }
         [word, metric, options @ ..] if is(word, "orderby") => {
-            if !is(metric, "key-count") {
-                return Err("ERR Unrecognized sort metric for ORDERBY.".into());
-            }
-            let mut order = SlotOrder { limit: SLOTS, ascending: false };
-            let mut rest = options.iter();
-            while let Some(word) = rest.next() {
-                match word {
-                    word if is(word, "asc") => order.ascending = true,
-                    word if is(word, "desc") => order.ascending = false,
-                    word if is(word, "limit") => {
-                        let limit = rest.next().ok_or(SYNTAX_ERROR)?;
-                        let limit = shard_core::integer::parse_integer(limit);
-                        let limit = limit.and_then(|limit| u16::try_from(limit).ok());
-                        let in_range = |limit: &u16| (1..=SLOTS).contains(limit);
-                        order.limit = limit.filter(in_range).ok_or(
-                            "ERR Limit has to lie in between 1 and 16384 (maximum number of slots).",
-                        )?;
-                    }
-                    _ => return Err(SYNTAX_ERROR),
-                }
-            }
+            let by = SlotMetric::ALL.into_iter().find(|by| is(metric, by.name()));
+            let by = by.ok_or("ERR Unrecognized sort metric for ORDERBY.")?;
+            let order = slot_order(by, options)?;
             let all = (Slot(0), Slot(SLOTS - 1));
             wish(None, Admin::SlotStats { slots: all, order: Some(order) })
         }
-        _ => Err(SYNTAX_ERROR),
+        _ => Err(misfit("SLOT-STATS")),
     }
+}
+
+fn slot_order(by: SlotMetric, options: &[Bytes]) -> Result<SlotOrder, ErrorText> {
+    let (mut limit, mut ascending) = (None, None);
+    let mut rest = options.iter();
+    while let Some(word) = rest.next() {
+        let is_second = match word {
+            word if is(word, "asc") => ascending.replace(true).is_some(),
+            word if is(word, "desc") => ascending.replace(false).is_some(),
+            word if is(word, "limit") => {
+                let number = shard_core::integer::parse_integer(rest.next().ok_or(SYNTAX_ERROR)?);
+                let number = number.and_then(|number| u16::try_from(number).ok());
+                let number = number.filter(|number| (1..=SLOTS).contains(number)).ok_or(
+                    "ERR Limit has to lie in between 1 and 16384 (maximum number of slots).",
+                )?;
+                limit.replace(number).is_some()
+            }
+            _ => return Err(SYNTAX_ERROR),
+        };
+        if is_second {
+            return Err("ERR Multiple filters of the same type are disallowed.".into());
+        }
+    }
+    let (limit, ascending) = (limit.unwrap_or(SLOTS), ascending.unwrap_or(false));
+    Ok(SlotOrder { by, limit, ascending })
 }
 
 /// How SLOT-STATS ORDERBY sorts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotOrder {
+    /// By what.
+    pub by: SlotMetric,
     /// Slots that are told, at most.
     pub limit: u16,
-    /// Fewest keys first.
+    /// The least first.
     pub ascending: bool,
+}
+
+/// What is told of a slot. CPU time and bytes on the network, which Valkey and Redis count if they are asked to, nobody
+/// counts here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotMetric {
+    /// Keys, as in both.
+    KeyCount,
+    /// Bytes of keys and values, in the place of what Redis 8.4 has allocated for them.
+    MemoryBytes,
+    /// Writes of the last seconds; nobody else tells these.
+    RecentWrites,
+}
+
+impl SlotMetric {
+    /// In the order in which they are told.
+    pub const ALL: [SlotMetric; 3] =
+        [SlotMetric::KeyCount, SlotMetric::MemoryBytes, SlotMetric::RecentWrites];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            SlotMetric::KeyCount => "key-count",
+            SlotMetric::MemoryBytes => "memory-bytes",
+            SlotMetric::RecentWrites => "recent-writes",
+        }
+    }
 }
 
 /// `CLUSTER SAVECONFIG`: what was answered is on a majority's disks already.

@@ -217,8 +217,8 @@ const HELP: &[(&str, &[&str])] = &[
         &["Move a slot in the steps that redis-cli knows."],
     ),
     (
-        "SLOT-STATS SLOTSRANGE <first> <last> | ORDERBY KEY-COUNT [LIMIT <n>] [ASC | DESC]",
-        &["Return how many keys slots have."],
+        "SLOT-STATS SLOTSRANGE <first> <last> | ORDERBY KEY-COUNT | MEMORY-BYTES | RECENT-WRITES [LIMIT <n>] [ASC | DESC]",
+        &["Return how many keys slots have, their bytes, and the writes of the last seconds."],
     ),
     ("COUNTKEYSINSLOT <slot>", &["Return the number of keys in <slot>."]),
     ("FAILOVER [FORCE]", &["Let this node lead the groups that it follows."]),

@@ -130,7 +130,7 @@ pub const DOCS: &[Doc] = &[
     doc("cluster|delvoter",        "7.2.0", "cluster", "O(N) where N is the number of groups", "Take seats from a node"),
     doc("cluster|replicate",       "3.0.0", "cluster", ONE, "Give this node a seat in what another leads"),
     doc("cluster|meet",            "3.0.0", "cluster", ONE, "Make a node known"),
-    doc("cluster|slot-stats",      "7.2.0", "cluster", "O(N) where N is the number of slots", "How many keys slots have"),
+    doc("cluster|slot-stats",      "7.2.0", "cluster", "O(N) where N is the number of slots", "How much slots have: keys, bytes, writes lately"),
     doc("cluster|count-failure-reports", "3.0.0", "cluster", ONE, "Whether a node is known to be down"),
     doc("cluster|saveconfig",      "3.0.0", "cluster", ONE, "Accepted; what was answered is on disk"),
     doc("cluster|bumpepoch",       "3.0.0", "cluster", ONE, "Accepted; epochs follow from the map"),
