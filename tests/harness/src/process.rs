@@ -328,8 +328,20 @@ impl DevCluster {
         })
     }
 
+    /// On a folder with `data` in it.
+    pub fn start_in(folder: tempfile::TempDir) -> DevCluster {
+        DevCluster::start_at(folder, Ports::take(), |_| Vec::new())
+    }
+
     fn start_on(ports: Ports, more: impl FnOnce(&Ports) -> Vec<String>) -> DevCluster {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        DevCluster::start_at(tempfile::tempdir().expect("a temporary folder"), ports, more)
+    }
+
+    fn start_at(
+        folder: tempfile::TempDir,
+        ports: Ports,
+        more: impl FnOnce(&Ports) -> Vec<String>,
+    ) -> DevCluster {
         let mut words = arguments(&["dev", "--port", &ports.port(0).to_string(), "--dir"]);
         words.push(folder.path().join("data").display().to_string());
         words.extend(more(&ports));
