@@ -1,4 +1,4 @@
-//! The proof that the tests would notice: each rule that the core can break on purpose is broken in
+//! The proof that the tests would notice: each rule that the core, or a cluster port, can break on purpose is broken in
 //! turn, and something must fail. A rule that no test holds is a rule that nobody has.
 //!
 //! `FLOTILLA_MUTANTS=all` asks every kind of test for every rule, not only the first that notices.
@@ -12,8 +12,10 @@ use harness::raft_mutant::breaking;
 use harness::raft_script::RaftScript;
 use harness::raft_shrink::caught;
 use harness::raft_sim::run;
+use harness::redirect_script::{self, RedirectScript};
 use raft_core::mutant::Mutant;
 use raft_core::types::Term;
+use router::redirect::mutant::Mutant as RedirectMutant;
 use std::path::PathBuf;
 
 /// Seeds asked for each rule.
@@ -27,12 +29,16 @@ const PAIR_STATES: usize = 3_000;
 
 /// The golden script whose output changes, if one does.
 fn script() -> Option<String> {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/raft");
-    let files = std::fs::read_dir(&dir).expect("golden/raft");
+    changed_script::<RaftScript>("golden/raft")
+}
+
+fn changed_script<R: goldenscript::Runner + Default>(folder: &str) -> Option<String> {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let files = std::fs::read_dir(&dir).expect("scripts");
     let mut paths: Vec<PathBuf> = files.map(|file| file.expect("a file").path()).collect();
     paths.sort();
     let differs = |path: &PathBuf| {
-        !matches!(caught(|| goldenscript::run(&mut RaftScript::default(), path)), Ok(Ok(())))
+        !matches!(caught(|| goldenscript::run(&mut R::default(), path)), Ok(Ok(())))
     };
     let path = paths.into_iter().find(differs)?;
     Some(format!("script {}", path.file_name().unwrap_or_default().to_string_lossy()))
@@ -154,4 +160,15 @@ fn every_broken_rule_is_noticed() {
     }
     println!("{} of {} noticed", Mutant::ALL.len() - missed.len(), Mutant::ALL.len());
     assert!(missed.is_empty(), "nothing notices {missed:?}");
+}
+
+#[test]
+fn every_broken_rule_of_the_cluster_port_is_noticed() {
+    let script = || changed_script::<RedirectScript>("golden/resp/redirects");
+    assert_eq!(script(), None, "nothing is broken");
+    for rule in RedirectMutant::ALL {
+        let noticed = redirect_script::breaking(rule, script);
+        println!("{rule:?}: {}", noticed.as_deref().unwrap_or("nothing"));
+        assert!(noticed.is_some(), "nothing notices {rule:?}");
+    }
 }

@@ -13,6 +13,9 @@
 //! **Order.** What a client sent behind a command that was sent away, before it could have read that, is
 //! sent away too, if it is for the same slot: it must not be executed before the other.
 
+pub mod mutant;
+
+use self::mutant::{Mutant, is_broken};
 use crate::backend::Refusal;
 use crate::reply::{Reply, refusal_text};
 use crate::topology::split_address;
@@ -38,14 +41,19 @@ pub(crate) fn door(
     status: Option<&NodeStatus>,
 ) -> Option<NodeId> {
     let status = status?;
-    leader.filter(|leader| Some(*leader) != own && is_open(*leader, status))
+    let is_other = |leader: NodeId| Some(leader) != own || is_broken(Mutant::SendToItself);
+    leader.filter(|leader| is_other(*leader) && is_open(*leader, status))
 }
 
 /// Whether a node is there, as far as known, and has a cluster port.
 pub(crate) fn is_open(node: NodeId, status: &NodeStatus) -> bool {
     let peer = status.peers.get(&node);
-    let is_lost = peer.is_some_and(|peer| peer.cut || matches!(peer.state, "down" | "gone"));
-    !is_lost && status.cluster_ports.contains_key(&node)
+    let is_lost = peer.is_some_and(|peer| {
+        let is_down = matches!(peer.state, "down" | "gone") && !is_broken(Mutant::SendToLost);
+        is_down || (peer.cut && !is_broken(Mutant::SendOverCut))
+    });
+    let has_port = status.cluster_ports.contains_key(&node) || is_broken(Mutant::SendToClosed);
+    has_port && !is_lost
 }
 
 /// The slots that move, by the map of one version.
@@ -59,11 +67,12 @@ impl Moving {
     /// Whether a slot has a move that has not ended. A map may have many moves, and most are asked of more
     /// than once.
     pub(crate) fn has(&mut self, map: &ClusterMap, slot: Slot) -> bool {
-        if self.version != map.version {
+        let is_first = self.version == 0 || !is_broken(Mutant::MovesOfTheFirstMap);
+        if self.version != map.version && is_first {
             self.slots = map.unfinished().map(|record| record.order.slot).collect();
             self.version = map.version;
         }
-        self.slots.contains(&slot)
+        self.slots.contains(&slot) && !is_broken(Mutant::SendMoving)
     }
 }
 
@@ -74,8 +83,9 @@ pub(crate) fn moved(
     slot: Slot,
     node: NodeId,
 ) -> Option<String> {
-    let (host, _) = split_address(&view.map.config.nodes.get(&node)?.resp);
-    let port = status.cluster_ports.get(&node)?;
+    let (host, plain) = split_address(&view.map.config.nodes.get(&node)?.resp);
+    let port = *status.cluster_ports.get(&node)?;
+    let port = if is_broken(Mutant::SendToPlainPort) { plain } else { port };
     Some(format!("MOVED {slot} {host}:{port}"))
 }
 
@@ -86,7 +96,12 @@ pub(crate) struct SentAway(BTreeMap<Slot, String>);
 impl SentAway {
     /// The reply to a command for a slot, if one before it was sent away.
     pub(crate) fn repeat(&self, slot: Slot) -> Option<Reply> {
-        self.0.get(&slot).cloned().map(Reply::error)
+        let text = match self.0.get(&slot) {
+            Some(_) if is_broken(Mutant::ServeBehind) => None,
+            None if is_broken(Mutant::AnySlotBehind) => self.0.values().next(),
+            text => text,
+        };
+        text.cloned().map(Reply::error)
     }
 
     /// Notes what a command for a slot is answered.
@@ -97,7 +112,7 @@ impl SentAway {
 
     /// What comes now was sent by somebody who has all replies, as far as can be told.
     pub(crate) fn forget(&mut self) {
-        if !self.0.is_empty() {
+        if !self.0.is_empty() && !is_broken(Mutant::NeverForgotten) {
             self.0.clear();
         }
     }
@@ -118,7 +133,7 @@ impl Scope {
     pub fn has(&self, group: GroupId) -> bool {
         match self {
             Scope::All => true,
-            Scope::Own(groups) => groups.contains(&group),
+            Scope::Own(groups) => groups.contains(&group) || is_broken(Mutant::AllGroups),
         }
     }
 
@@ -126,6 +141,7 @@ impl Scope {
     /// is for somebody else, or as by a cluster that has none.
     pub(crate) fn empty_text(&self) -> String {
         match self {
+            Scope::Own(_) if is_broken(Mutant::NothingIsDown) => Scope::All.empty_text(),
             Scope::All => refusal_text(&Refusal::ClusterDown).into_owned(),
             Scope::Own(_) => "READONLY You can't write against a read only replica.".to_owned(),
         }

@@ -39,6 +39,21 @@ const OWN: NodeId = NodeId(1);
 /// The port that clients are told of node i is this one and i.
 const TOLD: u16 = 8000;
 
+#[cfg(feature = "mutants")]
+thread_local! {
+    static BROKEN: std::cell::Cell<Option<router::redirect::mutant::Mutant>> =
+        const { std::cell::Cell::new(None) };
+}
+
+/// Runs something while every script of this thread has a front end that breaks this rule.
+#[cfg(feature = "mutants")]
+pub fn breaking<T>(rule: router::redirect::mutant::Mutant, run: impl FnOnce() -> T) -> T {
+    BROKEN.set(Some(rule));
+    let result = run();
+    BROKEN.set(None);
+    result
+}
+
 /// See the module.
 pub struct RedirectScript {
     view: ClusterView,
@@ -76,7 +91,11 @@ impl Default for RedirectScript {
         let stop = CancellationToken::new();
         let to_router = views.clone();
         let token = stop.clone();
+        #[cfg(feature = "mutants")]
+        let rule = BROKEN.get();
         thread::spawn(move || {
+            #[cfg(feature = "mutants")]
+            router::redirect::mutant::set(rule);
             serve([plain, cluster_port], to_router, from_node, status_seen, token)
         });
         let connect = |port| Client::connect(port).expect("a connection");
