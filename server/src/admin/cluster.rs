@@ -376,6 +376,56 @@ mod tests {
         assert!(group("settled", &[kept, old]).awaits("id3", "id4"), "by their ids");
     }
 
+    /// Nodes with this INFO, a group on them with these voters, and nodes that do not answer.
+    fn picture(infos: &[(u64, &str)], voters: &[u64], silent: &[u64]) -> Picture {
+        let member = |(node, info): &(u64, &str)| Member {
+            node: *node,
+            address: format!("h{node}:1"),
+            leads: led(info),
+            place: Place { host: format!("h{node}"), port: 1 },
+            began: (0, 0),
+            info: (*info).to_owned(),
+        };
+        let members = infos.iter().map(member).collect();
+        let silent = silent.iter().map(|node| Silent { node: *node, why: "it is away".into() });
+        let voters = voters.to_vec();
+        let group = Group { voters, slots: Some(1), ..group("settled", &[]) };
+        let mut picture = Picture {
+            whole: false,
+            lacks: Vec::new(),
+            members,
+            silent: silent.collect(),
+            groups: vec![group],
+            moves: Moves::default(),
+        };
+        picture.judge();
+        picture
+    }
+
+    #[test]
+    fn a_cluster_is_whole_with_one_leader_and_followers_that_lack_nothing() {
+        let follower = "raft_group_1:role=follower,installing=0\r\n";
+        let whole = picture(&[(1, INFO), (2, follower)], &[1, 2], &[]);
+        let lines = [
+            "node 1 at h1:1: leads 1 group",
+            "node 2 at h2:1: leads 0 groups",
+            "group 1 on nodes 1 2: settled, led by node 1, 1 slot",
+            "whole: any one node may stop",
+        ];
+        assert_eq!(whole.lines(), lines);
+        assert!(whole.whole);
+        let lacks = |infos: &[_], silent: &[u64]| picture(infos, &[1, 2, 3], silent).lacks;
+        let behind = "node 3 is 1001 entries behind in group 1";
+        assert_eq!(lacks(&[(1, INFO), (2, follower)], &[3]), ["node 3: it is away", behind]);
+        assert_eq!(lacks(&[(1, INFO), (2, INFO)], &[]), ["group 1 has 2 leaders"]);
+        assert_eq!(lacks(&[(2, follower)], &[]), ["group 1 has 0 leaders"]);
+        let two = picture(&[(1, INFO), (2, INFO)], &[1, 2], &[]);
+        let lines = two.lines();
+        assert_eq!(lines[2], "group 1 on nodes 1 2: settled, led by nobody, 1 slot");
+        assert_eq!(lines[3..], ["not whole: group 1 has 2 leaders"]);
+        assert_eq!(two.groups[0].leader, None);
+    }
+
     #[test]
     fn groups_are_read_with_their_seats_and_no_slots_from_an_older_node() {
         let text = |text: &str| Said::Text(text.into());
