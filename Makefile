@@ -1,20 +1,22 @@
 # Every target is one line; what it calls is a script to read.
-.PHONY: run test lint sim sim-cluster prove prove-sim prove-explore prove-fuzz prove-libfuzzer prove-mutants prove-differential prove-crash prove-power prove-cluster prove-kills cluster exactly-once bench bench-failover bench-raft bench-log bench-state bench-disk bench-move clients
+.PHONY: run test lint sim sim-cluster prove prove-sim prove-explore prove-moves prove-fuzz prove-libfuzzer prove-mutants prove-differential prove-crash prove-power prove-cluster prove-kills cluster exactly-once bench bench-failover bench-raft bench-log bench-state bench-disk bench-move clients
 
 run: ; cargo build --release --locked -p server && exec ./target/release/flotilla dev
 test: clients ; tests/run.sh
 lint: ; tests/lint.sh
 sim: ; FLOTILLA_SIM_SEED=$(SEED) FLOTILLA_SIM_FAULTS=$(FAULTS) FLOTILLA_SIM_EVENTS=$(EVENTS) cargo test --locked -p tests --test sim -- --nocapture
 sim-cluster: ; FLOTILLA_CLUSTER_SEED=$(SEED) cargo test --locked -p tests --test cluster_sim faults -- --nocapture
-prove: prove-sim prove-explore prove-fuzz prove-mutants prove-differential prove-crash prove-power prove-cluster prove-kills prove-libfuzzer
+prove: prove-sim prove-explore prove-moves prove-fuzz prove-mutants prove-differential prove-crash prove-power prove-cluster prove-kills prove-libfuzzer
 SEEDS ?= 10000
 STATES ?= 1000000
+MOVE_STATES ?= 100000
 IMAGES ?= 500000
 CUTS ?= 200
 FUZZ_SECONDS ?= 600
 KILLS_SECONDS ?= 600
 prove-sim: ; FLOTILLA_SIM_SEEDS=$(SEEDS) cargo test --release --locked -p tests --test sim -- --nocapture
 prove-explore: ; FLOTILLA_STATES=$(STATES) cargo test --release --locked -p tests --test explore -- --nocapture --test-threads 1
+prove-moves: ; FLOTILLA_STATES=$(MOVE_STATES) cargo test --release --locked -p shard-core model::g05
 prove-fuzz: ; FLOTILLA_FUZZ=100000 cargo test --release --locked -p tests --test fuzz_step -- --nocapture
 prove-libfuzzer: ; cargo +nightly fuzz run --fuzz-dir tests/fuzz --sanitizer none step -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192
 prove-mutants: ; FLOTILLA_MUTANTS=all cargo test --release --locked -p tests --features mutants --test mutants -- --nocapture

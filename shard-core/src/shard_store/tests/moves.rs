@@ -483,7 +483,7 @@ impl World {
 }
 
 /// What the source does once it hears how a move ended.
-fn end_of(order: Move, outcome: MoveOutcome) -> MoveStep {
+pub(super) fn end_of(order: Move, outcome: MoveOutcome) -> MoveStep {
     let (slot, id) = (order.slot, order.id);
     match outcome {
         MoveOutcome::Activated => MoveStep::CompleteExport { slot, id },
