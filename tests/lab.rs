@@ -1,6 +1,7 @@
 //! What the lab demands of slots that move, on real processes: groups on nodes of their own that join, leave and are
 //! killed.
 
+use harness::lossy::LossyWays;
 use harness::process::SeatedNodes;
 use harness::resp::{Client, Value};
 use harness::tokens::{Patience, Writers, check_tokens};
@@ -129,6 +130,40 @@ fn g25_groups_join_and_leave_and_are_killed_while_ten_clients_append() {
     writers.wait_for_acks(200);
     let attempts = writers.end_all_told();
     check_tokens(&mut nodes.client(0), &attempts);
+}
+
+/// G25 over lossy links: connections between nodes, and from the router, break in the middle of frames all the time.
+#[test]
+fn g25_a_group_joins_and_leaves_over_lossy_links_while_ten_clients_append() {
+    let ways = LossyWays::default();
+    let nodes = SeatedNodes::start_over(Some(&ways), 4, &[1, 2, 3], &[&[1, 2, 3], &[2, 3, 4]]);
+    let mut admin = nodes.client(0);
+    for group in ["1", "2"] {
+        let weighed = call(&mut admin, &["CLUSTER", "GROUP", "WEIGHT", group, "40"]);
+        assert!(matches!(weighed, Value::Integer(_)), "{weighed:?}");
+    }
+    let writers = Writers::start(nodes.port(0), CLIENTS, "lossy", Patience::WithoutMajority);
+    writers.wait_for_acks(200);
+    let words = ["CLUSTER", "GROUP", "CREATE", "ID", "3", "NODES", "1", "2", "4", "REBALANCE"];
+    let made = call(&mut admin, &words);
+    assert_eq!(made.field("group"), &Value::Integer(3), "{made:?}");
+    wait_until_moved(&mut admin);
+    assert!(slots_of(&mut admin, 3) > 150);
+    writers.wait_for_acks(50);
+    let drained = call(&mut admin, &["CLUSTER", "GROUP", "DRAIN", "3"]);
+    assert!(matches!(drained, Value::Integer(_)), "{drained:?}");
+    wait_until_moved(&mut admin);
+    let removed = |reply: &Value| matches!(reply, Value::Integer(_));
+    wait_for(&mut admin, &["CLUSTER", "GROUP", "REMOVE", "3"], removed);
+    writers.wait_for_acks(50);
+    let broken = ways.broken();
+    assert!(broken > 50, "only {broken} connections broke");
+    ways.heal();
+    writers.skip_acks();
+    writers.wait_for_acks(200);
+    let attempts = writers.end_all_told();
+    check_tokens(&mut nodes.client(0), &attempts);
+    println!("{broken} connections broke");
 }
 
 /// G13, G14: one of two losing groups is dead for all of the change.

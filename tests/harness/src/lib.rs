@@ -1,6 +1,7 @@
 //! What the tests share: real processes and a client to talk to them, golden scripts.
 
 pub mod hostile_disk;
+pub mod lossy;
 pub mod master_script;
 pub mod process;
 pub mod raft_checker;

@@ -4,6 +4,7 @@
 //! by side. Each process writes its log to a file beside its data; a test that fails prints the ends
 //! of them. What a test started dies with it.
 
+use crate::lossy::LossyWays;
 use crate::raft_info::wait_until_caught_up;
 use crate::resp::{Client, Value};
 use std::collections::BTreeMap;
@@ -23,8 +24,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const PORT_BASE: u16 = 12_000;
 /// Ranges that can be held at once on one machine.
 const PORT_RANGES: u16 = 1_000;
-/// Ports of one range: `dev` needs one and one a node, three processes need two each and a router's.
-const PORT_RANGE_LENGTH: u16 = 12;
+/// Ports of one range: `dev` needs one and one a node, three processes need two each and a router's, four behind lossy
+/// ways three each.
+const PORT_RANGE_LENGTH: u16 = 14;
 /// Below the cluster ports of nodes 1 to 3, in a range.
 const CLUSTER_PORTS: u16 = 6;
 /// Bytes of a log that a failing test prints.
@@ -567,6 +569,16 @@ impl SeatedNodes {
     /// Starts so many nodes, 5 at most, and waits until the router serves. `master` has the configuration, `groups` groups
     /// 1, 2, and so on.
     pub fn start(count: u16, master: &[u16], groups: &[&[u16]]) -> SeatedNodes {
+        SeatedNodes::start_over(None, count, master, groups)
+    }
+
+    /// The same, where whoever reaches a node as a peer or a router does so over one of these ways.
+    pub fn start_over(
+        ways: Option<&LossyWays>,
+        count: u16,
+        master: &[u16],
+        groups: &[&[u16]],
+    ) -> SeatedNodes {
         let folder = tempfile::tempdir().expect("a folder");
         let ports = Ports::take();
         let secret = folder.path().join("secret");
@@ -580,6 +592,9 @@ impl SeatedNodes {
         }
         for id in 1..=count {
             let (resp, peer) = (ports.port(id), ports.port(count + id));
+            if let Some(ways) = ways {
+                ways.open(peer, ports.port(2 * count + id));
+            }
             text += &format!(
                 "[[nodes]]\nid = {id}\npeer = \"127.0.0.1:{peer}\"\nresp = \"127.0.0.1:{resp}\"\n"
             );
@@ -589,8 +604,11 @@ impl SeatedNodes {
         let file = file.display().to_string();
         let nodes = (1..=count).map(|id| {
             let dir = folder.path().join(format!("node-{id}")).display().to_string();
+            let behind = ways.map_or(count, |_| 2 * count);
+            let peer = format!("127.0.0.1:{}", ports.port(behind + id));
             let id = id.to_string();
-            let words = ["node", "--id", &id, "--dir", &dir, "--cluster-file", &file];
+            let words =
+                ["node", "--id", &id, "--dir", &dir, "--cluster-file", &file, "--peer", &peer];
             Process::start(&format!("node {id}"), &arguments(&words), folder.path())
         });
         let nodes = nodes.collect();
