@@ -162,6 +162,7 @@ fn main() {
     let opened = started.elapsed().as_secs_f64();
     let mut rows = 0;
     store
+        .checkpoints()
         .load(GROUP, |_, _| {
             rows += 1;
             Ok::<(), std::convert::Infallible>(())

@@ -18,7 +18,9 @@
 use crate::disk_space::{DiskSpace, Watch};
 use crate::log_store::{LogEvent, LogStats, LogStore};
 use crate::snapshot_bytes::SnapshotBytes;
-use crate::state_store::{LoadError, StateStats, StateStore, StateStoreError, StateStoreEvent};
+use crate::state_store::{
+    Checkpoints, LoadError, StateStats, StateStore, StateStoreError, StateStoreEvent,
+};
 use raft_core::effects::{Fetch, Write};
 use raft_core::snapshot::SnapshotId;
 use raft_core::types::{EntryId, GroupId, WriteToken};
@@ -58,13 +60,13 @@ pub enum StateError {
 }
 
 /// Loads a group's newest checkpoint, on the calling thread.
-pub fn load(state: &StateStore, group: GroupId) -> Result<Machine, StateError> {
+pub fn load(state: Checkpoints<'_>, group: GroupId) -> Result<Machine, StateError> {
     load_unless(state, group, &AtomicBool::new(false))
 }
 
 /// The same, until it is told to stop.
 fn load_unless(
-    state: &StateStore,
+    state: Checkpoints<'_>,
     group: GroupId,
     stops: &AtomicBool,
 ) -> Result<Machine, StateError> {
@@ -387,7 +389,8 @@ impl Disk {
         let stops = self.stops.clone();
         let started = self.on_a_thread("state-loader", move || {
             drop(given_up);
-            let machine = load_unless(&state, group, &stops).map_err(|error| error.to_string());
+            let machine =
+                load_unless(state.checkpoints(), group, &stops).map_err(|error| error.to_string());
             // Released before anybody hears: whoever closes the file does not wait for this thread.
             drop(state);
             // The receiver goes with the worker.
@@ -483,9 +486,12 @@ mod tests {
         let committed = |event| matches!(event, StateStoreEvent::Checkpointed(..));
         assert!(events.iter().take(2).any(committed));
         let stops = AtomicBool::new(false);
-        assert!(load_unless(&state, group, &stops).is_ok());
+        assert!(load_unless(state.checkpoints(), group, &stops).is_ok());
         stops.store(true, Ordering::Relaxed);
-        assert!(matches!(load_unless(&state, group, &stops), Err(StateError::Stopped)));
+        assert!(matches!(
+            load_unless(state.checkpoints(), group, &stops),
+            Err(StateError::Stopped)
+        ));
         state.close().unwrap();
     }
 }

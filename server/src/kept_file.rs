@@ -93,7 +93,7 @@ fn read_owned(dir: &Path, owner: &Identity) -> Result<(Kept, bool), KeptFileErro
 }
 
 /// What the directory has, or a first start begins with. `told`: new addresses that a cluster file says. A file
-/// that does not say whose it is stays as it is until [`claim`].
+/// that was there stays as it was until [`settle`].
 pub fn open(
     data_dir: &DataDir,
     first: &ClusterConfig,
@@ -107,21 +107,17 @@ pub fn open(
         data_dir::write_map(data_dir.path(), &kept.encode(owner.node))?;
         return Ok(kept);
     }
-    let (mut kept, owned) = read_owned(data_dir.path(), owner)?;
-    let before = kept.moved.clone();
+    let mut kept = read(data_dir.path(), owner)?;
     kept.tell_addresses(told);
-    if owned && kept.moved != before {
-        data_dir::write_map(data_dir.path(), &kept.encode(owner.node))?;
-    }
     Ok(kept)
 }
 
-/// Has the file say whose it is, if it does not: once log and state are known to be this node's, since a start that
+/// Has the file say what is kept, and whose it is: once log and state are known to be this node's, since a start that
 /// is refused must leave all as it was.
-pub fn claim(data_dir: &DataDir, kept: &Kept) -> Result<(), KeptFileError> {
+pub fn settle(data_dir: &DataDir, kept: &Kept) -> Result<(), KeptFileError> {
     let owner = data_dir.identity();
-    let (_, owned) = read_owned(data_dir.path(), owner)?;
-    if !owned {
+    let (before, owned) = read_owned(data_dir.path(), owner)?;
+    if !owned || before != *kept {
         data_dir::write_map(data_dir.path(), &kept.encode(owner.node))?;
     }
     Ok(())
@@ -274,7 +270,7 @@ mod tests {
             old,
             "a start may be refused yet"
         );
-        claim(&data, &kept).unwrap();
+        settle(&data, &kept).unwrap();
         assert_eq!(std::fs::read(dir.join(data_dir::MAP)).unwrap(), kept.encode(NodeId(1)));
         std::fs::remove_file(dir.join(data_dir::MAP)).unwrap();
         assert!(refused(dir).starts_with("the file DIR/map is missing, but this node has run"));

@@ -16,6 +16,7 @@ pub mod dev;
 pub mod disk;
 pub mod disk_space;
 pub mod fail_stop;
+mod held_back;
 pub mod inspect;
 pub mod kept_file;
 pub mod last_words;

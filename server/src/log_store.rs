@@ -26,27 +26,28 @@
 mod collect;
 mod index;
 pub(crate) mod inspect;
+mod opened;
 mod reader;
 mod recovery;
 mod wal;
 mod writer;
 
+pub use opened::OpenedLog;
+
 use crate::data_dir::Identity;
-use crate::fail_stop::FailStop;
-use crate::last_words::{At, HOW_TO_GO_ON};
+use crate::last_words::HOW_TO_GO_ON;
 use crate::owner::OtherOwner;
 use crate::storage::{self, OpenStorage};
 use raft_core::Restored;
 use raft_core::effects::{Fetch, FetchResult, Write};
 use raft_core::types::{EntryId, FetchId, GroupId, WriteToken};
-use redb::{Builder, Database, StorageBackend};
+use redb::{Builder, StorageBackend};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
-use tracing::info;
 
 /// What may differ between nodes.
 #[derive(Clone, Copy, Debug)]
@@ -233,38 +234,16 @@ impl LogStore {
         recovery::prepare_file(path, must_exist, owner)
     }
 
-    /// Opens or creates the log and reads it once from its beginning. `installing`: the groups whose
-    /// state has taken a snapshot, up to these entries, without being sure that the log knows; it
-    /// does when this returns. `storage` opens the file, which must be `owner`'s or nobody's. `events` is called from the log's threads and must not block for long.
+    /// Opens or creates the log and reads it once from its beginning: [`OpenedLog::read`] and
+    /// [`OpenedLog::start`].
     pub fn open(
-        (path, owner): (&Path, &Identity),
+        path: (&Path, &Identity),
         storage: &OpenStorage,
         config: LogStoreConfig,
         installing: &BTreeMap<GroupId, EntryId>,
         events: impl Fn(LogEvent) + Send + Sync + 'static,
     ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
-        let _at = At::file("log", path);
-        recovery::prepare_file(path, config.must_exist, owner)?;
-        let io_error = |source| LogStoreError::Io { path: path.to_owned(), source };
-        let size = std::fs::metadata(path).map_err(io_error)?.len();
-        let database = builder(&config)
-            .create_with_backend(storage.open(path).map_err(io_error)?)
-            .map_err(|source| database_error(path, redb::Error::from(source)))?;
-        let (store, groups) = LogStore::start(
-            database,
-            (path, Some(owner)),
-            size,
-            &config,
-            installing,
-            Arc::new(events),
-        )?;
-        if let Ok(after) = std::fs::metadata(path)
-            && after.len() < size
-        {
-            let (path, back) = (path.display(), size - after.len());
-            info!(%path, back, "gave free space of the log back, in bytes");
-        }
-        Ok((LogStore { path: Some(path.to_owned()), ..store }, groups))
+        OpenedLog::read(path, storage, config)?.start(installing, events)
     }
 
     /// The same over any storage, whosever it is; an empty one is a new log.
@@ -274,52 +253,7 @@ impl LogStore {
         installing: &BTreeMap<GroupId, EntryId>,
         events: impl Fn(LogEvent) + Send + Sync + 'static,
     ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
-        let path = Path::new("(storage)");
-        let size = backend.len().unwrap_or(0);
-        if config.must_exist && size == 0 {
-            return Err(LogStoreError::Missing(path.to_owned()));
-        }
-        let database = builder(&config)
-            .create_with_backend(FailStop::new(backend))
-            .map_err(|source| database_error(path, redb::Error::from(source)))?;
-        recovery::write_format(&database).map_err(|source| database_error(path, source))?;
-        LogStore::start(database, (path, None), size, &config, installing, Arc::new(events))
-    }
-
-    fn start(
-        mut database: Database,
-        (name, owner): (&Path, Option<&Identity>),
-        size: u64,
-        config: &LogStoreConfig,
-        installing: &BTreeMap<GroupId, EntryId>,
-        events: writer::Events,
-    ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
-        let recovered = recovery::scan(&database, name, owner)?;
-        // More than half of the file is free.
-        let used = recovered.position + recovered.position / 4;
-        if size > config.collect_bytes_min && size / 2 > used {
-            database.compact().map_err(|source| database_error(name, source.into()))?;
-        }
-        let counters = Arc::new(Counters::default());
-        let mut writer = writer::Writer::new(
-            database,
-            name.to_owned(),
-            recovered,
-            config,
-            counters.clone(),
-            events,
-        );
-        writer.finish_installs(installing).map_err(|error| LogStoreError::Unfinished {
-            path: name.to_owned(),
-            what: error.to_string(),
-        })?;
-        let groups = recovery::restored(&writer.index);
-        let (commands, queue) = channel();
-        let writer = std::thread::Builder::new()
-            .name("log-writer".to_owned())
-            .spawn(move || writer.run(&queue))
-            .map_err(|source| LogStoreError::Io { path: name.to_owned(), source })?;
-        Ok((LogStore { path: None, commands, writer, counters }, groups))
+        OpenedLog::read_backend(backend, config)?.start(installing, events)
     }
 
     /// Queues writes; `Persisted` follows for each group's last token. After `Failed` it does

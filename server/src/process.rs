@@ -9,11 +9,11 @@ use crate::disk::{self, Disk, StateError};
 use crate::disk_space::{DiskSpace, Kind, Watch};
 use crate::kept_file::{self, KeptFileError, KeptWriter};
 use crate::listener::{self, Inbound, Known, LocalIdentity};
-use crate::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError};
+use crate::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError, OpenedLog};
 use crate::random;
 use crate::snapshot_bytes::{INCOMING_BYTES_MAX, SnapshotBytes};
 use crate::spare;
-use crate::state_store::{StateStore, StateStoreConfig, StoredGroup};
+use crate::state_store::{OpenedState, StateStore, StateStoreConfig};
 use crate::storage::OpenStorage;
 use crate::transport::Transport;
 use crate::worker::{self, DiskEvents, LocalRouter, Parts, Shared, WorkerError};
@@ -25,6 +25,7 @@ use router::{FrontEnd, ServeConfig};
 use shard_core::cluster_config::{ClusterConfig, NodeConfig};
 use shard_core::handshake::{Credentials, Secret};
 use shard_core::kept::Kept;
+use shard_core::machine::Machine;
 use shard_core::node::{Node, NodeSetup};
 use shard_core::replica::{CheckpointConfig, Recovered};
 use shard_core::wire::NodeStatus;
@@ -194,9 +195,8 @@ pub async fn run_node(
     drained: oneshot::Sender<()>,
     stop: Stop,
 ) -> Result<(), NodeError> {
-    let NodeOptions { id, dir, cluster, addresses, resp, peer, .. } = options;
+    let NodeOptions { id, dir, cluster, addresses, resp, peer, cluster_port, .. } = options;
     let NodeOptions { request_timeout, clients, maxmemory, lease_reads, disk, join, .. } = options;
-    let cluster_port = options.cluster_port;
     let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
     // Held until the end: no other process can open the directory meanwhile.
     let mut data_dir = DataDir::open(&dir, &identity)?;
@@ -209,7 +209,8 @@ pub async fn run_node(
         start_backend(bootstrap, cluster.secret.clone(), request_timeout, Some(local_node))?;
     let (space, watch) = DiskSpace::watch(&dir, disk.free_bytes_min)
         .map_err(system("cannot see how much room the disk has"))?;
-    let opened = open_disk(&mut data_dir, &disk, &space, watch, (&kept, kept_events))?;
+    let kept_map = (&kept, kept_events);
+    let opened = open_disk(&mut data_dir, &disk, (&space, watch), &cluster, kept_map)?;
     let setup = NodeSetup {
         id,
         epoch: random::number().map_err(system(NO_RANDOMNESS))?,
@@ -349,53 +350,36 @@ fn share(seats: u64, all: u64, least: u64) -> u64 {
 /// What each group's replica starts from.
 type Recovereds = BTreeMap<GroupId, Recovered>;
 
-/// Opens both files and loads every group's newest checkpoint. An install that was cut short is
-/// finished first: the state says which, and the log follows.
+/// Reads both files and loads every group's newest checkpoint. What is there is written once nothing of it is
+/// refused: then both files are gone on with, and an install that was cut short is finished first, of which the state
+/// says which, and the log follows; and the directory keeps what is new of the cluster.
 fn open_disk(
     data_dir: &mut DataDir,
     options: &DiskOptions,
-    space: &Arc<DiskSpace>,
-    watch: Watch,
+    (space, watch): (&Arc<DiskSpace>, Watch),
+    cluster: &Cluster,
     (kept, kept_events): (&Kept, mpsc::Receiver<u64>),
 ) -> Result<(Disk, DiskEvents, Recovereds), NodeError> {
-    let (must_exist, owner) = (data_dir.log_exists(), data_dir.identity().clone());
-    let storage = |kind| space.patient(&options.storage, kind);
+    let (log, state, mut machines) = read_disk(data_dir, options, space, kept)?;
+    let stored = state.groups();
+    let installing: BTreeMap<_, _> =
+        stored.iter().filter_map(|(group, stored)| Some((*group, stored.installing?))).collect();
     let (events, state_events) = mpsc::channel(STATE_EVENTS_MAX);
     let report = move |event| {
         // The receiver goes with the worker; nobody waits for what comes after that.
         let _ = events.blocking_send(event);
     };
-    let config = StateStoreConfig { must_exist, ..options.state };
-    let (state, stored) =
-        StateStore::open((&data_dir.state_path(), &owner), &storage(Kind::State), config, report)
-            .map_err(StateError::Store)?;
-    let installing: BTreeMap<_, _> =
-        stored.iter().filter_map(|(group, stored)| Some((*group, stored.installing?))).collect();
-
+    let state = state.start(report).map_err(StateError::Store)?;
     let (events, log_events) = mpsc::channel::<LogEvent>(LOG_EVENTS_MAX);
     let report = move |event| {
         let _ = events.blocking_send(event);
     };
-    let config = LogStoreConfig { must_exist, ..options.log };
-    let (path, storage) = (data_dir.log_path(), storage(Kind::Log));
-    // Both files are read at once: a start with much in them takes as long as the larger one does.
-    let (opened, machines) = std::thread::scope(|scope| {
-        let log =
-            scope.spawn(|| LogStore::open((&path, &owner), &storage, config, &installing, report));
-        // What is to be deleted is not loaded before.
-        let wanted = |(group, stored): &(&GroupId, &StoredGroup)| {
-            stored.checkpoint.is_some() && kept.wants(**group)
-        };
-        let checkpoints = stored.iter().filter(wanted);
-        let machines: Result<BTreeMap<_, _>, StateError> =
-            checkpoints.map(|(group, _)| Ok((*group, disk::load(&state, *group)?))).collect();
-        (log.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machines)
-    });
-    let (log, restored) = opened?;
-    let mut machines = machines?;
+    let (log, restored) = log.start(&installing, report)?;
     installing.keys().for_each(|group| state.installed(*group));
     data_dir.set_log_exists()?;
-    kept_file::claim(data_dir, kept)?;
+    kept_file::settle(data_dir, kept)?;
+    // After the map: that has the addresses that are new in it.
+    keep_cluster(data_dir, cluster)?;
 
     let mut recovered: Recovereds =
         restored.into_iter().map(|(group, log)| (group, log.into())).collect();
@@ -415,6 +399,40 @@ fn open_disk(
     Ok((Disk::new(log, state, loaded, (space.clone(), watch)), events, recovered))
 }
 
+/// Both files, and the state machines of the groups that the node has. Files that are there stay as they are.
+fn read_disk(
+    data_dir: &DataDir,
+    options: &DiskOptions,
+    space: &Arc<DiskSpace>,
+    kept: &Kept,
+) -> Result<(OpenedLog, OpenedState, BTreeMap<GroupId, Machine>), NodeError> {
+    let (must_exist, owner) = (data_dir.log_exists(), data_dir.identity());
+    let storage = |kind| space.patient(&options.storage, kind);
+    let log_config = LogStoreConfig { must_exist, ..options.log };
+    let state_config = StateStoreConfig { must_exist, ..options.state };
+    let (log_path, log_storage) = (data_dir.log_path(), storage(Kind::Log));
+    let read_state = || -> Result<_, StateError> {
+        let path = data_dir.state_path();
+        let state = OpenedState::read((&path, owner), &storage(Kind::State), state_config)?;
+        let mut machines = BTreeMap::new();
+        for (group, stored) in state.groups() {
+            // What is to be deleted is not loaded before.
+            if stored.checkpoint.is_some() && kept.wants(group) {
+                machines.insert(group, disk::load(state.checkpoints(), group)?);
+            }
+        }
+        Ok((state, machines))
+    };
+    // Both are read at once: a start with much in them takes as long as the larger one does.
+    let (log, state) = std::thread::scope(|scope| {
+        let log = scope.spawn(|| OpenedLog::read((&log_path, owner), &log_storage, log_config));
+        let state = read_state();
+        (log.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), state)
+    });
+    let (state, machines) = state?;
+    Ok((log?, state, machines))
+}
+
 fn finish(
     result: Result<Result<(), WorkerError>, tokio::task::JoinError>,
 ) -> Result<(), NodeError> {
@@ -431,7 +449,9 @@ fn open_map(
     cluster: &Cluster,
 ) -> Result<(Kept, KeptWriter, mpsc::Receiver<u64>), NodeError> {
     let told = new_addresses(data_dir, cluster);
-    keep_cluster(data_dir, cluster)?;
+    if !data_dir.log_exists() {
+        keep_cluster(data_dir, cluster)?;
+    }
     let kept = kept_file::open(data_dir, &cluster.config, &told)?;
     let (events, reports) = mpsc::channel(1);
     let writer = KeptWriter::start((data_dir.path().to_owned(), data_dir.identity().node), events)

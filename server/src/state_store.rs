@@ -33,29 +33,30 @@
 mod format;
 pub(crate) mod inspect;
 mod open;
+mod opened;
 mod pending;
 mod rows;
 mod staging;
 mod streams;
 mod writer;
 
+pub use opened::{Checkpoints, OpenedState};
+
 use crate::data_dir::Identity;
-use crate::fail_stop::FailStop;
-use crate::last_words::{At, HOW_TO_GO_ON};
+use crate::last_words::HOW_TO_GO_ON;
 use crate::owner::OtherOwner;
-use crate::snapshot_bytes::{OUTGOING_BYTES_MAX, SnapshotBytes};
+use crate::snapshot_bytes::SnapshotBytes;
 use crate::storage::{self, OpenStorage};
 use bytes::Bytes;
-use format::{Fault, GROUPS, GroupRow, Home, PARTS, ROWS};
+use format::Fault;
 use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
 use raft_core::types::{EntryId, GroupId};
 use redb::{Builder, Database, ReadableDatabase, StorageBackend};
-use rows::Stopped;
 use shard_core::checkpoint::{CheckpointMark, OutgoingChunk, RowChange};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -209,7 +210,7 @@ impl StateStoreError {
     }
 }
 
-/// Why [`StateStore::load`] ended early.
+/// Why [`Checkpoints::load`] ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError<E> {
     /// The state cannot be read.
@@ -223,7 +224,7 @@ pub enum LoadError<E> {
 /// What a start finds of one group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredGroup {
-    /// The newest durable checkpoint: what [`StateStore::load`] gives.
+    /// The newest durable checkpoint: what [`Checkpoints::load`] gives.
     pub checkpoint: Option<Snapshot>,
     /// How much is durable of a snapshot that was coming in; with all bytes, it was compared with its
     /// name.
@@ -345,23 +346,16 @@ impl StateStore {
         open::prepare_file(path, must_exist, owner)
     }
 
-    /// Opens or creates the state, which must be `owner`'s or nobody's. redb verifies the whole file, which
-    /// `storage` opens. `events` is called from the store's threads, one call at a time; it must neither block
-    /// for long nor call the store.
+    /// Opens or creates the state: [`OpenedState::read`] and [`OpenedState::start`].
     pub fn open(
-        (path, owner): (&Path, &Identity),
+        path: (&Path, &Identity),
         storage: &OpenStorage,
         config: StateStoreConfig,
         events: impl Fn(StateStoreEvent) + Send + Sync + 'static,
     ) -> Result<(StateStore, BTreeMap<GroupId, StoredGroup>), StateStoreError> {
-        let _at = At::file("state", path);
-        open::prepare_file(path, config.must_exist, owner)?;
-        let io_error = |source| StateStoreError::Io { path: path.to_owned(), source };
-        let database = builder(&config)
-            .create_with_backend(storage.open(path).map_err(io_error)?)
-            .map_err(|source| StateStoreError::of(path, source.into()))?;
-        let storage = Storage { name: path.to_owned(), path: Some(path.to_owned()) };
-        StateStore::start(database, (storage, Some(owner)), config, events)
+        let opened = OpenedState::read(path, storage, config)?;
+        let groups = opened.groups();
+        Ok((opened.start(events)?, groups))
     }
 
     /// The same over any storage, whosever it is; an empty one is a new state. It is never compacted, and its growth is
@@ -371,71 +365,9 @@ impl StateStore {
         config: StateStoreConfig,
         events: impl Fn(StateStoreEvent) + Send + Sync + 'static,
     ) -> Result<(StateStore, BTreeMap<GroupId, StoredGroup>), StateStoreError> {
-        let name = PathBuf::from("(storage)");
-        if config.must_exist && backend.len().is_ok_and(|len| len == 0) {
-            return Err(StateStoreError::Missing(name));
-        }
-        let database = builder(&config)
-            .create_with_backend(FailStop::new(backend))
-            .map_err(|source| StateStoreError::of(&name, source.into()))?;
-        open::write_format(&database).map_err(|fault| StateStoreError::of(&name, fault))?;
-        StateStore::start(database, (Storage { name, path: None }, None), config, events)
-    }
-
-    fn start(
-        mut database: Database,
-        (storage, owner): (Storage, Option<&Identity>),
-        config: StateStoreConfig,
-        events: impl Fn(StateStoreEvent) + Send + Sync + 'static,
-    ) -> Result<(StateStore, BTreeMap<GroupId, StoredGroup>), StateStoreError> {
-        let mut found = open::scan(&database, &storage.name, owner)?;
-        open::compact(&mut database, &storage, &config, &mut found)
-            .map_err(|fault| StateStoreError::of(&storage.name, fault))?;
-        let groups = found.stored();
-        let database = Arc::new(database);
-        let counters = Arc::new(Counters::default());
-        let reporter = Arc::new(Reporter { events: Box::new(events), failed: Mutex::new(None) });
-        let (commands, queue) = sync_channel(QUEUE_MAX);
-        let (reads, waiting) = sync_channel(READS_MAX);
-        let writer = writer::Writer::new(
-            database.clone(),
-            storage.clone(),
-            found,
-            counters.clone(),
-            reporter.clone(),
-        );
-        let outgoing = SnapshotBytes::new(OUTGOING_BYTES_MAX);
-        let reader = streams::Reader {
-            outgoing: outgoing.clone(),
-            database: database.clone(),
-            storage: storage.clone(),
-            config,
-            counters: counters.clone(),
-            reporter: reporter.clone(),
-        };
-        let io_error = |source| StateStoreError::Io { path: storage.name.clone(), source };
-        let reader = std::thread::Builder::new()
-            .name("state-reader".to_owned())
-            .spawn(move || reader.run(&waiting))
-            .map_err(io_error)?;
-        let writer = std::thread::Builder::new()
-            .name("state-writer".to_owned())
-            .spawn(move || writer.run(&queue))
-            .map_err(io_error)?;
-        Ok((
-            StateStore {
-                storage,
-                database,
-                commands,
-                reads,
-                writer,
-                reader,
-                counters,
-                reporter,
-                outgoing,
-            },
-            groups,
-        ))
+        let opened = OpenedState::read_backend(backend, config)?;
+        let groups = opened.groups();
+        Ok((opened.start(events)?, groups))
     }
 
     /// Changes of a group's checkpoint; the first of them begins it. Answered by `Taken`, before which
@@ -506,41 +438,9 @@ impl StateStore {
         let _ = self.commands.send(command);
     }
 
-    /// Gives every row of the group's newest checkpoint, in the order of the keys, and verifies that
-    /// these are all of them. Reads on the calling thread; checkpoints go on meanwhile, but the file
-    /// reuses no page until it is done. Without a checkpoint there are no rows.
-    pub fn load<E>(
-        &self,
-        group: GroupId,
-        row: impl FnMut(&[u8], Bytes) -> Result<(), E>,
-    ) -> Result<(), LoadError<E>> {
-        let _at = At::file("state", &self.storage.name);
-        self.read_rows(group, row).map_err(|stopped| match stopped {
-            Stopped::Fault(fault) => {
-                LoadError::Store(StateStoreError::of(&self.storage.name, fault))
-            }
-            Stopped::Refused(error) => LoadError::Refused(error),
-        })
-    }
-
-    fn read_rows<E>(
-        &self,
-        group: GroupId,
-        row: impl FnMut(&[u8], Bytes) -> Result<(), E>,
-    ) -> Result<(), Stopped<E>> {
-        let transaction = self.database.begin_read()?;
-        let Some(bytes) = transaction.open_table(GROUPS)?.get(group.0)? else { return Ok(()) };
-        let known = GroupRow::decode(group, bytes.value())?;
-        let (rows, parts) = (transaction.open_table(ROWS)?, transaction.open_table(PARTS)?);
-        let home = Home { group, generation: known.generation };
-        let found = rows::for_each(&rows, &parts, home, row)?;
-        let (found, known) = ((found.hash, found.bytes), (known.totals.hash, known.totals.bytes));
-        if found != known {
-            let place = format!("the rows of group {group}");
-            let what = "they do not come to size and hash of the checkpoint";
-            return Err(Fault::Damaged { place, what }.into());
-        }
-        Ok(())
+    /// The checkpoints in it. While they are read others are taken, but the file reuses no page until it is done.
+    pub fn checkpoints(&self) -> Checkpoints<'_> {
+        Checkpoints { database: &self.database, name: &self.storage.name }
     }
 
     /// What waits to be sent.

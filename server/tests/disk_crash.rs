@@ -164,9 +164,9 @@ fn open(log: &Simulated, state: &Simulated, what: &str) -> Node {
     }
     for (group, stored) in &stored {
         let Some(checkpoint) = &stored.checkpoint else { continue };
-        load(&states, *group).unwrap_or_else(|error| panic!("{what}: {error}"));
+        load(states.checkpoints(), *group).unwrap_or_else(|error| panic!("{what}: {error}"));
         let mut there = BTreeMap::new();
-        let loaded = states.load(*group, |key, value| {
+        let loaded = states.checkpoints().load(*group, |key, value| {
             there.insert(key.to_vec(), value.to_vec());
             Ok::<(), ()>(())
         });

@@ -174,7 +174,7 @@ fn snapshots_on_their_way_take_little_however_large_they_are() {
             rows += 1;
             Ok::<_, Infallible>(())
         };
-        assert!(to.store.load(*group, count).is_ok() && rows > 0);
+        assert!(to.store.checkpoints().load(*group, count).is_ok() && rows > 0);
     }
     let taken = bytes_of("VmHWM").expect("it told before").saturating_sub(before);
     let held = incoming.peak() + from.store.outgoing().peak();

@@ -286,7 +286,7 @@ fn contents(state: &State) -> Model {
     let mut model = Model::new();
     for (group, stored) in &state.groups {
         let mut rows = Rows::new();
-        let loaded = state.store.load(*group, |key, value| {
+        let loaded = state.store.checkpoints().load(*group, |key, value| {
             rows.insert(key.to_vec(), value.to_vec());
             Ok::<(), ()>(())
         });

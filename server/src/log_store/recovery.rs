@@ -81,28 +81,22 @@ pub(super) fn write_format(database: &Database) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// Reads the whole log and checks every frame and the order of all. One that is nobody's is the owner's
-/// after that.
+/// Reads the whole log and checks every frame and the order of all. And whether it says that it is the owner's,
+/// where there is one; else it is nobody's.
 pub(super) fn scan(
     database: &Database,
     path: &Path,
     owner: Option<&Identity>,
-) -> Result<Recovered, LogStoreError> {
+) -> Result<(Recovered, bool), LogStoreError> {
     let failed = |error: redb::Error| database_error(path, error);
     let transaction = database.begin_read().map_err(|error| failed(error.into()))?;
     let meta = transaction.open_table(META).map_err(|error| failed(error.into()))?;
     check_format(&meta, path)?;
-    let nobodys = match owner {
-        Some(owner) => !check_owner(&transaction, owner, path)?,
-        None => false,
-    };
+    let owned = owner.map_or(Ok(false), |owner| check_owner(&transaction, owner, path))?;
     let wal = transaction.open_table(WAL).map_err(|error| failed(error.into()))?;
     let first = first_row(&meta).map_err(|error| failed(error.into()))?;
     let recovered = read_all(&wal, first).map_err(|error| wal_error(path, error))?;
-    if let Some(owner) = owner.filter(|_| nobodys) {
-        owner::claim(database, owner, FORMAT).map_err(failed)?;
-    }
-    Ok(recovered)
+    Ok((recovered, owned))
 }
 
 /// Refuses what this program cannot read.

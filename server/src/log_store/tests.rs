@@ -5,7 +5,7 @@ use raft_core::frame::encode_entry;
 use raft_core::snapshot::{Snapshot, SnapshotId};
 use raft_core::types::{Entry, EntryId, EntryKind, HardState, Index, NodeId, Term};
 use redb::backends::FileBackend;
-use redb::{ReadableDatabase, ReadableTable};
+use redb::{Database, ReadableDatabase, ReadableTable};
 use std::sync::mpsc::{Receiver, channel};
 
 type Wal<'t> = redb::Table<'t, u64, &'static [u8]>;
@@ -433,7 +433,7 @@ fn what_is_no_log_is_refused_with_what_to_do() {
     StateStore::create(&other, false, &owner(1)).unwrap();
     let other = std::fs::read(&other).unwrap();
     for (content, what) in [
-        (&sound[..100], "failed to fill whole buffer"),
+        (&sound[..100], "unexpected end of file"),
         (&sound[..5000], "truncated"),
         (&[7; 5000], "Not a redb database"),
         (&other, "Table 'wal' does not exist"),

@@ -93,27 +93,18 @@ pub(super) fn write_format(database: &Database) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Reads everything but the rows. A state that is nobody's is the owner's after that.
+/// Reads everything but the rows. And whether it says that it is the owner's, where there is one; else it is
+/// nobody's.
 pub(super) fn scan(
     database: &Database,
     path: &Path,
     owner: Option<&Identity>,
-) -> Result<Found, StateStoreError> {
-    let transaction =
-        database.begin_read().map_err(|error| StateStoreError::of(path, error.into()))?;
-    let format =
-        meta(&transaction, FORMAT_KEY).map_err(|fault| StateStoreError::of(path, fault))?;
-    check_format(format, path)?;
-    let nobodys = match owner {
-        Some(owner) => !check_owner(&transaction, owner, path)?,
-        None => false,
-    };
-    let found = read(&transaction).map_err(|fault| StateStoreError::of(path, fault))?;
-    if let Some(owner) = owner.filter(|_| nobodys) {
-        let claimed = owner::claim(database, owner, FORMAT);
-        claimed.map_err(|error| StateStoreError::of(path, error.into()))?;
-    }
-    Ok(found)
+) -> Result<(Found, bool), StateStoreError> {
+    let failed = |fault| StateStoreError::of(path, fault);
+    let transaction = database.begin_read().map_err(|error| failed(error.into()))?;
+    check_format(meta(&transaction, FORMAT_KEY).map_err(failed)?, path)?;
+    let owned = owner.map_or(Ok(false), |owner| check_owner(&transaction, owner, path))?;
+    Ok((read(&transaction).map_err(failed)?, owned))
 }
 
 /// Refuses another's state; whether this one says that it is the node's own.

@@ -1,4 +1,4 @@
-use super::format::{STREAM_HEADER, Totals, row_hash};
+use super::format::{GROUPS, PARTS, ROWS, STREAM_HEADER, Totals, row_hash};
 use super::*;
 use raft_core::conf::Conf;
 use raft_core::types::{Index, NodeId, Term};
@@ -137,7 +137,7 @@ impl Open {
     fn rows(&self, group: GroupId) -> Model {
         let mut rows = Model::new();
         let mut last: Option<Vec<u8>> = None;
-        let loaded = self.store.load(group, |key, value| {
+        let loaded = self.store.checkpoints().load(group, |key, value| {
             assert!(last.as_deref().is_none_or(|last| last < key), "the order of the keys");
             last = Some(key.to_vec());
             rows.insert(key.to_vec(), value.to_vec());
@@ -247,7 +247,7 @@ fn a_checkpoint_is_loaded_and_named_by_its_rows() {
     assert_eq!(again.groups, BTreeMap::from([(G1, stored.clone()), (G2, stored)]));
     assert_eq!((again.rows(G1), again.rows(G2)), (model.clone(), model));
     assert_eq!(again.rows(GroupId(3)), Model::new());
-    let stopped = again.store.load(G1, |_, _| Err("enough"));
+    let stopped = again.store.checkpoints().load(G1, |_, _| Err("enough"));
     assert!(matches!(stopped, Err(LoadError::Refused("enough"))));
 }
 

@@ -42,7 +42,7 @@ fn a_row_that_is_not_what_was_written_is_never_used() {
             tamper(&path, |transaction| flip_bit(transaction, table, at));
 
             let store = open(&path);
-            let error = store.store.load(G1, |_, _| Ok::<(), ()>(())).unwrap_err();
+            let error = store.store.checkpoints().load(G1, |_, _| Ok::<(), ()>(())).unwrap_err();
             let LoadError::Store(StateStoreError::Damaged { place, .. }) = error else {
                 panic!("{error:?}")
             };
@@ -75,7 +75,7 @@ fn a_row_or_a_part_that_is_missing_is_noticed() {
             transaction.open_table(table).unwrap().pop_first().unwrap().unwrap();
         });
         let store = open(&path);
-        let error = store.store.load(G1, |_, _| Ok::<(), ()>(())).unwrap_err();
+        let error = store.store.checkpoints().load(G1, |_, _| Ok::<(), ()>(())).unwrap_err();
         assert!(matches!(error, LoadError::Store(StateStoreError::Damaged { .. })), "{error:?}");
         store.send(G1, P1, id, 0, store.groups[&G1].checkpoint.as_ref().unwrap().bytes);
         assert!(matches!(store.next(), StateStoreEvent::Failed(_)));

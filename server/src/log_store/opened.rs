@@ -1,0 +1,130 @@
+//! A log that was opened and read, and is as it was: what redb writes when it opens a file is held back until
+//! the start is known to go on ([`crate::held_back`]).
+
+use super::recovery::{self, Recovered};
+use super::wal::FORMAT;
+use super::{
+    Counters, LogEvent, LogStore, LogStoreConfig, LogStoreError, builder, database_error, writer,
+};
+use crate::data_dir::Identity;
+use crate::fail_stop::FailStop;
+use crate::held_back::HeldBack;
+use crate::last_words::At;
+use crate::owner;
+use crate::storage::OpenStorage;
+use raft_core::Restored;
+use raft_core::types::{EntryId, GroupId};
+use redb::{Database, StorageBackend};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use tracing::info;
+
+/// The log, which was not written yet.
+pub struct OpenedLog {
+    name: PathBuf,
+    /// It is a file.
+    path: Option<PathBuf>,
+    held: HeldBack,
+    database: Database,
+    recovered: Recovered,
+    /// Whose it will be, if it is nobody's.
+    claim: Option<Identity>,
+    config: LogStoreConfig,
+}
+
+impl OpenedLog {
+    /// Opens the log, or creates it, and reads it once from its beginning. `storage` opens the file, which must be
+    /// `owner`'s or nobody's. A file that was there stays as it was.
+    pub fn read(
+        (path, owner): (&Path, &Identity),
+        storage: &OpenStorage,
+        config: LogStoreConfig,
+    ) -> Result<OpenedLog, LogStoreError> {
+        let _at = At::file("log", path);
+        recovery::prepare_file(path, config.must_exist, owner)?;
+        let io_error = |source| LogStoreError::Io { path: path.to_owned(), source };
+        let (held, database) = hold(path, storage.open(path).map_err(io_error)?, &config)?;
+        let (recovered, owned) = recovery::scan(&database, path, Some(owner))?;
+        let (name, claim) = (path.to_owned(), (!owned).then(|| owner.clone()));
+        let path = Some(name.clone());
+        Ok(OpenedLog { name, path, held, database, recovered, claim, config })
+    }
+
+    /// The same over any storage, whosever it is; an empty one is a new log.
+    pub(super) fn read_backend(
+        backend: impl StorageBackend,
+        config: LogStoreConfig,
+    ) -> Result<OpenedLog, LogStoreError> {
+        let name = PathBuf::from("(storage)");
+        if config.must_exist && backend.len().is_ok_and(|len| len == 0) {
+            return Err(LogStoreError::Missing(name));
+        }
+        let (held, database) = hold(&name, FailStop::new(backend), &config)?;
+        recovery::write_format(&database).map_err(|source| database_error(&name, source))?;
+        let (recovered, _) = recovery::scan(&database, &name, None)?;
+        Ok(OpenedLog { name, path: None, held, database, recovered, claim: None, config })
+    }
+
+    /// Goes on with it: from now on it is written. `installing`: the groups whose state has taken a
+    /// snapshot, up to these entries, without being sure that the log knows; it does when this returns. `events`
+    /// is called from the log's threads and must not block for long.
+    pub fn start(
+        self,
+        installing: &BTreeMap<GroupId, EntryId>,
+        events: impl Fn(LogEvent) + Send + Sync + 'static,
+    ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
+        let OpenedLog { name, path, held, mut database, recovered, claim, config } = self;
+        let _at = At::file("log", &name);
+        let failed = |source| database_error(&name, source);
+        let size = held.len().unwrap_or(0);
+        held.release().map_err(|source| LogStoreError::Io { path: name.clone(), source })?;
+        if let Some(owner) = claim {
+            owner::claim(&database, &owner, FORMAT).map_err(failed)?;
+        }
+        // More than half of the file is free.
+        let used = recovered.position + recovered.position / 4;
+        if size > config.collect_bytes_min && size / 2 > used {
+            database.compact().map_err(|source| failed(source.into()))?;
+        }
+        let counters = Arc::new(Counters::default());
+        let mut writer = writer::Writer::new(
+            database,
+            name.clone(),
+            recovered,
+            &config,
+            counters.clone(),
+            Arc::new(events),
+        );
+        writer.finish_installs(installing).map_err(|error| LogStoreError::Unfinished {
+            path: name.clone(),
+            what: error.to_string(),
+        })?;
+        let groups = recovery::restored(&writer.index);
+        let (commands, queue) = channel();
+        let writer = std::thread::Builder::new()
+            .name("log-writer".to_owned())
+            .spawn(move || writer.run(&queue))
+            .map_err(|source| LogStoreError::Io { path: name.clone(), source })?;
+        if let Some(Ok(after)) = path.as_ref().map(std::fs::metadata)
+            && after.len() < size
+        {
+            let (path, back) = (name.display(), size - after.len());
+            info!(%path, back, "gave free space of the log back, in bytes");
+        }
+        Ok((LogStore { path, commands, writer, counters }, groups))
+    }
+}
+
+/// Opens storage whose changes wait. redb verifies all of it.
+fn hold(
+    name: &Path,
+    backend: FailStop,
+    config: &LogStoreConfig,
+) -> Result<(HeldBack, Database), LogStoreError> {
+    let io_error = |source| LogStoreError::Io { path: name.to_owned(), source };
+    let held = HeldBack::new(backend).map_err(io_error)?;
+    let database = builder(config).create_with_backend(held.clone());
+    Ok((held, database.map_err(|source| database_error(name, source.into()))?))
+}
