@@ -160,4 +160,5 @@ def main():
                 print(f"| {name} | {a:,.0f} | {b:,.0f} | {b / a:.2f} | {a50:.2f}, {a99:.2f} | {b50:.2f}, {b99:.2f} |", flush=True)  # fmt: skip
 
 
-main()
+if __name__ == "__main__":
+    main()
