@@ -325,15 +325,18 @@ fn check_words(path: &str, text: &str, forbidden: &[&str]) -> Vec<String> {
     complaints
 }
 
-/// Crates that can be built with broken rules.
-const WITH_MUTANTS: &[&str] = &["raft-core", "router"];
-
-/// Broken rules are for tests: no crate that is shipped may switch them on.
-fn check_mutants(folder: &str, manifest: &str) -> Vec<String> {
+/// Broken rules are for tests, a program without lanes is for a benchmark: no crate that is shipped may switch either on.
+fn check_features(folder: &str, manifest: &str) -> Vec<String> {
+    let allowed = match folder {
+        "raft-core" | "router" => "mutants = []",
+        "shard-core" => "without-lanes = []",
+        "server" => "without-lanes = [\"shard-core/without-lanes\"]",
+        _ => "",
+    };
     manifest
         .lines()
-        .filter(|line| has_word(line, "mutants"))
-        .filter(|line| !WITH_MUTANTS.contains(&folder) || line.trim() != "mutants = []")
+        .filter(|line| !line.starts_with('#') && line.trim() != allowed)
+        .filter(|line| has_word(line, "mutants") || has_word(line, "without-lanes"))
         .map(|line| format!("{folder}/Cargo.toml: `{line}` would ship broken rules"))
         .collect()
 }
@@ -495,11 +498,17 @@ fn none(complaints: Vec<String>) {
 #[test]
 fn no_shipped_crate_breaks_rules_on_purpose() {
     let manifest = |rule: &CrateRule| read(&format!("{}/Cargo.toml", rule.folder));
-    none(CRATES.iter().flat_map(|rule| check_mutants(rule.folder, &manifest(rule))).collect());
+    none(CRATES.iter().flat_map(|rule| check_features(rule.folder, &manifest(rule))).collect());
     let broken = "raft-core = { workspace = true, features = [\"mutants\"] }";
-    assert_eq!(check_mutants("server", broken).len(), 1);
-    assert_eq!(check_mutants("raft-core", "default = [\"mutants\"]").len(), 1);
-    assert_eq!(check_mutants("server", "mutants = []").len(), 1);
+    assert_eq!(check_features("server", broken).len(), 1);
+    assert_eq!(check_features("raft-core", "default = [\"mutants\"]").len(), 1);
+    assert_eq!(check_features("server", "mutants = []").len(), 1);
+    let broken = "shard-core = { workspace = true, features = [\"without-lanes\"] }";
+    assert_eq!(check_features("router", broken).len(), 1);
+    assert_eq!(check_features("server", "default = [\"without-lanes\"]").len(), 1);
+    for folder in ["tests", "tests/harness", "examples"] {
+        assert!(!has_word(&read(&format!("{folder}/Cargo.toml")), "without-lanes"), "{folder}");
+    }
 }
 
 #[test]

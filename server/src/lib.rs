@@ -35,4 +35,5 @@ pub mod standalone;
 pub mod state_store;
 pub mod storage;
 pub mod transport;
+pub mod without_lanes;
 pub mod worker;

@@ -23,7 +23,9 @@ fn main() -> ExitCode {
     if !matches!(cli.command, Command::Inspect(_)) {
         server::last_words::install();
     }
+    let checked = server::without_lanes::check(&cli.command);
     let result = match cli.command {
+        _ if checked.is_err() => checked,
         Command::Dev(args) => server::dev::run(args),
         Command::Node(args) => server::standalone::node(args),
         Command::Router(args) => server::standalone::router(args),

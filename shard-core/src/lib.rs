@@ -17,6 +17,9 @@
 //! - Nothing from a socket or a disk can panic this code, or take more memory than it has bytes
 //!   times a constant.
 
+#[cfg(all(feature = "without-lanes", any(test, debug_assertions)))]
+compile_error!("without-lanes is for the release program of `make bench-lanes`, and for no test");
+
 pub mod checkpoint;
 pub mod cluster_config;
 pub mod cluster_map;

@@ -13,6 +13,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::{Bound, RangeInclusive};
 
+/// Whether an op that comes again is known again. Not so in the program that shows what that costs
+/// (`make bench-lanes`).
+pub const IS_EXACTLY_ONCE: bool = !cfg!(feature = "without-lanes");
+
 id_type! {
     /// The place of an op in its lane, from 1. 0: before the first.
     Seq(u64)

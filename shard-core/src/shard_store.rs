@@ -34,8 +34,9 @@ use crate::moves::{MoveId, SlotEpoch};
 use crate::op::{Op, OpError, Outcome, Token};
 use crate::rows::{GroupRow, Named, Row, RowValue, SlotRow};
 use crate::session::{
-    LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, Lanes, LogTime, ReplyBytes,
-    SESSION_AHEAD_MS_MAX, Seq, SessionId, TOKEN_REPLY_BYTES_MAX, TOKEN_WINDOW_MS, Verdict,
+    IS_EXACTLY_ONCE, LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, Lanes,
+    LogTime, ReplyBytes, SESSION_AHEAD_MS_MAX, Seq, SessionId, TOKEN_REPLY_BYTES_MAX,
+    TOKEN_WINDOW_MS, Verdict,
 };
 use crate::slot::{SLOTS, Slot, hash_slot};
 use crate::wire::{Answer, GroupAnswer, GroupQuery, LaneRequest, ReadRequest, SlotSize};
@@ -208,10 +209,11 @@ impl ShardStore {
             Some(_) | None => return ReadStep::Answered(self.elsewhere(*slot)),
         };
         let log_time = self.log_time.max(state.floor);
-        let waits = after.is_some_and(|after| {
-            let lane = state.lanes.get(after.session);
-            log_time <= after.deadline && lane.is_none_or(|lane| lane.last() < after.seq)
-        });
+        let waits = IS_EXACTLY_ONCE
+            && after.is_some_and(|after| {
+                let lane = state.lanes.get(after.session);
+                log_time <= after.deadline && lane.is_none_or(|lane| lane.last() < after.seq)
+            });
         if waits {
             return ReadStep::AwaitsLane;
         }
@@ -315,6 +317,9 @@ impl ShardStore {
             Some(_) | None => return self.elsewhere(request.slot),
         };
         let log_time = self.log_time.max(slot.floor);
+        if !IS_EXACTLY_ONCE {
+            return Answer::Done { outcome: self.execute(request, log_time, full), log_time };
+        }
         if request.deadline.0 > log_time.0.saturating_add(SESSION_AHEAD_MS_MAX) {
             return Answer::DeadlineTooFar { log_time };
         }
@@ -439,6 +444,9 @@ impl ShardStore {
         outcome: &Outcome,
         limits: LaneLimits,
     ) {
+        if !IS_EXACTLY_ONCE {
+            return;
+        }
         let slot = self.slots.get_mut(&number).expect("ownership was checked");
         let mut known = true;
         let lane = slot.lanes.get_or_insert_with(session, || {
