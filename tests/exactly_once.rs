@@ -276,6 +276,11 @@ fn a_token_of_its_own_command_marks_the_next_one_alone() {
     refused(call(&["NOSUCH"]), "unknown command");
     assert_eq!(call(&["INCR", "n"]), integer(4));
     refused(call(&["CLIENT", "IDMP", "p", ""]), "1 to 256 bytes");
+    refused(call(&["INCR", "n"]), "the CLIENT IDMP before this command was refused");
+    refused(call(&["CLIENT", "IDMP", "p"]), "wrong number of arguments");
+    assert_eq!(call(&["CLIENT", "IDMP", "p", "4"]), ok);
+    assert_eq!(call(&["CLIENT", "IDMP", "p", "1"]), ok);
+    assert_eq!(call(&["INCR", "n"]), integer(1), "the newest mark counts");
     assert_eq!(call(&["CLIENT", "IDMP", "p", "4"]), ok);
     assert_eq!(call(&["RESET"]), Value::Simple("RESET".into()));
     assert_eq!(call(&["INCR", "n"]), integer(5), "RESET is done, and takes the mark with it");

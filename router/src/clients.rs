@@ -10,6 +10,15 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+/// What the CLIENT IDMP before a command says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// It has this token.
+    Token(SessionId),
+    /// It was to have one that was refused.
+    Refused,
+}
+
 /// What is known of one connection.
 #[derive(Debug)]
 pub struct ClientInfo {
@@ -29,8 +38,8 @@ pub struct ClientInfo {
     pub readonly: Cell<bool>,
     /// CLIENT REQUEST-TIMEOUT: how long a request of its waits at most, if not as long as those of others.
     pub request_timeout: Cell<Option<Duration>>,
-    /// CLIENT IDMP: the token of the next command.
-    pub token: Cell<Option<SessionId>>,
+    /// CLIENT IDMP: what it says of the next command.
+    pub mark: Cell<Option<Mark>>,
     /// CLIENT SETNAME; empty: none.
     pub name: RefCell<Bytes>,
     /// CLIENT SETINFO LIB-NAME.
@@ -119,7 +128,7 @@ impl Clients {
             protocol: Cell::default(),
             readonly: Cell::default(),
             request_timeout: Cell::default(),
-            token: Cell::default(),
+            mark: Cell::default(),
             name: RefCell::default(),
             lib_name: RefCell::default(),
             lib_version: RefCell::default(),

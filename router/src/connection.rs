@@ -6,9 +6,11 @@
 
 use crate::FrontEnd;
 use crate::backend::{Answered, ReplySink, Target, Work, give_back};
-use crate::clients::{ClientGuard, ClientInfo};
+use crate::clients::{ClientGuard, ClientInfo, Mark};
 use crate::commands::admin::{Admin, SetSlot};
-use crate::commands::{self, Arguments, Barrier, Call, CommandSpec, ErrorText, Join, Local, token};
+use crate::commands::{
+    self, Arguments, Barrier, Call, Client, CommandSpec, ErrorText, Join, Local, token,
+};
 use crate::info::Info;
 use crate::pipeline::{Pipeline, PutBack};
 use crate::redirect::{Port, SentAway};
@@ -431,13 +433,30 @@ fn parse(
     info: &ClientInfo,
     arguments: &mut Arguments,
 ) -> Result<(&'static CommandSpec, Call), ErrorText> {
-    let Some(name) = info.token.take() else { return commands::parse(arguments) };
+    let marks = token::is_client_idmp(arguments);
+    let parsed = match info.mark.take() {
+        None => commands::parse(arguments),
+        Some(mark) => parse_marked(mark, arguments),
+    };
+    if marks && parsed.is_err() {
+        // What is behind it, perhaps on its way already, is not to be done without the token.
+        info.mark.set(Some(Mark::Refused));
+    }
+    parsed
+}
+
+fn parse_marked(
+    mark: Mark,
+    arguments: &mut Arguments,
+) -> Result<(&'static CommandSpec, Call), ErrorText> {
     let hash = token::hash_of(arguments);
     let (spec, call) = commands::parse(arguments)?;
-    match call {
+    match (&call, mark) {
         // A pool cleans a connection so, or gives it back, whatever was to come on it.
-        Call::Local(Local::Reset | Local::Quit) => Ok((spec, call)),
-        _ => token::named(call, name, hash).map(|call| (spec, call)),
+        (Call::Local(Local::Reset | Local::Quit), _) => Ok((spec, call)),
+        (Call::Local(Local::Client(Client::Token(_))), _) => Ok((spec, call)),
+        (_, Mark::Token(name)) => token::named(call, name, hash).map(|call| (spec, call)),
+        (_, Mark::Refused) => Err(token::REFUSED_BEFORE),
     }
 }
 

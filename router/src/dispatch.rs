@@ -578,20 +578,24 @@ impl Dispatch {
 
     /// If one frame alone ever left for the seq, the op itself, and that frame was answered "expired",
     /// it was not executed and never will be: it may go on in a new session. With a second frame on
-    /// its way, or executed before this one, it may not: that would be executed twice.
+    /// its way, or executed before this one, it may not: that would be executed twice. Where D is too far ahead
+    /// nothing was executed before either, since log time never goes back, but a frame that is not answered may come
+    /// when D is near enough. In this session it would be refused again and again, so the client hears that now.
     fn on_session_over(&mut self, now: Now, slot: Slot, index: usize, answer: &Answer) {
         let Some(state) = self.slots.get_mut(&slot) else { return };
         let Some(lane) = &mut state.lane else { return };
         lane.closing = true;
         let op = &mut lane.ops[index];
-        if op.frames == 1 {
-            op.fate = Fate::Rerun;
-        } else if matches!(answer, Answer::Expired { .. }) {
+        let never = match answer {
+            Answer::DeadlineTooFar { .. } => op.open == 0,
             // Other frames may have been executed, whatever the book says.
+            _ => op.frames == 1,
+        };
+        if never {
+            op.fate = Fate::Rerun;
+        } else {
             let refusal = if op.write { op.unknown(now) } else { Refusal::ClusterDown };
             lane.settle(index, Answered::Refused(refusal), &mut self.book);
-        } else {
-            state.fail(index, Refusal::ClusterDown, now, &mut self.book);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Commands that are answered here, whatever state the groups are in.
 
 use crate::FrontEnd;
-use crate::clients::ClientInfo;
+use crate::clients::{ClientInfo, Mark};
 use crate::commands::server::table;
 use crate::commands::{Client, Local};
 use crate::info::{REDIS_VERSION, unix_micros};
@@ -103,7 +103,7 @@ fn answer_client(front: &FrontEnd, client: &ClientInfo, call: Client) -> Reply {
         Client::Info => Reply::Verbatim(client.line() + "\n"),
         Client::List(ids) => Reply::Verbatim(front.clients().list(ids.as_deref())),
         Client::Token(name) => {
-            client.token.set(Some(name));
+            client.mark.set(Some(Mark::Token(name)));
             Reply::OK
         }
         Client::RequestTimeout(ms) => request_timeout(front, client, ms),

@@ -23,6 +23,11 @@ const NO_WRITE: ErrorText = ErrorText::Borrowed(
     "ERR IDMP goes with a command that writes to keys of one slot, nothing was executed",
 );
 
+/// Said of the command behind a CLIENT IDMP that was refused.
+pub const REFUSED_BEFORE: ErrorText = ErrorText::Borrowed(
+    "ERR the CLIENT IDMP before this command was refused, nothing was executed",
+);
+
 /// CLIENT IDMP: the next command of the connection has this token.
 pub fn client_idmp(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     let name = name_of(&take(arguments, 2), &take(arguments, 3))?;
@@ -39,6 +44,13 @@ pub fn idmp(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     let hash = hash_of(&command);
     let (_, call) = parse(&mut command)?;
     named(call, name, hash)
+}
+
+/// Whether it is CLIENT IDMP, well-formed or not.
+pub fn is_client_idmp(command: &[Bytes]) -> bool {
+    let is =
+        |at: usize, word: &[u8]| command.get(at).is_some_and(|it| it.eq_ignore_ascii_case(word));
+    is(0, b"client") && is(1, b"idmp")
 }
 
 /// Whether the command brings a token of its own. It is not parsed behind another one: a command may have a million of

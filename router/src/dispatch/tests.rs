@@ -733,6 +733,37 @@ fn a_deadline_too_far_ahead_goes_on_in_a_new_session() {
     assert!(again[0].lane().session != sent[0].lane().session);
 }
 
+/// The log time of its slot is far behind that of the group's others, and a frame was sent again before it heard so.
+fn too_far_ahead_after(first: Answer) -> (Bench, u64, Vec<Sent>) {
+    let mut bench = Bench::running();
+    let write = bench.append();
+    let sent = bench.poll();
+    bench.reply(&sent[0], first);
+    let again = bench.sleep();
+    assert_eq!(again[0].lane().session, sent[0].lane().session);
+    bench.reply(&again[0], Answer::DeadlineTooFar { log_time: LogTime(T0 / 2) });
+    let new = bench.poll();
+    assert!(new.iter().all(|new| new.lane().session != sent[0].lane().session));
+    (bench, write, new)
+}
+
+#[test]
+fn a_deadline_too_far_ahead_is_not_met_again_and_again_in_one_session() {
+    let (mut bench, write, new) = too_far_ahead_after(Answer::Busy);
+    bench.done(&new[0]);
+    let done = Some(&Answered::Outcome(Outcome::Integer(1)));
+    assert_eq!(bench.answer(write), done, "no frame of it can come late");
+
+    let (mut bench, write, new) = too_far_ahead_after(Answer::Lost);
+    assert!(new.is_empty(), "the first frame may come yet");
+    assert!(matches!(bench.refusal(write), Some(Refusal::Unknown { .. })));
+    let next = bench.append();
+    let sent = bench.poll();
+    assert_eq!(seqs(&sent), [1], "the slot is served in a new session");
+    bench.done(&sent[0]);
+    assert_eq!(bench.answer(next), done);
+}
+
 #[test]
 fn a_session_turns_once_its_lane_is_empty_long_before_its_deadline() {
     let mut bench = Bench::running();
