@@ -568,7 +568,7 @@ impl Dispatch {
             Answer::LanesFull => state.fail(index, Refusal::Overloaded, now, book),
             Answer::Expired { log_time } | Answer::DeadlineTooFar { log_time } => {
                 group.drop_session(lane.session, log_time, now);
-                self.on_session_over(now, slot, index, &answer);
+                self.on_session_over(now, slot, index);
             }
             Answer::Invalid => self.on_invalid(now, slot, index),
             Answer::Old | Answer::ReplyGone => {}
@@ -576,22 +576,16 @@ impl Dispatch {
         self.on_lane_changed(now, slot);
     }
 
-    /// If one frame alone ever left for the seq, the op itself, and that frame was answered "expired",
-    /// it was not executed and never will be: it may go on in a new session. With a second frame on
-    /// its way, or executed before this one, it may not: that would be executed twice. Where D is too far ahead
-    /// nothing was executed before either, since log time never goes back, but a frame that is not answered may come
-    /// when D is near enough. In this session it would be refused again and again, so the client hears that now.
-    fn on_session_over(&mut self, now: Now, slot: Slot, index: usize, answer: &Answer) {
+    /// If every frame that ever left for the seq was answered, and none of them had an effect, the op was not executed
+    /// and never will be: it may go on in a new session. With a frame that is not answered it may not: that one may have
+    /// been executed, or be executed yet where D is too far ahead now, and the op then twice. In this session it would be
+    /// refused again and again, so the client hears that nobody knows.
+    fn on_session_over(&mut self, now: Now, slot: Slot, index: usize) {
         let Some(state) = self.slots.get_mut(&slot) else { return };
         let Some(lane) = &mut state.lane else { return };
         lane.closing = true;
         let op = &mut lane.ops[index];
-        let never = match answer {
-            Answer::DeadlineTooFar { .. } => op.open == 0,
-            // Other frames may have been executed, whatever the book says.
-            _ => op.frames == 1,
-        };
-        if never {
+        if op.open == 0 {
             op.fate = Fate::Rerun;
         } else {
             let refusal = if op.write { op.unknown(now) } else { Refusal::ClusterDown };

@@ -710,15 +710,17 @@ fn x08_expired_with_a_second_frame_is_unknown() {
 }
 
 #[test]
-fn x08_expired_after_a_first_frame_that_was_refused_is_unknown_too() {
+fn x08_expired_after_a_first_frame_that_was_refused_goes_on_in_a_new_session() {
     let mut bench = Bench::running();
     let write = bench.append();
     let sent = bench.poll();
     bench.reply(&sent[0], Answer::Busy);
     let again = bench.sleep();
     bench.reply(&again[0], EXPIRED);
-    assert!(bench.poll().is_empty());
-    assert!(matches!(bench.refusal(write), Some(Refusal::Unknown { .. })));
+    let new = bench.poll();
+    assert!(new[0].lane().session != sent[0].lane().session);
+    bench.done(&new[0]);
+    assert_eq!(bench.answer(write), Some(&Answered::Outcome(Outcome::Integer(1))));
 }
 
 #[test]
