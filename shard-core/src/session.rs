@@ -74,6 +74,9 @@ pub const SMALL_REPLY_BYTES_MAX: u64 = 256;
 pub const LANE_REPLY_BYTES_MAX: u64 = REPLY_RECORD_BYTES + OUTCOME_BYTES_MAX as u64;
 /// How long a token may be remembered, in milliseconds of log time: a day, and what a router adds to what it promises.
 pub const TOKEN_WINDOW_MS: RangeInclusive<u32> = 1000..=25 * 60 * 60 * 1000;
+/// Of a window so much may be lost by a move between groups whose clocks differ, in milliseconds of log time: less than
+/// what routers add to the window that they promise.
+pub const TOKEN_SPARE_MS: u64 = 30_000;
 /// Bytes of a large reply that is remembered for a token.
 pub const TOKEN_REPLY_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of large replies that all lanes of a group remember; past it they are not kept either.
@@ -244,6 +247,11 @@ impl Lanes {
         routers.chain(self.tokens.iter().map(|(session, lane)| (*session, lane)))
     }
 
+    /// Those of tokens.
+    pub(crate) fn tokens_mut(&mut self) -> impl Iterator<Item = (SessionId, &mut Lane)> {
+        self.tokens.iter_mut().map(|(name, lane)| (*name, lane))
+    }
+
     /// Those of later sessions than one; of all with none.
     pub fn after(&self, session: Option<SessionId>) -> impl Iterator<Item = (SessionId, &Lane)> {
         let from = self.routers.partition_point(|(id, _)| session.is_some_and(|it| *id <= it));
@@ -304,6 +312,11 @@ impl Lane {
     /// D of the session.
     pub fn deadline(&self) -> LogTime {
         self.deadline
+    }
+
+    /// D is later by so many milliseconds.
+    pub(crate) fn last_longer(&mut self, ms: u64) {
+        self.deadline = LogTime(self.deadline.0.saturating_add(ms));
     }
 
     /// The newest op executed.

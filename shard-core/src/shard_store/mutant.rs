@@ -80,6 +80,8 @@ pub(crate) enum Mutant {
     TokenForgotten,
     /// Tokens do not move with their slot.
     TokensNotCopied,
+    /// Tokens end by the clock of the group that their slot comes to.
+    TokensEndEarly,
     /// Tokens are not in checkpoints.
     TokensNotSaved,
     /// A leader stamps with its own clock, whatever others show.

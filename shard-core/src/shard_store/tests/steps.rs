@@ -354,3 +354,42 @@ fn tokens_that_come_with_their_slot_leave_half_of_the_lanes_to_routers() {
         assert_eq!(moves_into(tokens, lanes), fits, "{tokens} tokens, {lanes} lanes there");
     }
 }
+
+/// A slot with a token moves to a group whose log time is an hour ahead, since clocks were wrong once.
+fn a_token_comes_to_a_group_that_is_ahead() {
+    const HOUR_MS: u64 = 3_600_000;
+    let mut pair = Pair::new();
+    let token =
+        Token { name: SessionId::of_token(1), hash: 1, window_ms: 660_000, op: append("k", "v") };
+    pair.done(A, 1, Op::Token(Box::new(token.clone())));
+    pair.stores[B].apply(EntryBatch::new(LogTime(1000 + HOUR_MS), Vec::new()));
+    pair.move_over(order(1, A), A);
+    let mut copy = |after_ms: u64| {
+        let now = 1000 + HOUR_MS + after_ms;
+        pair.now = now;
+        let request = LaneRequest {
+            session: SessionId(2 + u128::from(after_ms)),
+            deadline: LogTime(now + SESSION_LIFE_MS),
+            slot: slot(),
+            seq: Seq(1),
+            acked: Seq(0),
+            op: Op::Token(Box::new(token.clone())),
+        };
+        match pair.apply(B, EntryItem::Lane(request)) {
+            Answer::Done { outcome: Outcome::Integer(length), .. } => length,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(copy(0), 1, "it is remembered");
+    assert_eq!(copy(600_000), 1, "for as long as was promised");
+    assert_eq!(copy(661_000), 2, "and not for longer");
+}
+
+#[test]
+fn a_token_that_moves_is_remembered_by_its_own_time() {
+    a_token_comes_to_a_group_that_is_ahead();
+    mutant::set(Some(Mutant::TokensEndEarly));
+    let ended = std::panic::catch_unwind(a_token_comes_to_a_group_that_is_ahead);
+    mutant::set(None);
+    assert!(ended.is_err(), "nobody notices tokens that end early");
+}
