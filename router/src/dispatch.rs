@@ -471,7 +471,10 @@ impl Dispatch {
         }
         match answer {
             Answer::Done { outcome, log_time } => {
-                group.heard(log_time, now);
+                // It is the slot's: of one that came from a group far ahead it says nothing of the others here.
+                if !group.is_far_ahead(log_time, now) {
+                    group.heard(log_time, now);
+                }
                 let answer = match is_voided(&outcome) {
                     true => Answered::Refused(state.sure),
                     false => Answered::Outcome(outcome),
@@ -567,7 +570,10 @@ impl Dispatch {
             Answer::Window => state.fail(index, Refusal::ClusterDown, now, book),
             Answer::LanesFull => state.fail(index, Refusal::Overloaded, now, book),
             Answer::Expired { log_time } | Answer::DeadlineTooFar { log_time } => {
-                group.drop_session(lane.session, log_time, now);
+                match group.is_far_ahead(log_time, now) {
+                    true => state.ahead = Some(log_time),
+                    false => group.drop_session(lane.session, log_time, now),
+                }
                 self.on_session_over(now, slot, index);
             }
             Answer::Invalid => self.on_invalid(now, slot, index),

@@ -125,6 +125,25 @@ impl Group {
         self.heard = Some((newest, now));
     }
 
+    /// Whether a slot's log time is so far above the group's that sessions of the one are no good in the other.
+    pub(super) fn is_far_ahead(&self, log_time: LogTime, now: u64) -> bool {
+        self.heard.is_some_and(|(heard, at)| {
+            let guess = heard.0.saturating_add(now.saturating_sub(at) / 1_000_000);
+            log_time.0 > guess.saturating_add(SESSION_TURN_MS)
+        })
+    }
+
+    /// A session for one slot whose log time is far ahead.
+    pub(super) fn session_at(
+        &mut self,
+        log_time: LogTime,
+        book: &mut Book,
+    ) -> (SessionId, LogTime) {
+        book.stats.sessions += 1;
+        let deadline = LogTime(log_time.0.saturating_add(SESSION_LIFE_MS));
+        (SessionId::of_router(book.random.id()), deadline)
+    }
+
     /// The session's deadline was refused or has passed: the next one counts from `log_time`, even
     /// if more was heard before.
     pub(super) fn drop_session(&mut self, session: SessionId, log_time: LogTime, now: u64) {

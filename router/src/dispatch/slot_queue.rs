@@ -9,7 +9,7 @@ use super::reads::{Counts, Reads};
 use super::{Bounds, Now};
 use crate::backend::{Answered, Refusal};
 use shard_core::GroupId;
-use shard_core::session::LANE_WINDOW;
+use shard_core::session::{LANE_WINDOW, LogTime};
 use shard_core::slot::Slot;
 use shard_core::wire::{LaneRequest, RequestBody};
 use std::collections::{BTreeMap, VecDeque};
@@ -61,6 +61,8 @@ pub(super) struct SlotQueue {
     answered_at: Now,
     /// Whether a look at the slot is due for an acknowledgement.
     watched: bool,
+    /// The slot's log time if that is far above the group's: the next lane is in a session of its own.
+    pub(super) ahead: Option<LogTime>,
 }
 
 impl SlotQueue {
@@ -77,6 +79,7 @@ impl SlotQueue {
             queued: false,
             answered_at: 0,
             watched: false,
+            ahead: None,
         }
     }
 
@@ -264,7 +267,10 @@ impl SlotQueue {
                 {
                     return Ok(());
                 }
-                let (id, deadline) = group.session(now, book).ok_or(Filled::NoSession)?;
+                let (id, deadline) = match self.ahead.take() {
+                    Some(log_time) => group.session_at(log_time, book),
+                    None => group.session(now, book).ok_or(Filled::NoSession)?,
+                };
                 lane.insert(Lane::new(id, deadline))
             }
         };

@@ -12,14 +12,16 @@ use bytes::Bytes;
 use shard_core::cluster_config::{GroupConfig, SlotRange};
 use shard_core::moves::SlotEpoch;
 use shard_core::op::{ELEMENT_BYTES, Op, Outcome};
-use shard_core::session::{LANE_WINDOW, LogTime, SESSION_LIFE_MS, Seq, SessionId};
+use shard_core::session::{
+    LANE_WINDOW, LogTime, SESSION_AHEAD_MS_MAX, SESSION_LIFE_MS, Seq, SessionId,
+};
 use shard_core::slot::{SLOTS, Slot};
 use shard_core::wire::{
     Answer, ClusterView, GroupAnswer, GroupQuery, LaneRequest, LeaderView, Reply, RequestBody,
     TransferAnswer,
 };
 use shard_core::{GroupId, NodeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const GROUP: GroupId = GroupId(1);
 pub(super) const SLOT: Slot = Slot(7);
@@ -764,6 +766,35 @@ fn a_deadline_too_far_ahead_is_not_met_again_and_again_in_one_session() {
     assert_eq!(seqs(&sent), [1], "the slot is served in a new session");
     bench.done(&sent[0]);
     assert_eq!(bench.answer(next), done);
+}
+
+/// A slot that came from a group whose log time is an hour ahead, beside one that did not, written to in turn.
+#[test]
+fn slots_whose_log_times_are_far_apart_have_sessions_of_their_own() {
+    let mut bench = Bench::running();
+    let (ahead, mut frames, mut lanes) = (Slot(9), 0, BTreeSet::new());
+    for turn in 0..200 {
+        let slot = [SLOT, ahead][turn % 2];
+        let ticket = bench.submit(Target::Slot(slot), Work::Op(append(b"v")));
+        for _ in 0..4 {
+            for sent in bench.poll() {
+                frames += 1;
+                let lane = sent.lane();
+                let log_time = LogTime(if lane.slot == ahead { T0 + 3_600_000 } else { T0 });
+                let answer = if lane.deadline.0 > log_time.0 + SESSION_AHEAD_MS_MAX {
+                    Answer::DeadlineTooFar { log_time }
+                } else if log_time > lane.deadline {
+                    Answer::Expired { log_time }
+                } else {
+                    lanes.insert((lane.slot, lane.session));
+                    Answer::Done { outcome: Outcome::Integer(1), log_time }
+                };
+                bench.reply(&sent, answer);
+            }
+        }
+        assert!(bench.answer(ticket).is_some(), "write {turn}");
+    }
+    assert_eq!((frames, lanes.len()), (201, 2));
 }
 
 #[test]
