@@ -582,10 +582,8 @@ impl Dispatch {
         self.on_lane_changed(now, slot);
     }
 
-    /// If every frame that ever left for the seq was answered, and none of them had an effect, the op was not executed
-    /// and never will be: it may go on in a new session. With a frame that is not answered it may not: that one may have
-    /// been executed, or be executed yet where D is too far ahead now, and the op then twice. In this session it would be
-    /// refused again and again, so the client hears that nobody knows.
+    /// If no frame that left for the seq can have had an effect, or have one yet, the op goes on in a new session. A frame
+    /// that is not answered may: the client then hears that nobody knows, since this session is refused for ever.
     fn on_session_over(&mut self, now: Now, slot: Slot, index: usize) {
         let Some(state) = self.slots.get_mut(&slot) else { return };
         let Some(lane) = &mut state.lane else { return };
