@@ -56,7 +56,7 @@ mod tests {
         assert!(!may(&["dev", "--dir", &old]));
         assert!(!may(&["node", "--id", "1", "--dir", &new, "--cluster-file", "cluster.toml"]));
         assert!(!may(&["router", "--listen", "127.0.0.1:0", "--cluster-file", "x"]));
-        assert!(!may(&["recover", "--dir", &new, "--group", "1"]));
+        assert!(!may(&["recover", &new, "--group", "1"]));
         assert!(may(&["inspect", &old]));
         assert!(may(&["admin", "status"]));
     }
