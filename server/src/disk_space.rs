@@ -18,6 +18,7 @@ use rustix::fs::statvfs;
 use shard_core::disk_room::{DiskRoom, DiskStatus};
 use std::io;
 use std::ops::Bound;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -27,6 +28,12 @@ use tracing::{info, warn};
 
 /// How often free space is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Bytes of the disk that a file takes; 0 if there is none. redb makes a file twice as long when it grows, and writes to
+/// the new part as it needs it: what was never written takes nothing.
+pub fn taken_by(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |file| file.len().min(file.blocks().saturating_mul(512)))
+}
+
 /// How often a write that found no room is tried again.
 const TRY_EVERY: Duration = Duration::from_millis(100);
 /// The mark by default: this much, or of a small disk a part of it.

@@ -12,8 +12,9 @@ use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Bytes that may wait. To open a file redb writes its header a few times, a few hundred bytes each.
-const HELD_BYTES_MAX: usize = 16 << 20;
+/// Bytes that may wait. To open a file redb writes its header a few times, a few hundred bytes each; where it has to
+/// find out anew which pages are free, some bits for each page of the file.
+const HELD_BYTES_MAX: usize = 256 << 20;
 
 /// The storage; a copy is the same one.
 #[derive(Clone, Debug)]

@@ -43,6 +43,7 @@ mod writer;
 pub use opened::{Checkpoints, OpenedState};
 
 use crate::data_dir::Identity;
+use crate::disk_space::taken_by;
 use crate::last_words::HOW_TO_GO_ON;
 use crate::owner::OtherOwner;
 use crate::snapshot_bytes::SnapshotBytes;
@@ -79,7 +80,7 @@ pub struct StateStoreConfig {
     /// Streams are given up when the file has grown by this, or by all live data if that is more, since
     /// their version was opened. Default 1 GiB.
     pub pinned_growth_bytes_min: u64,
-    /// A start compacts the file when it is larger than this and `compact_ratio` times its data.
+    /// A start compacts the file when it takes more of the disk than this and `compact_ratio` times its data.
     /// Default 64 MiB.
     pub compact_bytes_min: u64,
     /// See `compact_bytes_min`. Default 4.
@@ -291,6 +292,11 @@ struct Storage {
 }
 
 impl Storage {
+    /// What of the disk it takes.
+    fn taken(&self) -> u64 {
+        self.path.as_deref().map_or(0, taken_by)
+    }
+
     fn bytes(&self) -> u64 {
         let file = self.path.as_ref().and_then(|path| std::fs::metadata(path).ok());
         file.map_or(0, |metadata| metadata.len())

@@ -7,6 +7,7 @@ use super::{
     Counters, LogEvent, LogStore, LogStoreConfig, LogStoreError, builder, database_error, writer,
 };
 use crate::data_dir::Identity;
+use crate::disk_space::taken_by;
 use crate::fail_stop::FailStop;
 use crate::held_back::HeldBack;
 use crate::last_words::At;
@@ -83,9 +84,10 @@ impl OpenedLog {
         if let Some(owner) = claim {
             owner::claim(&database, &owner, FORMAT).map_err(failed)?;
         }
-        // More than half of the file is free.
+        // More than half of what it takes of the disk is free.
+        let taken = path.as_deref().map_or(size, taken_by);
         let used = recovered.position + recovered.position / 4;
-        if size > config.collect_bytes_min && size / 2 > used {
+        if taken > config.collect_bytes_min && taken / 2 > used {
             database.compact().map_err(|source| failed(source.into()))?;
         }
         let counters = Arc::new(Counters::default());

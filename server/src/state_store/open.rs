@@ -211,7 +211,7 @@ pub(super) fn compact(
     found: &mut Found,
 ) -> Result<(), Fault> {
     let used = found.bytes().saturating_mul(config.compact_ratio);
-    if storage.bytes() <= used.saturating_add(config.compact_bytes_min) {
+    if storage.taken() <= used.saturating_add(config.compact_bytes_min) {
         return Ok(());
     }
     for home in std::mem::take(&mut found.dead) {

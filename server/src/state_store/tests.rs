@@ -360,6 +360,19 @@ fn a_checkpoint_under_way_leaves_memory_as_it_grows() {
 }
 
 #[test]
+fn what_a_file_never_wrote_is_not_counted_as_taken() {
+    let folder = Folder::new();
+    let path = folder.file("sparse");
+    assert_eq!(taken_by(&path), 0, "there is none");
+    let file = std::fs::File::create(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &pattern(1 << 20, 3), 16 << 20).unwrap();
+    file.set_len(64 << 20).unwrap();
+    file.sync_all().unwrap();
+    let taken = taken_by(&path);
+    assert!((1 << 20..8 << 20).contains(&taken), "{taken}");
+}
+
+#[test]
 fn a_group_without_rows_has_a_checkpoint_and_a_snapshot() {
     let folder = Folder::new();
     let (from, to) = (open(&folder.file("a")), open(&folder.file("b")));
