@@ -79,13 +79,16 @@ pub const TOKEN_WINDOW_MS: RangeInclusive<u32> = 1000..=25 * 60 * 60 * 1000;
 pub const TOKEN_SPARE_MS: u64 = 30_000;
 /// Bytes of a large reply that is remembered for a token.
 pub const TOKEN_REPLY_BYTES_MAX: u64 = 64 << 10;
-/// Bytes of large replies that all lanes of a group remember; past it they are not kept either.
+/// Bytes of large replies that all routers' lanes of a group remember; past it they are not kept either. Those
+/// of tokens have half as much besides.
 pub const GROUP_REPLY_BYTES_MAX: u64 = 256 << 20;
-/// Bytes of small replies that all lanes of a group remember; past it they are not kept either.
+/// Bytes of small replies that they remember, and that tokens do besides.
 pub const GROUP_SMALL_REPLY_BYTES_MAX: u64 = 256 << 20;
-/// Lanes of a group: 256 MiB of records. Past it new lanes are refused and none is evicted, since
+/// Routers' lanes of a group: 256 MiB of records. Past it new lanes are refused and none is evicted, since
 /// an evicted lane would run a late copy of its ops again.
 pub const GROUP_LANES_MAX: u64 = (256 << 20) / LANE_RECORD_BYTES;
+/// Tokens that a group remembers besides: 128 MiB of records. Neither takes room from the other.
+pub const GROUP_TOKENS_MAX: u64 = (128 << 20) / LANE_RECORD_BYTES;
 /// What a lane is counted as in memory, without its replies: record, map and index entries,
 /// room for one reply.
 pub const LANE_RECORD_BYTES: u64 = 256;
@@ -99,21 +102,27 @@ pub const LANES_DROPPED_PER_ENTRY_MAX: usize = 64;
 /// group must have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneLimits {
-    /// Lanes of the group; past it new ones are refused.
+    /// Routers' lanes of the group; past it new ones are refused.
     pub lanes_max: u64,
+    /// Tokens of the group; past it new ones are refused.
+    pub tokens_max: u64,
     /// Bytes of large replies one lane remembers.
     pub lane_reply_bytes_max: u64,
-    /// Bytes of large replies all lanes remember.
+    /// Bytes of large replies all lanes of routers remember; tokens remember half as much.
     pub group_reply_bytes_max: u64,
-    /// Bytes of small replies all lanes remember.
+    /// Bytes of small replies they remember, and tokens as much.
     pub group_small_reply_bytes_max: u64,
 }
 
 impl LaneLimits {
-    /// How many lanes a group has at most when another token is remembered: the other half is for routers, whose
-    /// writes go on.
-    pub fn tokens_max(&self) -> u64 {
-        self.lanes_max / 2
+    /// For the replies of tokens. The large ones have half as much, since they are remembered for long; of the small
+    /// ones there are no more than fit.
+    pub(crate) fn of_tokens(self) -> LaneLimits {
+        LaneLimits {
+            lane_reply_bytes_max: TOKEN_REPLY_BYTES_MAX,
+            group_reply_bytes_max: self.group_reply_bytes_max / 2,
+            ..self
+        }
     }
 }
 
@@ -121,6 +130,7 @@ impl Default for LaneLimits {
     fn default() -> LaneLimits {
         LaneLimits {
             lanes_max: GROUP_LANES_MAX,
+            tokens_max: GROUP_TOKENS_MAX,
             lane_reply_bytes_max: LANE_REPLY_BYTES_MAX,
             group_reply_bytes_max: GROUP_REPLY_BYTES_MAX,
             group_small_reply_bytes_max: GROUP_SMALL_REPLY_BYTES_MAX,
@@ -159,6 +169,54 @@ impl ReplyBytes {
         } else {
             ReplyBytes { small: 0, large: bytes }
         }
+    }
+}
+
+/// How many lanes there are, and what they remember.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneTally {
+    /// How many.
+    pub lanes: u64,
+    /// What they remember.
+    pub replies: ReplyBytes,
+}
+
+impl LaneTally {
+    /// With a lane in the place of another; either may be none.
+    pub(crate) fn replace(&mut self, before: Option<&Lane>, after: Option<&Lane>) {
+        let replies = |lane: Option<&Lane>| lane.map_or(ReplyBytes::default(), Lane::reply_bytes);
+        self.replies = self.replies.moved(replies(before), replies(after));
+        self.lanes = self.lanes + u64::from(after.is_some()) - u64::from(before.is_some());
+    }
+}
+
+/// Lanes of routers and of tokens, each within bounds of its own: neither takes room from the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneTallies {
+    /// Of routers.
+    pub routers: LaneTally,
+    /// Of tokens.
+    pub tokens: LaneTally,
+}
+
+impl LaneTallies {
+    /// That of the kind which the id is of.
+    pub(crate) fn of(&mut self, session: SessionId) -> &mut LaneTally {
+        match session.is_of_token() {
+            true => &mut self.tokens,
+            false => &mut self.routers,
+        }
+    }
+
+    /// Whether both are within their bounds.
+    pub(crate) fn fit(&self, limits: &LaneLimits) -> bool {
+        let fits = |tally: LaneTally, lanes_max, limits: LaneLimits| {
+            tally.lanes <= lanes_max
+                && tally.replies.small <= limits.group_small_reply_bytes_max
+                && tally.replies.large <= limits.group_reply_bytes_max
+        };
+        fits(self.routers, limits.lanes_max, *limits)
+            && fits(self.tokens, limits.tokens_max, limits.of_tokens())
     }
 }
 
@@ -354,7 +412,7 @@ impl Lane {
     }
 
     /// Notes that op `seq`, the one after the last, was executed; forgets replies up to `acked`.
-    /// `group` is what the replies of all lanes take, this one's among them.
+    /// `group` is what the replies of all lanes of its kind take, this one's among them.
     pub fn remember(
         &mut self,
         seq: Seq,

@@ -34,9 +34,8 @@ use crate::moves::{MoveId, SlotEpoch};
 use crate::op::{Op, OpError, Outcome, Token};
 use crate::rows::{GroupRow, Named, Row, RowValue, SlotRow};
 use crate::session::{
-    IS_EXACTLY_ONCE, LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, Lanes,
-    LogTime, ReplyBytes, SESSION_AHEAD_MS_MAX, Seq, SessionId, TOKEN_REPLY_BYTES_MAX,
-    TOKEN_WINDOW_MS, Verdict,
+    IS_EXACTLY_ONCE, LANE_RECORD_BYTES, LANES_DROPPED_PER_ENTRY_MAX, Lane, LaneLimits, LaneTallies,
+    Lanes, LogTime, SESSION_AHEAD_MS_MAX, Seq, SessionId, TOKEN_WINDOW_MS, Verdict,
 };
 use crate::slot::{SLOTS, Slot, hash_slot};
 use crate::wire::{Answer, GroupAnswer, GroupQuery, LaneRequest, ReadRequest, SlotSize};
@@ -98,11 +97,9 @@ pub struct ShardStore {
     expiry_due: BTreeSet<(LogTime, Slot)>,
     /// Every lane of a slot that may change, in the order in which they may be dropped.
     lane_ends: BTreeSet<(LogTime, SessionId, Slot)>,
-    /// Lanes of the other slots.
-    still_lanes: u64,
     /// Over all slots; in step with them after each item.
     tally: Tally,
-    reply_bytes: ReplyBytes,
+    lane_tallies: LaneTallies,
     /// No part of the state: what of it the next checkpoint has to tell, and what waits to be freed.
     changes: Changes,
 }
@@ -141,9 +138,8 @@ impl ShardStore {
             moving: BTreeSet::new(),
             expiry_due: BTreeSet::new(),
             lane_ends: BTreeSet::new(),
-            still_lanes: 0,
             tally: Tally::default(),
-            reply_bytes: ReplyBytes::default(),
+            lane_tallies: LaneTallies::default(),
             changes: Changes::default(),
         }
     }
@@ -250,23 +246,24 @@ impl ShardStore {
 
     /// How much is held, in constant time.
     pub fn stats(&self) -> StoreStats {
-        let lanes = self.lanes();
+        let (lanes, replies) = self.lane_sums();
         StoreStats {
             keys: self.tally.keys,
             expires: self.tally.expires,
             data_bytes: self.tally.bytes,
             lanes,
-            lane_bytes: lanes * LANE_RECORD_BYTES + self.reply_bytes.total(),
+            lane_bytes: lanes * LANE_RECORD_BYTES + replies,
         }
     }
 
     /// What all of it takes in memory, in constant time.
     pub fn memory(&self) -> MemoryUse {
+        let (lanes, replies) = self.lane_sums();
         MemoryUse {
             keys: self.tally.key_memory(),
             values: self.tally.bytes - self.tally.key_bytes,
-            lanes: self.lanes() * LANE_RECORD_BYTES,
-            replies: self.reply_bytes.total(),
+            lanes: lanes * LANE_RECORD_BYTES,
+            replies,
             checkpoint: self.changes.memory() + self.export_memory(),
             log: 0,
             buffers: 0,
@@ -329,7 +326,9 @@ impl ShardStore {
         let empty = Lane::new(request.deadline);
         let known = slot.lanes.get(request.session);
         let lane = known.unwrap_or(&empty);
-        if lane.deadline() != request.deadline {
+        // Of an old router's session that looks like a token's a move may have made D later.
+        let later = request.session.is_of_token() && lane.deadline() > request.deadline;
+        if lane.deadline() != request.deadline && !later {
             return Answer::Invalid;
         }
         match lane.judge(request.seq, request.acked) {
@@ -350,13 +349,10 @@ impl ShardStore {
             Verdict::Old => Answer::Old,
             Verdict::Gap { last } => Answer::Gap { last },
             Verdict::Window => Answer::Window,
-            Verdict::Execute
-                if known.is_none()
-                    && self.lane_ends.len() as u64 + self.still_lanes >= self.limits.lanes_max =>
-            {
-                Answer::LanesFull
-            }
             Verdict::Execute => {
+                if known.is_none() && self.is_full_for(request.session) {
+                    return Answer::LanesFull;
+                }
                 Answer::Done { outcome: self.execute(request, log_time, full), log_time }
             }
         }
@@ -416,7 +412,7 @@ impl ShardStore {
             Some(_) => self.drop_lane(number, name),
             None => {}
         }
-        if self.lanes() >= self.limits.tokens_max() {
+        if self.is_full_for(name) {
             return Outcome::Error(OpError::TokensFull);
         }
         let outcome = self.execute_op(number, op, log_time, full);
@@ -424,12 +420,7 @@ impl ShardStore {
         if !refused && !is_broken(Mutant::TokenForgotten) {
             let deadline = LogTime(log_time.0.saturating_add(u64::from(window_ms)));
             let lane = Lane::of_token(deadline, before);
-            // What is kept for so long must leave room for what others are to be answered again.
-            let limits = LaneLimits {
-                lane_reply_bytes_max: TOKEN_REPLY_BYTES_MAX,
-                group_reply_bytes_max: self.limits.group_reply_bytes_max / 2,
-                ..self.limits
-            };
+            let limits = self.limits.of_tokens();
             self.remember((number, name), lane, (seq, before), &outcome, limits);
         }
         outcome
@@ -448,10 +439,12 @@ impl ShardStore {
             return;
         }
         let slot = self.slots.get_mut(&number).expect("ownership was checked");
+        let tally = self.lane_tallies.of(session);
         let mut known = true;
         let lane = slot.lanes.get_or_insert_with(session, || {
             known = false;
             self.lane_ends.insert((new.deadline(), session, number));
+            tally.lanes += 1;
             new
         });
         if lane.noted() != self.changes.epoch() {
@@ -459,8 +452,8 @@ impl ShardStore {
             lane.set_noted(self.changes.epoch());
         }
         let before = lane.reply_bytes();
-        lane.remember(seq, acked, outcome, &limits, self.reply_bytes);
-        self.reply_bytes = self.reply_bytes.moved(before, lane.reply_bytes());
+        lane.remember(seq, acked, outcome, &limits, tally.replies);
+        tally.replies = tally.replies.moved(before, lane.reply_bytes());
         if let Some(export) = slot.phase.export_mut()
             && !is_broken(Mutant::LanesNotTracked)
         {
@@ -552,13 +545,13 @@ impl ShardStore {
         let slot = self.slots.get_mut(&number).expect("a lane's slot is owned");
         let lane = slot.lanes.remove(session).expect("every lane has one end");
         self.lane_ends.remove(&(lane.deadline(), session, number));
+        self.lane_tallies.of(session).replace(Some(&lane), None);
         if let Some(export) = slot.phase.export_mut() {
             export.touch(&Named::Lane(session).name(), 0);
         }
         if lane.noted() != self.changes.epoch() {
             self.changes.note_lane(number, session, Some(&lane));
         }
-        self.reply_bytes = self.reply_bytes.moved(lane.reply_bytes(), ReplyBytes::default());
     }
 
     /// Collects expired keys in the order of their slots' first ones.
@@ -647,8 +640,21 @@ impl ShardStore {
         }
     }
 
-    fn lanes(&self) -> u64 {
-        self.lane_ends.len() as u64 + self.still_lanes
+    /// How many lanes there are, and the bytes of their replies.
+    fn lane_sums(&self) -> (u64, u64) {
+        let LaneTallies { routers, tokens } = self.lane_tallies;
+        (routers.lanes + tokens.lanes, routers.replies.total() + tokens.replies.total())
+    }
+
+    /// Whether there is no room for one more lane: routers' and tokens are counted apart.
+    fn is_full_for(&self, session: SessionId) -> bool {
+        if is_broken(Mutant::TokensAmongLanes) {
+            return self.lane_sums().0 >= self.limits.lanes_max;
+        }
+        match session.is_of_token() {
+            true => self.lane_tallies.tokens.lanes >= self.limits.tokens_max,
+            false => self.lane_tallies.routers.lanes >= self.limits.lanes_max,
+        }
     }
 }
 

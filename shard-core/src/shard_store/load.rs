@@ -6,7 +6,7 @@ use crate::data::{self, Item, SlotData};
 use crate::migration::{Export, Phase, PhaseRow};
 use crate::moves::MoveId;
 use crate::rows::{self, GroupRow, Row, RowError, RowFault, RowOrder, SlotRow};
-use crate::session::{Lane, LaneLimits, Lanes, ReplyBytes, SessionId};
+use crate::session::{Lane, LaneLimits, Lanes, SessionId};
 use crate::slot::{Slot, hash_slot};
 use bytes::Bytes;
 use raft_core::types::GroupId;
@@ -134,15 +134,14 @@ impl StoreLoader {
         };
         let data = SlotData::of_items(version, items);
         let lanes = Lanes::of_sorted(lanes);
-        for (_, lane) in lanes.iter() {
-            store.reply_bytes = store.reply_bytes.moved(ReplyBytes::default(), lane.reply_bytes());
+        for (session, lane) in lanes.iter() {
+            store.lane_tallies.of(session).replace(None, Some(lane));
         }
         store.tally = store.tally.moved(data::Tally::default(), data.tally());
         let new = SlotState::new(floor, moves.epoch);
         let state = SlotState { phase, data, lanes, ..new };
-        match state.phase.is_still() {
-            true => store.still_lanes += state.lanes.len() as u64,
-            false => store.schedule(slot, &state),
+        if !state.phase.is_still() {
+            store.schedule(slot, &state);
         }
         store.slots.insert(slot, Box::new(state));
         store.note_moving(slot);

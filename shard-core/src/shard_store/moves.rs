@@ -8,7 +8,7 @@ use crate::migration::{
 use crate::moves::{Move, MoveId, MoveOutcome, RefuseReason};
 use crate::op::Outcome;
 use crate::rows::{Named, RowValue};
-use crate::session::{Lane, ReplyBytes, SessionId, TOKEN_SPARE_MS};
+use crate::session::{Lane, SessionId, TOKEN_SPARE_MS};
 use crate::slot::{SLOTS, Slot, hash_slot};
 use crate::wire::Answer;
 use bytes::Bytes;
@@ -209,9 +209,8 @@ impl ShardStore {
         state.phase = Phase::Exporting(Box::new(next));
         if freeze {
             state.floor = state.floor.max(log_time);
-            match is_broken(Mutant::SweepFrozen) {
-                true => self.still_lanes += self.slots[&slot].lanes.len() as u64,
-                false => self.unschedule(slot),
+            if !is_broken(Mutant::SweepFrozen) {
+                self.unschedule(slot);
             }
         }
     }
@@ -231,7 +230,6 @@ impl ShardStore {
         self.state(slot).phase = Phase::Owned;
         if frozen {
             let state = self.slots.remove(&slot).expect("it is exported");
-            self.still_lanes -= state.lanes.len() as u64;
             self.schedule(slot, &state);
             self.slots.insert(slot, state);
         }
@@ -308,7 +306,7 @@ impl ShardStore {
         }
         let Some(rows) = parse(slot, &chunk) else { return Answer::Invalid };
         let (order, whole) = (next.order, next.cursor.is_none());
-        if full || !self.has_room_for(&rows) {
+        if full || !self.has_room_for(slot, &rows) {
             self.refuse(order, RefuseReason::OutOfMemory);
             return done;
         }
@@ -333,17 +331,19 @@ impl ShardStore {
         done
     }
 
-    /// Whether the lanes among the rows find room. Tokens are held to what they may have as they are made: the rest
-    /// is for routers, whose writes go on.
-    fn has_room_for(&self, rows: &[Parsed]) -> bool {
-        let lanes = rows.iter().filter_map(|row| match row {
-            Parsed::Lane(session, Some(_)) => Some(session),
-            Parsed::Lane(_, None) | Parsed::Key(..) => None,
-        });
-        let (new, of_tokens) =
-            lanes.fold((0, false), |(new, any), session| (new + 1, any || session.is_of_token()));
-        let most = self.limits.lanes_max;
-        self.lanes() + new <= if of_tokens { self.limits.tokens_max() } else { most }
+    /// Whether the lanes among the rows find room, and what they remember: as much as for those that are made here.
+    /// Each goes for the one that an earlier round brought.
+    fn has_room_for(&self, slot: Slot, rows: &[Parsed]) -> bool {
+        let here = self.slots.get(&slot).map(|state| &state.lanes);
+        let mut tallies = self.lane_tallies;
+        for row in rows {
+            if let Parsed::Lane(session, lane) = row {
+                let before = here.and_then(|lanes| lanes.get(*session));
+                let before = before.filter(|_| !is_broken(Mutant::LanesOfEachRound));
+                tallies.of(*session).replace(before, lane.as_ref());
+            }
+        }
+        tallies.fit(&self.limits) || is_broken(Mutant::ImportsUnbounded)
     }
 
     /// From here on the group owns the slot.
@@ -356,7 +356,6 @@ impl ShardStore {
         if !is_broken(Mutant::DropVersion) {
             state.data.set_version(frozen.version);
         }
-        self.still_lanes -= state.lanes.len() as u64;
         self.keep_tokens_for(order.slot, &mut state);
         self.schedule(order.slot, &state);
         self.slots.insert(order.slot, state);
@@ -382,10 +381,7 @@ impl ShardStore {
         let state = self.slots.get_mut(&slot).expect("it is imported");
         let before = state.lanes.remove(session);
         self.changes.note_lane(slot, session, before.as_ref());
-        let bytes = |lane: Option<&Lane>| lane.map_or(ReplyBytes::default(), Lane::reply_bytes);
-        self.reply_bytes = self.reply_bytes.moved(bytes(before.as_ref()), bytes(lane.as_ref()));
-        self.still_lanes += u64::from(lane.is_some());
-        self.still_lanes -= u64::from(before.is_some());
+        self.lane_tallies.of(session).replace(before.as_ref(), lane.as_ref());
         if let Some(mut lane) = lane {
             lane.set_noted(self.changes.epoch());
             state.lanes.get_or_insert_with(session, || lane);
@@ -401,9 +397,8 @@ impl ShardStore {
         self.tally = self.tally.moved(held, Tally::default());
         for (session, lane) in state.lanes.iter() {
             self.changes.note_lane(slot, session, Some(lane));
-            self.reply_bytes = self.reply_bytes.moved(lane.reply_bytes(), ReplyBytes::default());
+            self.lane_tallies.of(session).replace(Some(lane), None);
         }
-        self.still_lanes -= state.lanes.len() as u64;
     }
 
     fn settle(&mut self, ended: Ended) {
@@ -430,7 +425,6 @@ impl ShardStore {
         for (session, lane) in state.lanes.iter() {
             self.lane_ends.remove(&(lane.deadline(), session, slot));
         }
-        self.still_lanes += state.lanes.len() as u64;
         reschedule(&mut self.expiry_due, slot, state.data.first_expiry(), None);
     }
 

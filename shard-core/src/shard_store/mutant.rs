@@ -82,6 +82,12 @@ pub(crate) enum Mutant {
     TokensNotCopied,
     /// Tokens end by the clock of the group that their slot comes to.
     TokensEndEarly,
+    /// Tokens take room from routers' lanes, and these from tokens.
+    TokensAmongLanes,
+    /// Lanes that come with their slot are held to no bound.
+    ImportsUnbounded,
+    /// A lane counts in each round of a copy.
+    LanesOfEachRound,
     /// Tokens are not in checkpoints.
     TokensNotSaved,
     /// A leader stamps with its own clock, whatever others show.

@@ -41,6 +41,7 @@ fn a_flushed_slot_is_freed_in_bounded_steps() {
     assert_eq!(entries, 3, "3000 keys, 1024 an entry");
 }
 
+mod budgets;
 mod model;
 mod moves;
 mod rows;

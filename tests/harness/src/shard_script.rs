@@ -361,6 +361,7 @@ fn limits(args: &mut ArgumentConsumer) -> Result<LaneLimits> {
     let usual = LaneLimits::default();
     Ok(LaneLimits {
         lanes_max: key(args, "lanes")?.unwrap_or(usual.lanes_max),
+        tokens_max: key(args, "tokens")?.unwrap_or(usual.tokens_max),
         lane_reply_bytes_max: key(args, "lane_bytes")?.unwrap_or(usual.lane_reply_bytes_max),
         group_reply_bytes_max: key(args, "group_bytes")?.unwrap_or(usual.group_reply_bytes_max),
         group_small_reply_bytes_max: key(args, "small_bytes")?

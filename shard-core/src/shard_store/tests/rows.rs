@@ -14,6 +14,7 @@ const G1: GroupId = GroupId(1);
 /// Tight, so that lanes and replies meet their bounds.
 const LIMITS: LaneLimits = LaneLimits {
     lanes_max: 40,
+    tokens_max: 20,
     lane_reply_bytes_max: LANE_REPLY_BYTES_MAX,
     group_reply_bytes_max: 4000,
     group_small_reply_bytes_max: 1500,
@@ -214,7 +215,7 @@ fn assert_same(one: &mut ShardStore, other: &mut ShardStore, history: &mut Histo
     assert_eq!(dump(one), dump(other));
     assert_eq!(one.expiry_due, other.expiry_due);
     assert_eq!(one.lane_ends, other.lane_ends);
-    assert_eq!(one.reply_bytes, other.reply_bytes);
+    assert_eq!(one.lane_tallies, other.lane_tallies);
     let held = |store: &ShardStore| MemoryUse { checkpoint: 0, ..store.memory() };
     assert_eq!(held(one), held(other));
 }

@@ -5,22 +5,22 @@ use crate::migration::{MOVE_CHUNK, MoveStep, RowName};
 use crate::moves::{Move, MoveOutcome, RefuseReason};
 use crate::op::{Expire, ExpireAt, ExpiryCommand, TimeUnit, Token};
 
-const A: usize = 0;
-const B: usize = 1;
+pub(super) const A: usize = 0;
+pub(super) const B: usize = 1;
 
-fn slot() -> Slot {
+pub(super) fn slot() -> Slot {
     hash_slot(b"{t}")
 }
 
 /// Two groups, the first of which has all slots, and every step that they were told.
-struct Pair {
-    stores: [ShardStore; 2],
+pub(super) struct Pair {
+    pub(super) stores: [ShardStore; 2],
     now: u64,
     steps: Vec<(usize, MoveStep)>,
 }
 
 impl Pair {
-    fn new() -> Pair {
+    pub(super) fn new() -> Pair {
         let mut stores = [1, 2].map(|group| ShardStore::new(GroupId(group)));
         let ranges = vec![(Slot(0), Slot(SLOTS - 1))];
         let assign = EntryItem::Assign { config: ConfigNum(1), ranges };
@@ -28,12 +28,12 @@ impl Pair {
         Pair { stores, now: 1000, steps: Vec::new() }
     }
 
-    fn apply(&mut self, at: usize, item: EntryItem) -> Answer {
+    pub(super) fn apply(&mut self, at: usize, item: EntryItem) -> Answer {
         let mut answers = self.stores[at].apply(EntryBatch::new(LogTime(self.now), vec![item]));
         answers.pop().expect("an answer")
     }
 
-    fn step(&mut self, at: usize, step: MoveStep) {
+    pub(super) fn step(&mut self, at: usize, step: MoveStep) {
         self.steps.push((at, step.clone()));
         self.apply(at, EntryItem::Move(step));
     }
@@ -58,13 +58,13 @@ impl Pair {
         )
     }
 
-    fn begin(&mut self, order: Move, from: usize) {
+    pub(super) fn begin(&mut self, order: Move, from: usize) {
         self.step(from, MoveStep::BeginExport(order));
         self.step(1 - from, MoveStep::BeginImport(order));
     }
 
     /// All rows of the round that the source is in.
-    fn copy(&mut self, order: Move, from: usize, round: u32) {
+    pub(super) fn copy(&mut self, order: Move, from: usize, round: u32) {
         let mut cursor = RowName::new();
         loop {
             let (slot, id) = (order.slot, order.id);
@@ -79,7 +79,7 @@ impl Pair {
         }
     }
 
-    fn freeze(&mut self, order: Move, from: usize, round: u32) {
+    pub(super) fn freeze(&mut self, order: Move, from: usize, round: u32) {
         self.step(from, MoveStep::Freeze { slot: order.slot, id: order.id, round });
     }
 
@@ -117,7 +117,7 @@ impl Pair {
     }
 }
 
-fn order(id: u64, from: usize) -> Move {
+pub(super) fn order(id: u64, from: usize) -> Move {
     let group = |at: usize| GroupId(at as u32 + 1);
     let (id, epoch) = (MoveId(id), SlotEpoch(id + 1));
     Move { id, slot: slot(), from: Some(group(from)), to: group(1 - from), epoch }
@@ -308,53 +308,6 @@ fn d07_freeing_all_at_once_is_noticed() {
     assert!(ended.is_err(), "nobody notices that all is freed at once");
 }
 
-/// Whether a slot with so many tokens and the lane of a router moves to a group that has so many lanes, of 40.
-fn moves_into(tokens: u64, lanes: u128) -> bool {
-    let limits = LaneLimits { lanes_max: 40, ..LaneLimits::default() };
-    let mut pair = Pair::new();
-    pair.stores[B] = ShardStore::with_limits(GroupId(2), limits);
-    let assign = EntryItem::Assign { config: ConfigNum(1), ranges: vec![(Slot(0), Slot(0))] };
-    pair.apply(B, assign);
-    for session in 100..100 + lanes {
-        let request = LaneRequest {
-            session: SessionId(session),
-            deadline: LogTime(SESSION_LIFE_MS),
-            slot: Slot(0),
-            seq: Seq(1),
-            acked: Seq(0),
-            op: Op::FlushSlot,
-        };
-        let answer = pair.apply(B, EntryItem::Lane(request));
-        assert!(matches!(answer, Answer::Done { .. }), "{answer:?}");
-    }
-    pair.done(A, 1, append("k", "v"));
-    for number in 1..=tokens {
-        let (name, op) = (SessionId::of_token(number.into()), append("k", "v"));
-        let token = Token { name, hash: 1, window_ms: 600_000, op };
-        pair.done(A, 1 + number, Op::Token(Box::new(token)));
-    }
-    let order = order(1, A);
-    pair.begin(order, A);
-    pair.copy(order, A, 0);
-    pair.freeze(order, A, 1);
-    pair.copy(order, A, 1);
-    match pair.stores[B].stand(slot()).ended.expect("it ended").outcome {
-        MoveOutcome::Activated => true,
-        MoveOutcome::Refused(reason) => {
-            assert_eq!(reason, RefuseReason::OutOfMemory);
-            false
-        }
-    }
-}
-
-#[test]
-fn tokens_that_come_with_their_slot_leave_half_of_the_lanes_to_routers() {
-    let cases = [(9, 10, true), (9, 11, false), (0, 39, true), (0, 40, false)];
-    for (tokens, lanes, fits) in cases {
-        assert_eq!(moves_into(tokens, lanes), fits, "{tokens} tokens, {lanes} lanes there");
-    }
-}
-
 /// A slot with a token moves to a group whose log time is an hour ahead, since clocks were wrong once.
 fn a_token_comes_to_a_group_that_is_ahead() {
     const HOUR_MS: u64 = 3_600_000;
@@ -392,4 +345,30 @@ fn a_token_that_moves_is_remembered_by_its_own_time() {
     let ended = std::panic::catch_unwind(a_token_comes_to_a_group_that_is_ahead);
     mutant::set(None);
     assert!(ended.is_err(), "nobody notices tokens that end early");
+}
+
+/// Routers of the version before tokens draw ids of which half look like those of tokens.
+#[test]
+fn a_lane_whose_id_looks_like_a_tokens_goes_on_in_a_group_that_is_ahead() {
+    let mut pair = Pair::new();
+    let (session, deadline) = (SessionId::of_token(77), LogTime(1000 + SESSION_LIFE_MS));
+    let ask = |pair: &mut Pair, at, seq: u64| {
+        let (seq, acked) = (Seq(seq), Seq(seq - 1));
+        let op = append("k", "v");
+        let request = LaneRequest { session, deadline, slot: slot(), seq, acked, op };
+        pair.apply(at, EntryItem::Lane(request))
+    };
+    let length = |answer| match answer {
+        Answer::Done { outcome: Outcome::Integer(length), .. } => length,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(length(ask(&mut pair, A, 1)), 1);
+    pair.stores[B].apply(EntryBatch::new(LogTime(61_000), Vec::new()));
+    pair.move_over(order(1, A), A);
+    for (seq, expected) in [(1, 1), (2, 2), (2, 2)] {
+        assert_eq!(length(ask(&mut pair, B, seq)), expected, "seq {seq}");
+    }
+    pair.now = deadline.0 + 1;
+    let said = ask(&mut pair, B, 3);
+    assert_eq!(said, Answer::Expired { log_time: LogTime(pair.now) });
 }
