@@ -284,7 +284,8 @@ impl Connection {
                 self.reply(&Reply::Array(Vec::new()));
             }
             Call::Op { slot, mut op, shape } => {
-                token::set_window(&mut op, self.front.idmp_window_ms());
+                let wait = self.front.backend().request_timeout();
+                token::set_window(&mut op, self.front.idmp_window_ms(), wait);
                 if let Some(moved) = self.send_away(slot, &op) {
                     return self.reply(&moved);
                 }

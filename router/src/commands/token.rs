@@ -5,8 +5,9 @@ use super::{Arguments, Call, Client, ErrorText, Local, parse, take};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use shard_core::op::{Op, Token};
-use shard_core::session::SessionId;
+use shard_core::session::{SessionId, TOKEN_WINDOW_MS};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// Bytes of a producer's name, and of what it calls a write.
 pub const NAME_BYTES_MAX: usize = 256;
@@ -14,8 +15,9 @@ pub const NAME_BYTES_MAX: usize = 256;
 pub const WINDOW_MS: RangeInclusive<u32> = 1000..=24 * 60 * 60 * 1000;
 /// Without that setting.
 pub const WINDOW_MS_DEFAULT: u32 = 10 * 60 * 1000;
-/// A slot remembers for so much longer what the command answered: what a copy may wait, and clocks may differ by.
-const SLACK_MS: u32 = 60 * 1000;
+/// A slot remembers for so much longer what the command answered, besides the time that a copy may wait: what clocks
+/// may differ by, [`shard_core::session::TOKEN_SPARE_MS`] among it.
+const SLACK_MS: u32 = 55 * 1000;
 
 const BAD_NAME: ErrorText =
     ErrorText::Borrowed("ERR IDMP producer and id have 1 to 256 bytes each, nothing was executed");
@@ -59,21 +61,23 @@ fn is_idmp(command: &[Bytes]) -> bool {
     command.first().is_some_and(|name| name.eq_ignore_ascii_case(b"idmp"))
 }
 
-/// With the window that is set here, in milliseconds.
-pub fn set_window(op: &mut Op, window_ms: u32) {
+/// With the window that is set here, in milliseconds. A copy that comes at its end may wait for as long as requests do.
+pub fn set_window(op: &mut Op, window_ms: u32, request_timeout: Duration) {
     if let Op::Token(token) = op {
-        token.window_ms = window_ms + SLACK_MS;
+        let wait_ms = u32::try_from(request_timeout.as_millis()).unwrap_or(u32::MAX);
+        let most = *TOKEN_WINDOW_MS.end();
+        token.window_ms = window_ms.saturating_add(wait_ms).saturating_add(SLACK_MS).min(most);
     }
 }
 
-/// The command with a token, for as long as is usual.
+/// The command with a token; [`set_window`] says for how long.
 ///
 /// # Errors
 /// If it is none that can have one.
 pub fn named(call: Call, name: SessionId, hash: u64) -> Result<Call, ErrorText> {
     match call {
         Call::Op { slot, op, shape } if op.is_write() && !matches!(op, Op::Token(_)) => {
-            let window_ms = WINDOW_MS_DEFAULT + SLACK_MS;
+            let window_ms = WINDOW_MS_DEFAULT;
             let token = Token { name, hash, window_ms, op };
             Ok(Call::Op { slot, op: Op::Token(Box::new(token)), shape })
         }
@@ -129,7 +133,7 @@ mod tests {
     #[test]
     fn a_token_is_told_by_producer_and_id_and_its_command_by_all_of_its_words() {
         let one = parsed(&["IDMP", "p", "1", "APPEND", "k", "v"]).unwrap();
-        assert_eq!((one.window_ms, one.op.keys().len()), (660_000, 1));
+        assert_eq!((one.window_ms, one.op.keys().len()), (600_000, 1));
         let same = parsed(&["idmp", "p", "1", "append", "k", "v"]).unwrap();
         assert_eq!(one, same);
         for other in [["pp", "1"], ["p", "2"], ["p1", "1"], ["", "p1"]] {
