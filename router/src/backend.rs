@@ -103,6 +103,8 @@ pub enum Refusal {
     Overloaded,
     /// The op has more bytes of keys and values than one entry can hold.
     TooBig,
+    /// The op has a token, and a node of the slot's group is of a program before these.
+    OlderNode,
 }
 
 /// Counters of a backend since its start, and what waits in it now.

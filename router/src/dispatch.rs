@@ -29,6 +29,7 @@ mod lane;
 #[cfg(test)]
 mod model;
 mod news;
+mod older;
 mod outbox;
 mod owners;
 #[cfg(test)]
@@ -38,7 +39,7 @@ mod slot_queue;
 #[cfg(test)]
 mod tests;
 
-pub use self::book::{Connection, Load, Ticket};
+pub use self::book::{Bounds, Connection, Load, Ticket};
 pub use self::outbox::{BATCH_BYTES_MAX, BATCH_REQUESTS_MAX};
 
 use self::awaits::Awaits;
@@ -72,35 +73,13 @@ pub const OP_BYTES_MAX: usize = WIRE_FRAME_BYTES_MAX - (1 << 20) - (64 << 10);
 /// A view is asked for at most once in so long, by however many requests.
 const REFRESH_GAP_NS: u64 = 50_000_000;
 
-/// How much may wait. What is beyond is refused at once, before it gets a seq.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Ops of one slot without a seq.
-    pub lane_unsent_max: usize,
-    /// Requests of one group.
-    pub group: Load,
-    /// Requests in all.
-    pub all: Load,
-    /// Requests in flight on one link; more wait.
-    pub link: Load,
-}
-
-impl Default for Bounds {
-    fn default() -> Bounds {
-        Bounds {
-            lane_unsent_max: 1 << 16,
-            group: Load { requests: 1 << 17, bytes: 256 << 20 },
-            all: Load { requests: 1 << 18, bytes: 512 << 20 },
-            link: Load { requests: 1 << 14, bytes: 32 << 20 },
-        }
-    }
-}
-
 /// What happened to a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkEvent {
     /// It takes requests.
     Up,
+    /// So it does, but its node is of a program before tokens.
+    UpToOlder,
     /// It broke, or could not be opened: whatever was in flight is not answered any more.
     Down,
 }
@@ -332,9 +311,10 @@ impl Dispatch {
     /// A link opened or broke.
     pub fn on_link(&mut self, now: Now, node: NodeId, event: LinkEvent) {
         self.news.on_link(node, event);
+        self.note_older(node, event);
         let link = self.book.links.entry(node).or_default();
         match event {
-            LinkEvent::Up => link.state = LinkState::Up,
+            LinkEvent::Up | LinkEvent::UpToOlder => link.state = LinkState::Up,
             LinkEvent::Down => {
                 link.state = LinkState::Down;
                 let there: Vec<GroupId> = self
@@ -760,6 +740,7 @@ impl Dispatch {
     }
 
     fn fill(&mut self, now: Now, id: GroupId, node: NodeId, output: &mut Output) {
+        let older = self.has_older(id);
         let Dispatch { groups, slots, book, bounds, .. } = self;
         let Some(group) = groups.get_mut(&id) else { return };
         let mut outbox = Outbox::new(output, node, id);
@@ -772,6 +753,9 @@ impl Dispatch {
             if !state.backoff.ready(now) {
                 state.queue(slot, group, now);
                 continue;
+            }
+            if older {
+                state.refuse_tokens(book);
             }
             match state.fill(slot, group, now, bounds, &mut outbox, book) {
                 Filled::Drained => {}

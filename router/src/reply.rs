@@ -294,6 +294,10 @@ pub fn refusal_text(refusal: &Refusal) -> Cow<'static, str> {
             "TRYAGAIN Too many requests are waiting here, nothing was executed".into()
         }
         Refusal::TooBig => "ERR command too large for one slot, nothing was executed".into(),
+        Refusal::OlderNode => {
+            "TRYAGAIN A node of an older version that knows no IDMP is among those of this slot, nothing was executed"
+                .into()
+        }
     }
 }
 

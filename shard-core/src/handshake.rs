@@ -34,6 +34,8 @@ pub const VERSION_MAX: u8 = 3;
 pub const VERSION_MIN: u8 = 2;
 /// From this version on nodes tell each other what their wall clocks show.
 pub const CLOCK_VERSION: u8 = 3;
+/// From this version on nodes know writes with tokens.
+pub const TOKEN_VERSION: u8 = 3;
 /// Upper bound of one handshake message, without its length prefix.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
 /// Bytes of the length prefix.
@@ -307,6 +309,7 @@ pub struct Listener {
     credentials: Credentials,
     node: NodeId,
     nonce: Nonce,
+    newest: u8,
     transcript: Vec<u8>,
     peer: Option<Peer>,
 }
@@ -318,9 +321,15 @@ impl Listener {
             credentials: credentials.clone(),
             node,
             nonce,
+            newest: VERSION_MAX,
             transcript: Vec::new(),
             peer: None,
         }
+    }
+
+    /// As a program listens whose newest version is that: with it tests show what is done beside an older one.
+    pub fn of_version(self, newest: u8) -> Listener {
+        Listener { newest, ..self }
     }
 
     /// Takes the hello, gives the challenge.
@@ -332,7 +341,7 @@ impl Listener {
         fields.expect(&[HELLO])?;
         fields.expect(&MAGIC)?;
         let (newest, oldest) = (fields.byte()?, fields.byte()?);
-        let version = newest.min(VERSION_MAX);
+        let version = newest.min(self.newest);
         if newest < oldest || version < oldest || version < VERSION_MIN {
             return Err(HandshakeError::Refuse(RefuseReason::Version));
         }

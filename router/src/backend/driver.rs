@@ -7,7 +7,7 @@ use crate::dial::{DialError, dial, new_nonce};
 use crate::dispatch::{Connection, Dispatch, LinkEvent, Now, Output, Ticket};
 use crate::link::{self, LinkQueue};
 use crate::meet::{Met, meet};
-use shard_core::handshake::{Credentials, Nonce, Purpose};
+use shard_core::handshake::{Credentials, Nonce, Peer, Purpose, TOKEN_VERSION};
 use shard_core::introduction::{FIELDS, Introduction};
 use shard_core::slot::Slot;
 use shard_core::wire::{ClusterView, NodeStatus, ToNode, ToRouter};
@@ -409,11 +409,11 @@ async fn feed_local(inner: Rc<Inner>) {
 }
 
 /// Connects, or gives up early enough for another replica to be tried before a request's deadline.
-async fn reach(inner: &Inner, node: NodeId, address: &str) -> Result<TcpStream, DialError> {
+async fn reach(inner: &Inner, node: NodeId, address: &str) -> Result<(TcpStream, Peer), DialError> {
     let nonce = new_nonce()?;
     let dialling = dial(address, &inner.credentials, None, Purpose::Router, Some(node), nonce);
     match timeout(DIAL_TIMEOUT, dialling).await {
-        Ok(dialled) => dialled.map(|(stream, _)| stream),
+        Ok(dialled) => dialled,
         Err(_) => Err(DialError::TimedOut),
     }
 }
@@ -423,12 +423,18 @@ async fn hold_link(inner: Rc<Inner>, node: NodeId, address: String) {
     let wait = inner.reach.borrow_mut().entry(node).or_default().wait();
     sleep(wait).await;
     match reach(&inner, node, &address).await {
-        Ok(stream) => {
-            info!(%node, address, "link open");
+        Ok((stream, Peer { version, .. })) => {
+            info!(%node, address, version, "link open");
             inner.reach.borrow_mut().remove(&node);
             let queue = Rc::new(LinkQueue::new());
             inner.links.borrow_mut().insert(node, queue.clone());
-            inner.on_link(node, LinkEvent::Up);
+            inner.on_link(
+                node,
+                match version >= TOKEN_VERSION {
+                    true => LinkEvent::Up,
+                    false => LinkEvent::UpToOlder,
+                },
+            );
             let hear = |message| inner.hear(node, message);
             let owes = |node| {
                 let dispatch = inner.dispatch.borrow();

@@ -8,9 +8,9 @@ use shard_core::cluster_config::{ClusterConfig, ConfigNum, GroupConfig, NodeConf
 use shard_core::codec::{
     EntryBatch, EntryItem, WIRE_FRAME_BYTES_MAX, WireFrame, decode_frame, encode_frame,
 };
-use shard_core::handshake::{Credentials, Listener, Secret};
-use shard_core::op::{Op, Outcome};
-use shard_core::session::LogTime;
+use shard_core::handshake::{Credentials, Listener, Secret, TOKEN_VERSION};
+use shard_core::op::{Op, Outcome, Token};
+use shard_core::session::{LogTime, SessionId};
 use shard_core::shard_store::{ReadStep, ShardStore};
 use shard_core::slot::{SLOTS, Slot, hash_slot};
 use shard_core::wire::{Answer, Reply, RequestBatch, RequestBody, ToNode, ToRouter};
@@ -207,12 +207,26 @@ enum Behaviour {
     Break,
     /// Takes everything and says nothing, not even to a ping.
     Silent,
+    /// Is of the last program before tokens: breaks the connection at one, as at anything that it cannot read.
+    Older,
+}
+
+fn has_token(batch: &RequestBatch) -> bool {
+    let op = |body: &RequestBody| match body {
+        RequestBody::Lane(lane) => matches!(lane.op, Op::Token(_)),
+        _ => false,
+    };
+    batch.requests.iter().any(|request| op(&request.body))
 }
 
 async fn serve_socket(listener: TcpListener, store: Store, behaviours: Vec<Behaviour>) {
     for behaviour in behaviours {
         let (mut stream, _) = listener.accept().await.unwrap();
-        let mut hands = Listener::new(&credentials(), NODE, [7; 32]);
+        let hands = Listener::new(&credentials(), NODE, [7; 32]);
+        let mut hands = match behaviour {
+            Behaviour::Older => hands.of_version(TOKEN_VERSION - 1),
+            Behaviour::Good | Behaviour::Break | Behaviour::Silent => hands,
+        };
         let hello = read_message(&mut stream).await.unwrap();
         stream.write_all(&hands.on_hello(&hello).unwrap()).await.unwrap();
         let proof = read_message(&mut stream).await.unwrap();
@@ -229,6 +243,11 @@ async fn speak(mut stream: TcpStream, store: &Store, behaviour: Behaviour) {
         while let Some(frame) = decode_frame(&mut bytes, WIRE_FRAME_BYTES_MAX).unwrap() {
             let WireFrame::ToNode(message) = frame else { panic!("{frame:?}") };
             let answer = match message {
+                ToNode::Requests(batch)
+                    if matches!(behaviour, Behaviour::Older) && has_token(&batch) =>
+                {
+                    return;
+                }
                 ToNode::Requests(batch) => serve(store, batch),
                 ToNode::Ping => ToRouter::Pong,
                 ToNode::View => continue,
@@ -236,7 +255,7 @@ async fn speak(mut stream: TcpStream, store: &Store, behaviour: Behaviour) {
             encode_frame(&WireFrame::ToRouter(answer), &mut out);
         }
         match behaviour {
-            Behaviour::Good => stream.write_all(&out).await.unwrap(),
+            Behaviour::Good | Behaviour::Older => stream.write_all(&out).await.unwrap(),
             Behaviour::Break => return,
             Behaviour::Silent => {}
         }
@@ -257,6 +276,26 @@ fn a_link_carries_requests_and_answers() {
         let backend = linked(vec![Behaviour::Good]).await;
         append_and_check(&backend, 1, 5_000).await;
         append_and_check(&backend, 5_001, 5_010).await;
+        assert_eq!(backend.stats().retries, 0);
+    });
+}
+
+#[test]
+fn an_older_node_gets_no_token_and_keeps_its_link() {
+    run(async {
+        let backend = linked(vec![Behaviour::Older, Behaviour::Good]).await;
+        let token = || {
+            let op = Op::Append { key: Bytes::from_static(b"k"), value: Bytes::from_static(b"t") };
+            let name = SessionId::of_token(1);
+            Op::Token(Box::new(Token { name, hash: 1, window_ms: 600_000, op }))
+        };
+        let (sink, slot) = (Rc::new(ReplySink::new()), Target::Slot(hash_slot(b"k")));
+        for round in 0..2 {
+            backend.submit(&sink, 1, slot, Work::Op(token()));
+            let answers = collect(&sink, 1).await;
+            assert_eq!(answers, [(1, Answered::Refused(Refusal::OlderNode))]);
+            append_and_check(&backend, 10 * round + 1, 10 * round + 10).await;
+        }
         assert_eq!(backend.stats().retries, 0);
     });
 }

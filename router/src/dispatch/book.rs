@@ -5,7 +5,7 @@ use crate::backend::{Answered, DispatchStats, Refusal};
 use shard_core::session::Seq;
 use shard_core::slot::Slot;
 use shard_core::{GroupId, NodeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Names a submitted request until it is answered; given by the caller, never looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,6 +71,30 @@ pub(super) struct Link {
     pub(super) load: Load,
 }
 
+/// How much may wait. What is beyond is refused at once, before it gets a seq.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Ops of one slot without a seq.
+    pub lane_unsent_max: usize,
+    /// Requests of one group.
+    pub group: Load,
+    /// Requests in all.
+    pub all: Load,
+    /// Requests in flight on one link; more wait.
+    pub link: Load,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            lane_unsent_max: 1 << 16,
+            group: Load { requests: 1 << 17, bytes: 256 << 20 },
+            all: Load { requests: 1 << 18, bytes: 512 << 20 },
+            link: Load { requests: 1 << 14, bytes: 32 << 20 },
+        }
+    }
+}
+
 /// So many requests of so many bytes together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
@@ -107,6 +131,8 @@ pub(super) struct Book {
     pub(super) attempts: BTreeMap<u64, Attempt>,
     /// Links by node.
     pub(super) links: BTreeMap<NodeId, Link>,
+    /// Nodes of a program before tokens, as far as links are open.
+    pub(super) older: BTreeSet<NodeId>,
     /// Counters.
     pub(super) stats: DispatchStats,
     /// Jitter and ids.
@@ -127,6 +153,7 @@ impl Book {
             answers: Vec::new(),
             attempts: BTreeMap::new(),
             links: BTreeMap::new(),
+            older: BTreeSet::new(),
             stats: DispatchStats::default(),
             random: Random::new(seed),
             load: Load::default(),

@@ -377,7 +377,7 @@ impl SlotQueue {
     }
 
     /// Drops every op without a seq that `goes` picks.
-    fn drop_unsent(
+    pub(super) fn drop_unsent(
         &mut self,
         book: &mut Book,
         mut goes: impl FnMut(&mut PendingOp, &mut Book) -> bool,
