@@ -313,7 +313,7 @@ impl Refusals {
 }
 
 /// For a write over several slots of which only a part was executed.
-const PARTLY_DONE: &str =
+pub(crate) const PARTLY_DONE: &str =
     "TIMEOUT a group did not answer, a part of the keys was written and a part was not";
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ mod link;
 mod local;
 pub mod meet;
 pub mod node_name;
+#[cfg(test)]
+mod outcomes;
 mod pipeline;
 pub mod redirect;
 pub mod reply;

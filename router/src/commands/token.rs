@@ -19,9 +19,11 @@ pub const WINDOW_MS_DEFAULT: u32 = 10 * 60 * 1000;
 /// may differ by, [`shard_core::session::TOKEN_SPARE_MS`] among it.
 const SLACK_MS: u32 = 55 * 1000;
 
-const BAD_NAME: ErrorText =
+/// Said of a token that is none.
+pub const BAD_NAME: ErrorText =
     ErrorText::Borrowed("ERR IDMP producer and id have 1 to 256 bytes each, nothing was executed");
-const NO_WRITE: ErrorText = ErrorText::Borrowed(
+/// Said of a command that can have no token.
+pub const NO_WRITE: ErrorText = ErrorText::Borrowed(
     "ERR IDMP goes with a command that writes to keys of one slot, nothing was executed",
 );
 
