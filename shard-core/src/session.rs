@@ -1,5 +1,9 @@
 //! Exactly once and in order: lanes (`docs/guarantees.md`).
 
+mod lanes;
+
+pub use self::lanes::Lanes;
+
 use crate::codec::{self, bytes_of, pieces_of};
 use crate::data::OUTCOME_BYTES_MAX;
 use crate::digest::Digest;
@@ -8,10 +12,11 @@ use crate::rows::{self, RowFault, RowValue};
 use crate::shard_store::Epoch;
 use bytes::Bytes;
 use raft_core::id_type;
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Serialize, Serializer};
+use std::collections::VecDeque;
 use std::fmt;
-use std::ops::{Bound, RangeInclusive};
+use std::ops::RangeInclusive;
 
 /// Whether an op that comes again is known again. Not so in the program that shows what that costs
 /// (`make bench-lanes`).
@@ -161,6 +166,11 @@ impl ReplyBytes {
         }
     }
 
+    /// With one reply more.
+    fn with(self, outcome: &Outcome) -> ReplyBytes {
+        self.moved(ReplyBytes::default(), ReplyBytes::of(outcome))
+    }
+
     /// What one remembered reply counts as.
     fn of(outcome: &Outcome) -> ReplyBytes {
         let bytes = REPLY_RECORD_BYTES + outcome.bytes() as u64;
@@ -238,94 +248,39 @@ pub struct Lane {
     deadline: LogTime,
     last: Seq,
     acked: Seq,
-    /// In seq order. A seq of `(acked, last]` that is absent was executed, its reply not kept.
-    replies: VecDeque<(Seq, Outcome)>,
-    reply_bytes: ReplyBytes,
+    /// Of `last`. None: its reply is not kept. Most lanes remember no other one, and find it here without a look
+    /// elsewhere.
+    newest: Option<Outcome>,
+    /// Of those before it. None: nothing is kept of them.
+    older: Option<Box<Older>>,
     /// Its last change is noted for this checkpoint.
     noted: Epoch,
 }
 
-/// The lanes of one slot, in session order. There is one per router core and live session, a
-/// handful, and each op looks one up: in one piece of memory that is one cache miss.
-///
-/// What is remembered of a token is a lane too, with one op, whose seq is a hash of the command. Of those a slot may have
-/// many.
+/// Replies of a lane that are not acknowledged, but for the newest.
 #[derive(Clone, Debug, Default)]
-pub struct Lanes {
-    routers: Vec<(SessionId, Lane)>,
-    tokens: BTreeMap<SessionId, Lane>,
+struct Older {
+    /// In seq order. A seq of `(acked, last)` that is absent was executed, its reply not kept.
+    replies: VecDeque<(Seq, Outcome)>,
+    bytes: ReplyBytes,
 }
 
-impl Lanes {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.routers.len() + self.tokens.len()
+impl Older {
+    fn of(replies: VecDeque<(Seq, Outcome)>) -> Older {
+        let counted = |sum: ReplyBytes, (_, outcome): &(Seq, Outcome)| sum.with(outcome);
+        Older { bytes: replies.iter().fold(ReplyBytes::default(), counted), replies }
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    fn push(&mut self, seq: Seq, outcome: Outcome) {
+        self.bytes = self.bytes.with(&outcome);
+        self.replies.push_back((seq, outcome));
     }
 
-    /// The lane of a session.
-    pub fn get(&self, session: SessionId) -> Option<&Lane> {
-        if session.is_of_token() {
-            return self.tokens.get(&session);
+    fn forget(&mut self, acked: Seq) {
+        let known = self.replies.partition_point(|reply| reply.0 <= acked);
+        for (_, gone) in self.replies.drain(..known) {
+            self.bytes = self.bytes.moved(ReplyBytes::of(&gone), ReplyBytes::default());
         }
-        self.find(session).ok().map(|at| &self.routers[at].1)
-    }
-
-    /// The lane of a session, made by `new` if there is none.
-    pub fn get_or_insert_with(
-        &mut self,
-        session: SessionId,
-        new: impl FnOnce() -> Lane,
-    ) -> &mut Lane {
-        if session.is_of_token() {
-            return self.tokens.entry(session).or_insert_with(new);
-        }
-        let at = self.find(session).unwrap_or_else(|at| {
-            self.routers.insert(at, (session, new()));
-            at
-        });
-        &mut self.routers[at].1
-    }
-
-    /// Takes a session's lane out.
-    pub fn remove(&mut self, session: SessionId) -> Option<Lane> {
-        if session.is_of_token() {
-            return self.tokens.remove(&session);
-        }
-        self.find(session).ok().map(|at| self.routers.remove(at).1)
-    }
-
-    /// All of them, in the order of their sessions.
-    pub fn iter(&self) -> impl Iterator<Item = (SessionId, &Lane)> {
-        let routers = self.routers.iter().map(|(session, lane)| (*session, lane));
-        routers.chain(self.tokens.iter().map(|(session, lane)| (*session, lane)))
-    }
-
-    /// Those of tokens.
-    pub(crate) fn tokens_mut(&mut self) -> impl Iterator<Item = (SessionId, &mut Lane)> {
-        self.tokens.iter_mut().map(|(name, lane)| (*name, lane))
-    }
-
-    /// Those of later sessions than one; of all with none.
-    pub fn after(&self, session: Option<SessionId>) -> impl Iterator<Item = (SessionId, &Lane)> {
-        let from = self.routers.partition_point(|(id, _)| session.is_some_and(|it| *id <= it));
-        let behind = session.map_or(Bound::Unbounded, Bound::Excluded);
-        let routers = self.routers[from..].iter().map(|(session, lane)| (*session, lane));
-        routers.chain(self.tokens.range((behind, Bound::Unbounded)).map(|(id, lane)| (*id, lane)))
-    }
-
-    /// Of lanes that are in the order of their sessions.
-    pub(crate) fn of_sorted(mut lanes: Vec<(SessionId, Lane)>) -> Lanes {
-        let tokens = lanes.split_off(lanes.partition_point(|(id, _)| !id.is_of_token()));
-        Lanes { routers: lanes, tokens: tokens.into_iter().collect() }
-    }
-
-    fn find(&self, session: SessionId) -> Result<usize, usize> {
-        self.routers.binary_search_by_key(&session, |(id, _)| *id)
     }
 }
 
@@ -356,8 +311,8 @@ impl Lane {
             deadline,
             last: Seq(0),
             acked: Seq(0),
-            replies: VecDeque::new(),
-            reply_bytes: ReplyBytes::default(),
+            newest: None,
+            older: None,
             noted: Epoch::default(),
         }
     }
@@ -384,7 +339,8 @@ impl Lane {
 
     /// Bytes of its remembered replies.
     pub fn reply_bytes(&self) -> ReplyBytes {
-        self.reply_bytes
+        let older = self.older.as_ref().map_or(ReplyBytes::default(), |older| older.bytes);
+        self.newest.as_ref().map_or(older, |newest| older.with(newest))
     }
 
     /// What to do with op `seq`, whose sender has every answer up to `acked`.
@@ -397,10 +353,7 @@ impl Lane {
             if seq <= self.acked {
                 return Verdict::Old;
             }
-            return match self.replies.binary_search_by_key(&seq, |reply| reply.0) {
-                Ok(at) => Verdict::Repeat(&self.replies[at].1),
-                Err(_) => Verdict::ReplyGone,
-            };
+            return self.reply(seq).map_or(Verdict::ReplyGone, Verdict::Repeat);
         }
         if seq.0 - self.last.0 > 1 {
             return Verdict::Gap { last: self.last };
@@ -422,14 +375,11 @@ impl Lane {
         group: ReplyBytes,
     ) {
         assert!(seq.0 == self.last.0 + 1 && acked < seq, "op {seq} after {}", self.last);
-        self.last = seq;
+        let before = self.reply_bytes();
         self.acked = self.acked.max(acked);
-        let before = self.reply_bytes;
-        let known = self.replies.partition_point(|reply| reply.0 <= self.acked);
-        for (_, gone) in self.replies.drain(..known) {
-            self.reply_bytes = self.reply_bytes.moved(ReplyBytes::of(&gone), ReplyBytes::default());
-        }
-        let with = self.reply_bytes.moved(ReplyBytes::default(), ReplyBytes::of(outcome));
+        self.set_newest_aside();
+        self.last = seq;
+        let with = self.reply_bytes().with(outcome);
         let all = group.moved(before, with);
         let fits = if is_small(outcome) {
             all.small <= limits.group_small_reply_bytes_max
@@ -437,13 +387,45 @@ impl Lane {
             with.large <= limits.lane_reply_bytes_max && all.large <= limits.group_reply_bytes_max
         };
         if fits {
-            self.reply_bytes = with;
-            // Most lanes remember one reply at a time; a first push would take room for four.
-            if self.replies.capacity() == 0 {
-                self.replies.reserve_exact(1);
-            }
-            self.replies.push_back((seq, outcome.clone()));
+            self.newest = Some(outcome.clone());
         }
+    }
+
+    /// Makes room for a newer reply; what is acknowledged is forgotten.
+    fn set_newest_aside(&mut self) {
+        if let Some(older) = &mut self.older {
+            older.forget(self.acked);
+            if older.replies.is_empty() {
+                self.older = None;
+            }
+        }
+        let newest = self.newest.take();
+        if self.last > self.acked
+            && let Some(outcome) = newest
+        {
+            self.older.get_or_insert_default().push(self.last, outcome);
+        }
+    }
+
+    /// What an op up to the last answered, if that is remembered.
+    fn reply(&self, seq: Seq) -> Option<&Outcome> {
+        if seq == self.last {
+            return self.newest.as_ref();
+        }
+        let older = &self.older.as_ref()?.replies;
+        older.binary_search_by_key(&seq, |reply| reply.0).ok().map(|at| &older[at].1)
+    }
+
+    /// All that are remembered, in seq order.
+    fn replies(&self) -> impl Iterator<Item = (Seq, &Outcome)> {
+        let older = self.older.iter().flat_map(|older| older.replies.iter());
+        let newest = self.newest.iter().map(|outcome| (self.last, outcome));
+        older.map(|(seq, outcome)| (*seq, outcome)).chain(newest)
+    }
+
+    fn replies_len(&self) -> usize {
+        self.older.as_ref().map_or(0, |older| older.replies.len())
+            + usize::from(self.newest.is_some())
     }
 
     /// Which checkpoint its last change is noted for.
@@ -458,15 +440,15 @@ impl Lane {
 
     /// Its row: all that two replicas must agree on. Large replies are shared, not copied.
     pub(crate) fn row(&self) -> RowValue {
-        let all = (self.deadline, self.last, self.acked, &self.replies);
-        let shared = self.replies.iter().flat_map(|(_, outcome)| outcome.parts());
+        let all = (self.deadline, self.last, self.acked, RepliesOf(self));
+        let shared = self.replies().flat_map(|(_, outcome)| outcome.parts());
         (rows::versioned(), pieces_of(&all, shared).into_iter().collect())
     }
 
     /// Reads its row.
     pub(crate) fn of_row(mut row: Bytes) -> Result<Lane, RowFault> {
         rows::unversioned(&mut row)?;
-        let (deadline, last, acked, replies) =
+        let (deadline, last, acked, mut replies) =
             codec::whole::<(LogTime, Seq, Seq, VecDeque<(Seq, Outcome)>)>(&row)?;
         let ordered = replies.iter().zip(replies.iter().skip(1)).all(|(one, next)| one.0 < next.0);
         let (first, newest) = (replies.front(), replies.back());
@@ -476,19 +458,29 @@ impl Lane {
         if acked >= last || !ordered || !within {
             return Err(RowFault::Value);
         }
-        let counted = |sum: ReplyBytes, (_, outcome): &(Seq, Outcome)| {
-            sum.moved(ReplyBytes::default(), ReplyBytes::of(outcome))
-        };
-        let reply_bytes = replies.iter().fold(ReplyBytes::default(), counted);
-        Ok(Lane { deadline, last, acked, replies, reply_bytes, noted: Epoch::default() })
+        let is_kept = newest.is_some_and(|(seq, _)| *seq == last);
+        let newest = is_kept.then(|| replies.pop_back()).flatten().map(|(_, outcome)| outcome);
+        let older = (!replies.is_empty()).then(|| Box::new(Older::of(replies)));
+        Ok(Lane { deadline, last, acked, newest, older, noted: Epoch::default() })
     }
 
     /// Adds everything that two replicas must agree on.
     pub(crate) fn digest(&self, digest: &mut Digest) {
-        digest.numbers(&[self.deadline.0, self.last.0, self.acked.0, self.replies.len() as u64]);
-        for (seq, outcome) in &self.replies {
+        digest.numbers(&[self.deadline.0, self.last.0, self.acked.0, self.replies_len() as u64]);
+        for (seq, outcome) in self.replies() {
             digest.numbers(&[seq.0]);
             digest.bytes(&bytes_of(outcome));
         }
+    }
+}
+
+/// The replies of a lane as its row has them: a sequence of seqs with what they answered.
+struct RepliesOf<'a>(&'a Lane);
+
+impl Serialize for RepliesOf<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut replies = serializer.serialize_seq(Some(self.0.replies_len()))?;
+        self.0.replies().try_for_each(|reply| replies.serialize_element(&reply))?;
+        replies.end()
     }
 }

@@ -10,6 +10,7 @@ mod changes;
 mod load;
 mod moves;
 mod mutant;
+mod slot_table;
 #[cfg(test)]
 mod tests;
 mod writes;
@@ -22,6 +23,7 @@ pub use self::moves::{SlotPhase, SlotStand};
 #[cfg(test)]
 pub(crate) use self::mutant::set as set_mutant;
 pub(crate) use self::mutant::{Mutant, is_broken};
+use self::slot_table::SlotTable;
 use self::writes::Writes;
 
 use crate::cluster_config::ConfigNum;
@@ -84,9 +86,8 @@ pub struct ShardStore {
     log_time: LogTime,
     /// The configuration that gave the group its first slots.
     assigned: Option<ConfigNum>,
-    /// The slots the group owns, and those on their way here. Boxed, so that finding one touches few cache
-    /// lines: a leader looks up a slot per op.
-    slots: BTreeMap<Slot, Box<SlotState>>,
+    /// The slots the group owns, and those on their way here.
+    slots: SlotTable,
     /// Of every slot that ever was in a move here, the newest that is settled. Never forgotten.
     settled: BTreeMap<Slot, MoveId>,
     /// How moves ended of which the shardmaster does not know it yet.
@@ -132,7 +133,7 @@ impl ShardStore {
             limits,
             log_time: LogTime(0),
             assigned: None,
-            slots: BTreeMap::new(),
+            slots: SlotTable::default(),
             settled: BTreeMap::new(),
             ended: BTreeMap::new(),
             moving: BTreeSet::new(),
@@ -280,7 +281,7 @@ impl ShardStore {
             digest.numbers(&[u64::from(slot.0)]);
             digest.bytes(&bytes_of(&self.move_row(*slot)));
         }
-        for (slot, state) in &self.slots {
+        for (slot, state) in self.slots.iter() {
             digest.numbers(&[u64::from(slot.0), state.floor.0, state.lanes.len() as u64]);
             match &state.phase {
                 Phase::Owned => {}
@@ -469,7 +470,7 @@ impl ShardStore {
         owned.map(|(slot, state)| {
             let now = self.log_time.max(state.floor);
             let (keys, bytes) = (state.data.live_tally(now).keys, state.data.tally().bytes);
-            (*slot, SlotSize { keys, bytes, writes: state.writes.lately(now) })
+            (slot, SlotSize { keys, bytes, writes: state.writes.lately(now) })
         })
     }
 
@@ -480,24 +481,21 @@ impl ShardStore {
             GroupQuery::KeyCount => {
                 let (keys, expires) = self
                     .slots
-                    .values()
-                    .filter(|state| state.phase.owns())
-                    .map(|state| live(state))
+                    .iter()
+                    .filter(|(_, state)| state.phase.owns())
+                    .map(|(_, state)| live(state))
                     .fold((0, 0), |sum, slot| (sum.0 + slot.keys, sum.1 + slot.expires));
                 GroupAnswer::KeyCount { keys, expires }
             }
             GroupQuery::OccupiedSlots => GroupAnswer::OccupiedSlots {
                 owned: as_ranges(
-                    self.slots
-                        .iter()
-                        .filter(|(_, state)| state.phase.owns())
-                        .map(|(slot, _)| *slot),
+                    self.slots.iter().filter(|(_, state)| state.phase.owns()).map(|(slot, _)| slot),
                 ),
                 occupied: as_ranges(
                     self.slots
                         .iter()
                         .filter(|(_, state)| state.phase.owns() && state.data.tally().keys > 0)
-                        .map(|(slot, _)| *slot),
+                        .map(|(slot, _)| slot),
                 ),
             },
             GroupQuery::SlotSizes { first, last } => {

@@ -472,11 +472,11 @@ impl World {
         }
         // What the destination holds is what its own counters say.
         for store in &self.stores {
-            let (keys, bytes) = store.slots.values().fold((0, 0), |sum, state| {
+            let (keys, bytes) = store.slots.iter().fold((0, 0), |sum, (_, state)| {
                 (sum.0 + state.data.tally().keys, sum.1 + state.data.tally().bytes)
             });
             assert_eq!((store.stats().keys, store.stats().data_bytes), (keys, bytes));
-            let lanes: usize = store.slots.values().map(|state| state.lanes.len()).sum();
+            let lanes: usize = store.slots.iter().map(|(_, state)| state.lanes.len()).sum();
             assert_eq!(store.stats().lanes, lanes as u64);
         }
     }

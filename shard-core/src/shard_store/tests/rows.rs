@@ -26,17 +26,17 @@ pub(super) fn dump(store: &ShardStore) -> Rows {
     for slot in store.settled.keys().filter(|slot| !store.slots.contains_key(slot)) {
         rows.push(Row::Slot(*slot).put(store.memo(*slot).row.value()));
     }
-    for (slot, state) in &store.slots {
-        let memo = store.memo(*slot);
-        rows.push(Row::Slot(*slot).put(memo.row.value()));
+    for (slot, state) in store.slots.iter() {
+        let memo = store.memo(slot);
+        rows.push(Row::Slot(slot).put(memo.row.value()));
         for (set, names) in [NameSet::List, NameSet::Dirty].into_iter().zip(&memo.names) {
             for name in names.iter().flat_map(|names| names.iter()) {
                 let value = (crate::rows::versioned(), RowBody::default());
-                rows.push(Row::Export(*slot, set, name).put(value));
+                rows.push(Row::Export(slot, set, name).put(value));
             }
         }
-        rows.extend(state.lanes.iter().map(|(id, lane)| Row::Lane(*slot, id).put(lane.row())));
-        rows.extend(state.data.items().map(|(key, item)| Row::Key(*slot, key).put(item.row())));
+        rows.extend(state.lanes.iter().map(|(id, lane)| Row::Lane(slot, id).put(lane.row())));
+        rows.extend(state.data.items().map(|(key, item)| Row::Key(slot, key).put(item.row())));
     }
     let mut all = Rows::new();
     carry_out(&mut all, rows);
@@ -226,8 +226,8 @@ fn assert_counted(store: &ShardStore) {
     let keys = |state: &SlotState| state.data.counted_anew();
     let (key_bytes, bytes) = store
         .slots
-        .values()
-        .map(|state| keys(state))
+        .iter()
+        .map(|(_, state)| keys(state))
         .fold((0, 0), |sum, slot| (sum.0 + slot.0, sum.1 + slot.1));
     assert_eq!((store.tally.key_bytes, store.tally.bytes), (key_bytes, bytes));
 }
