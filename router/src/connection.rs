@@ -14,7 +14,7 @@ use crate::commands::{
 use crate::info::Info;
 use crate::pipeline::{Pipeline, PutBack};
 use crate::redirect::{Port, SentAway};
-use crate::reply::{Protocol, Reply};
+use crate::reply::{Protocol, Reply, Shape};
 use crate::resp::{ProtocolError, Scanner};
 use crate::window::answers_values;
 use bytes::{Buf, BytesMut};
@@ -283,17 +283,15 @@ impl Connection {
             Call::Op { slot, op: Op::ListKeys { .. }, .. } if self.front.is_opened(slot) => {
                 self.reply(&Reply::Array(Vec::new()));
             }
-            Call::Op { slot, mut op, shape } => {
-                let wait = self.front.backend().request_timeout();
-                token::set_window(&mut op, self.front.idmp_window_ms(), wait);
-                if let Some(moved) = self.send_away(slot, &op) {
-                    return self.reply(&moved);
-                }
-                let protocol = self.client.info.protocol.get();
-                let tag = self.pipeline.push_one(protocol, (slot, &op), shape, asked);
-                let backend = self.front.backend();
-                backend.submit(&self.sink, tag, Target::Slot(slot), Work::Op(op));
+            Call::Op { slot, op, shape } => match self.send_away(slot, &op) {
+                Some(moved) => self.reply(&moved),
+                None => self.submit_op(slot, op, shape, asked),
+            },
+            // Sent on, it would come without its token; done here, before what was sent on.
+            Call::Marked { slot, .. } if self.sent_away.has(slot) => {
+                self.reply(&Reply::Error(token::BEHIND_MOVED));
             }
+            Call::Marked { slot, op, shape } => self.submit_op(slot, op, shape, asked),
             Call::Split(split) => {
                 let asks = self.pipeline.push_split(protocol, split, asked);
                 self.submit(asks);
@@ -320,11 +318,17 @@ impl Connection {
         }
     }
 
+    fn submit_op(&mut self, slot: Slot, mut op: Op, shape: Shape, asked: usize) {
+        let backend = self.front.backend();
+        token::set_window(&mut op, self.front.idmp_window_ms(), backend.request_timeout());
+        let protocol = self.client.info.protocol.get();
+        let tag = self.pipeline.push_one(protocol, (slot, &op), shape, asked);
+        backend.submit(&self.sink, tag, Target::Slot(slot), Work::Op(op));
+    }
+
     /// The reply that sends the client to another node, on the port that does so.
     fn send_away(&mut self, slot: Slot, op: &Op) -> Option<Reply> {
-        // A client that is sent on would send the command without the token that CLIENT IDMP gave it.
-        let names_keys =
-            !matches!(op, Op::CountKeys | Op::ListKeys { .. } | Op::FlushSlot | Op::Token(_));
+        let names_keys = !matches!(op, Op::CountKeys | Op::ListKeys { .. } | Op::FlushSlot);
         if self.front.port() == Port::Plain || !names_keys {
             return None;
         }
@@ -456,7 +460,10 @@ fn parse_marked(
         // A pool cleans a connection so, or gives it back, whatever was to come on it.
         (Call::Local(Local::Reset | Local::Quit), _) => Ok((spec, call)),
         (Call::Local(Local::Client(Client::Token(_))), _) => Ok((spec, call)),
-        (_, Mark::Token(name)) => token::named(call, name, hash).map(|call| (spec, call)),
+        (_, Mark::Token(name)) => match token::named(call, name, hash)? {
+            Call::Op { slot, op, shape } => Ok((spec, Call::Marked { slot, op, shape })),
+            call => Ok((spec, call)),
+        },
         (_, Mark::Refused) => Err(token::REFUSED_BEFORE),
     }
 }
@@ -475,7 +482,7 @@ fn opens(barrier: &Barrier) -> Option<(Slot, bool)> {
 /// Whether nothing but the size of values bounds the answer.
 fn wants_values(call: &Call) -> bool {
     match call {
-        Call::Op { op, .. } => answers_values(op),
+        Call::Op { op, .. } | Call::Marked { op, .. } => answers_values(op),
         Call::Split(split) => matches!(split.join, Join::Values(_)),
         Call::Barrier(_) | Call::Local(_) | Call::Info(_) => false,
     }

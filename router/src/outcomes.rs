@@ -3,7 +3,7 @@
 
 use crate::backend::Refusal;
 use crate::barrier::PARTLY_DONE;
-use crate::commands::token::{BAD_NAME, NO_WRITE, REFUSED_BEFORE};
+use crate::commands::token::{BAD_NAME, BEHIND_MOVED, NO_WRITE, REFUSED_BEFORE};
 use crate::reply::{UNFIT_ANSWER, op_error_text, refusal_text};
 use shard_core::op::{ExpiryCommand, OpError};
 use shard_core::slot::Slot;
@@ -61,7 +61,8 @@ fn of_the_program() -> BTreeMap<String, Executed> {
         all.insert(op_error_text(error).into_owned(), executed);
         next = after;
     }
-    all.extend([BAD_NAME, NO_WRITE, REFUSED_BEFORE].map(|text| (text.into_owned(), NO)));
+    let of_tokens = [BAD_NAME, NO_WRITE, REFUSED_BEFORE, BEHIND_MOVED];
+    all.extend(of_tokens.map(|text| (text.into_owned(), NO)));
     all.insert(PARTLY_DONE.into(), IN_PART);
     all.insert(UNFIT_ANSWER.into(), UNKNOWN);
     all

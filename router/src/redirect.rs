@@ -104,6 +104,11 @@ impl SentAway {
         text.cloned().map(Reply::error)
     }
 
+    /// Whether a command for the slot was sent away.
+    pub(crate) fn has(&self, slot: Slot) -> bool {
+        self.0.contains_key(&slot) && !is_broken(Mutant::ServeMarkedBehind)
+    }
+
     /// Notes what a command for a slot is answered.
     pub(crate) fn note(&mut self, slot: Slot, text: String) -> Reply {
         self.0.insert(slot, text.clone());

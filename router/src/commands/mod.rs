@@ -91,6 +91,15 @@ pub enum Call {
         /// How its outcome is answered.
         shape: Shape,
     },
+    /// A write with the token of the CLIENT IDMP before it: nobody else can be asked to carry it out.
+    Marked {
+        /// Its slot.
+        slot: Slot,
+        /// The op with the token.
+        op: Op,
+        /// How its outcome is answered.
+        shape: Shape,
+    },
     /// Ops on several slots, joined to one reply.
     Split(Split),
     /// Something on all slots: starts when all earlier commands of the connection are answered.

@@ -32,6 +32,11 @@ pub const REFUSED_BEFORE: ErrorText = ErrorText::Borrowed(
     "ERR the CLIENT IDMP before this command was refused, nothing was executed",
 );
 
+/// Said of a command whose token CLIENT IDMP brought, behind one that a cluster port has sent to another node.
+pub const BEHIND_MOVED: ErrorText = ErrorText::Borrowed(
+    "ERR a command before this one was sent on by MOVED, CLIENT IDMP cannot follow it: nothing was executed",
+);
+
 /// CLIENT IDMP: the next command of the connection has this token.
 pub fn client_idmp(arguments: &mut Arguments) -> Result<Call, ErrorText> {
     let name = name_of(&take(arguments, 2), &take(arguments, 3))?;

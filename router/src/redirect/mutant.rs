@@ -20,6 +20,8 @@ pub enum Mutant {
     MovesOfTheFirstMap,
     /// What was sent behind a command that was sent away is served.
     ServeBehind,
+    /// Behind a command that was sent away another one is served whose token CLIENT IDMP brought.
+    ServeMarkedBehind,
     /// What is for other slots is sent away behind one as well.
     AnySlotBehind,
     /// What was sent away is repeated to a client who has read it.
@@ -32,7 +34,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Mutant; 12] = [
+    pub const ALL: [Mutant; 13] = [
         Mutant::SendToItself,
         Mutant::SendToLost,
         Mutant::SendOverCut,
@@ -41,6 +43,7 @@ impl Mutant {
         Mutant::SendMoving,
         Mutant::MovesOfTheFirstMap,
         Mutant::ServeBehind,
+        Mutant::ServeMarkedBehind,
         Mutant::AnySlotBehind,
         Mutant::NeverForgotten,
         Mutant::AllGroups,

@@ -184,7 +184,7 @@ impl RefusalScript {
                 let reply = table(names.as_deref(), Port::Plain);
                 encode(|protocol, out| reply.encode(protocol, out))
             }
-            Ok((_, Call::Op { slot, op, shape })) => {
+            Ok((_, Call::Op { slot, op, shape } | Call::Marked { slot, op, shape })) => {
                 let answer = Answered::Outcome(self.execute(slot, op));
                 encode(|protocol, out| put_answer(out, protocol, shape, &answer))
             }
