@@ -9,6 +9,9 @@ use shard_core::slot::{SLOTS, Slot};
 use shard_core::{GroupId, NodeId};
 use std::collections::BTreeMap;
 
+/// By so much the log time of a group may be ahead of most clocks without anybody being told: more than clocks differ by
+/// that are right. Milliseconds.
+const LOG_TIME_AHEAD_MAX_MS: u64 = 2_000;
 /// Entries that a follower may be behind without anybody being told.
 const LAG_ENTRIES_MAX: u64 = 10_000;
 
@@ -22,6 +25,7 @@ impl Topology<'_> {
         self.stuck(&mut lines);
         self.unassigned(&mut lines);
         self.clocks(&mut lines);
+        self.ahead(&mut lines);
         self.disk(&mut lines);
         let from = match self.node {
             Some(node) => format!("as node {node} sees it"),
@@ -97,6 +101,20 @@ impl Topology<'_> {
         }
     }
 
+    /// Groups whose log time is ahead of the clocks, since these were wrong once.
+    fn ahead(&self, lines: &mut Vec<String>) {
+        let Some(status) = self.status else { return };
+        for (group, replica) in &status.replicas {
+            let ahead = replica.log_time_ahead_ms;
+            if ahead > LOG_TIME_AHEAD_MAX_MS && *group != SHARDMASTER {
+                lines.push(format!(
+                    "the log time of group {group} is {ahead} ms ahead of most clocks, which were wrong once: keys \
+                     with a life that move there end sooner by as much, so CLUSTER REBALANCE PAUSE until it is not"
+                ));
+            }
+        }
+    }
+
     fn lagging(&self, lines: &mut Vec<String>) {
         let Some(status) = self.status else { return };
         for (group, replica) in &status.replicas {
@@ -138,8 +156,8 @@ impl Topology<'_> {
                     "it is tried again by itself, INFO raft on both leaders shows what is slow",
                 ),
                 RefuseReason::OutOfMemory => (
-                    "the destination has no memory left",
-                    "raise --maxmemory there, or CLUSTER REBALANCE after adding a group",
+                    "the destination has no memory left, or remembers too many tokens or lanes",
+                    "raise --maxmemory there, let tokens end, or CLUSTER REBALANCE after adding a group",
                 ),
                 RefuseReason::OutOfSpace => (
                     "the disk of its leader is nearly full",
@@ -260,6 +278,21 @@ mod tests {
         let other = found(0, 0, 501);
         assert!(other[0].starts_with("the clock of node 3 is 501 ms ahead of those"), "{other:?}");
         assert_eq!(other.len(), 1);
+    }
+
+    #[test]
+    fn a_group_of_slots_whose_log_time_is_ahead_by_more_than_two_seconds_is_named() {
+        let found = |of_master: u64, of_shard: u64| {
+            findings(|_, status| {
+                for (group, ahead) in [(SHARDMASTER, of_master), (GroupId(1), of_shard)] {
+                    status.replicas.entry(group).or_default().log_time_ahead_ms = ahead;
+                }
+            })
+        };
+        assert_eq!(found(3_600_000, 2000), Vec::<String>::new());
+        let one = found(0, 2001);
+        let named = one[0].starts_with("the log time of group 1 is 2001 ms ahead of most clocks");
+        assert!(named && one[0].contains("CLUSTER REBALANCE PAUSE") && one.len() == 1, "{one:?}");
     }
 
     #[test]

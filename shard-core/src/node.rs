@@ -31,7 +31,8 @@ use crate::replica::{
 use crate::session::LogTime;
 use crate::transfers::{self, Transfers, Wish};
 use crate::wire::{
-    Answer, ClusterView, NodeStatus, RaftEnvelope, Reply, Request, RequestBatch, RequestBody,
+    Answer, ClusterView, NodeStatus, RaftEnvelope, ReplicaStatus, Reply, Request, RequestBatch,
+    RequestBody,
 };
 use crate::witness::{Promise, Witness, WitnessMessage};
 use raft_core::OpenError;
@@ -733,6 +734,11 @@ impl Node {
         for (peer, status) in &mut peers {
             status.clock_ahead_ms = self.clocks.ahead_ms(now, *peer);
         }
+        let of_replica = |(group, replica): (&GroupId, &Replica)| {
+            let log_time = replica.machine().map_or(LogTime(0), Machine::log_time);
+            let log_time_ahead_ms = self.clocks.behind_ms(now, log_time);
+            (*group, ReplicaStatus { log_time_ahead_ms, ..replica.status(now) })
+        };
         NodeStatus {
             node: self.id,
             clock_off_ms: self.clocks.off_ms(now),
@@ -740,7 +746,7 @@ impl Node {
             memory_max: self.memory_max,
             peers,
             sync_age_ms: self.health.sync_age(now) / 1_000_000,
-            replicas: self.replicas.iter().map(|(group, r)| (*group, r.status(now))).collect(),
+            replicas: self.replicas.iter().map(of_replica).collect(),
             counters: vec![
                 ("raft_messages_rejected", self.rejected),
                 ("map_messages_refused", self.feed.refused()),

@@ -504,6 +504,8 @@ pub struct ReplicaStatus {
     pub expires: u64,
     /// Bytes of keys and values.
     pub data_bytes: u64,
+    /// By how many milliseconds the log time of its state is ahead of what most clocks show; 0 if it is not.
+    pub log_time_ahead_ms: u64,
     /// Lanes it remembers.
     pub lanes: u64,
     /// Bytes of lanes and remembered replies.

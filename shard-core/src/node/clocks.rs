@@ -103,6 +103,11 @@ impl Clocks {
         Some(difference(self.own?.shows(now), self.median(now)?))
     }
 
+    /// How far a log time is ahead of what most clocks show. Milliseconds.
+    pub(super) fn behind_ms(&self, now: Now, log_time: LogTime) -> u64 {
+        self.median(now).map_or(0, |shown| log_time.0.saturating_sub(shown))
+    }
+
     /// How far a peer's clock is ahead of this node's, or behind. Milliseconds.
     pub(super) fn ahead_ms(&self, now: Now, peer: NodeId) -> Option<i64> {
         Some(difference(self.peers.get(&peer)?.shows(now), self.own?.shows(now)))

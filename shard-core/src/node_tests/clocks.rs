@@ -1,7 +1,9 @@
 //! Lines T of wall clocks that are wrong, and what log time makes of them.
 
+use super::moves::G2;
+use super::slots::{Client, append_of, spread};
 use super::*;
-use crate::op::{ExpiryCommand, Set, SetExpiry};
+use crate::op::{ExpiryCommand, Set, SetExpiry, Token};
 
 const SECOND: u64 = 1000;
 /// To 2038 and beyond.
@@ -142,11 +144,70 @@ fn t04_a_clock_that_strobes_moves_log_time_by_no_more_than_that() {
     assert_eq!(world.leader(G1), leader, "nothing else comes of it");
 }
 
+const HOUR: u64 = 3_600 * SECOND;
+
+/// What the only write of a session is answered, whose router heard that log time; None: it was not carried out.
+fn asks(
+    (world, client): (&mut World, &mut Client),
+    key: &str,
+    (session, log_time): (u128, u64),
+    op: &Op,
+) -> Option<Outcome> {
+    let (session, deadline) = (SessionId(session), LogTime(log_time + 300 * SECOND));
+    let (slot, op) = (hash_slot(key.as_bytes()), op.clone());
+    let request = LaneRequest { session, deadline, slot, seq: Seq(1), acked: Seq(0), op };
+    client.ask(world, slot, &RequestBody::Lane(request), 1000)
+}
+
+/// The clocks of one group were an hour ahead once. A slot moves there and back, with what is remembered of a write with
+/// a token and of one without.
+fn an_hour_apart() {
+    let mut world = spread(&[&[2, 3, 4], &[5, 6, 7]]);
+    let (mut client, keys) = (Client::default(), world.keys_of(G1, 1));
+    let (key, other) = (keys[0].clone(), world.keys_of(G2, 1).remove(0));
+    world.skew = (5..=7).map(|id| (NodeId(id), HOUR as i64)).collect();
+    world.run(4 * SECOND);
+    let told = |length| Some(Outcome::Integer(length));
+    let write = append_of(&other, "x");
+    assert_eq!(asks((&mut world, &mut client), &other, (20, HOUR), &write), told(1));
+    world.skew.clear();
+    world.run(4 * SECOND);
+    let ahead = |world: &World, node, group| {
+        world.nodes[&NodeId(node)].status(world.now).replicas[&group].log_time_ahead_ms
+    };
+    let [far, near] = [ahead(&world, 5, G2), ahead(&world, 2, G1)];
+    assert!((HOUR - 60 * SECOND..=HOUR).contains(&far) && near <= 500, "{far}, {near}");
+
+    let (name, op) = (SessionId::of_token(1), append_of(&key, "a"));
+    let token = Op::Token(Box::new(Token { name, hash: 1, window_ms: 600_000, op }));
+    let plain = append_of(&key, "b");
+    assert_eq!(asks((&mut world, &mut client), &key, (21, 0), &token), told(1));
+    assert_eq!(asks((&mut world, &mut client), &key, (22, 0), &plain), told(2));
+    for (session, to) in [(30, G2), (40, G1)] {
+        world.move_keys(&keys, to);
+        assert!(world.until(3000, |world| world.are_at(&keys, to)), "it does not move");
+        // Sessions of before are over by the slot's log time, so nothing of theirs is done again.
+        assert_eq!(asks((&mut world, &mut client), &key, (22, 0), &plain), None);
+        let copy = asks((&mut world, &mut client), &key, (session, HOUR), &token);
+        assert_eq!(copy, told(1), "at group {to}");
+    }
+    assert_eq!(asks((&mut world, &mut client), &key, (50, HOUR), &append_of(&key, "c")), told(3));
+    let held = client.get(&mut world, &key, 3000);
+    assert_eq!(held, Some(Outcome::Value(b"abc"[..].into())));
+}
+
+#[test]
+fn x02_between_groups_whose_log_times_are_an_hour_apart_writes_are_done_once() {
+    an_hour_apart();
+}
+
 #[test]
 fn each_broken_rule_of_clocks_is_noticed() {
     each_is_noticed(&[
         (Mutant::AnyStamp, jump),
         (Mutant::AnyClockLeads, jump),
         (Mutant::LogTimeStands, set_back),
+        (Mutant::TokensEndEarly, an_hour_apart),
+        (Mutant::DropFloor, an_hour_apart),
     ]);
 }
