@@ -1,5 +1,6 @@
 //! X1, X2: a write is carried out and its reply lost; whatever happens then, its repeat under the same seq yields what
-//! the first one did, and it was done once.
+//! the first one did, and it was done once. So it is where the router is killed that would have repeated it: what of its
+//! copies is still on its way does nothing.
 
 use super::moves::G2;
 use super::slots::{Client, Setting, append_of, spread_with, write_of};
@@ -92,6 +93,12 @@ impl Case {
             Some(body) => self.client.ask(&mut self.world, slot, &body, 3000),
             None => self.client.write(&mut self.world, slot, op.clone(), 3000),
         }
+    }
+
+    /// What the write is answered under the seq that it had first.
+    fn copy_in_first(&mut self, op: &Op) -> Option<Outcome> {
+        let (slot, body) = (self.slot(), write_of(self.slot(), 2, op.clone()));
+        self.client.ask(&mut self.world, slot, &body, 1000)
     }
 
     /// As the first write of a session that has begun now.
@@ -189,6 +196,48 @@ fn x01_x02_a_repeat_after_anything_yields_what_the_first_one_did_and_nothing_is_
             case.holds(held, &(between, op));
         }
     }
+}
+
+/// What they answer on a key that holds "7!", and what it holds then.
+fn behind_another() -> Vec<(Outcome, &'static str)> {
+    let not_a_number = || Outcome::Error(OpError::NotAnInteger);
+    vec![
+        (Outcome::Value(b"7!"[..].into()), "new"),
+        (Outcome::Integer(3), "7!x"),
+        (not_a_number(), "7!"),
+        (not_a_number(), "7!"),
+    ]
+}
+
+/// A router is killed when its write was done and the reply lost, and something happens. The client of another router
+/// appends to the key then, and a copy that the killed one had sent comes behind that.
+fn killed_router() {
+    for between in ALL {
+        for (number, behind) in behind_another().into_iter().enumerate() {
+            let mut case = Case::new();
+            let (op, expected, held) = ops(&case.key).swap_remove(number);
+            case.happens(between, &op);
+            let key = case.key.clone();
+            assert!(case.copy(&append_of(&key, "!"), Some(50)).is_some());
+            // Where the slot was frozen it is done now, for the first time; where the session is over, not at all.
+            let (expected, held) = match between {
+                Between::HandedOverBefore => (Some(behind.0), behind.1.to_owned()),
+                Between::SessionEnded => (None, format!("{held}!")),
+                _ => (Some(expected), format!("{held}!")),
+            };
+            for _ in 0..2 {
+                let said = case.copy_in_first(&op);
+                assert_eq!(said, expected, "{between:?}, {op:?}");
+            }
+            let found = case.client.get(&mut case.world, &key, 3000);
+            assert_eq!(found, Some(Outcome::Value(held.into())), "{between:?}, {op:?}");
+        }
+    }
+}
+
+#[test]
+fn x01_w04_a_late_copy_of_a_killed_router_yields_what_the_first_did_and_does_nothing() {
+    killed_router();
 }
 
 fn named(op: &Op, hash: u64) -> Op {

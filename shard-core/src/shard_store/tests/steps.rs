@@ -1,5 +1,6 @@
 //! The steps of moves one by one, between two stores.
 
+use super::rows::dump;
 use super::*;
 use crate::migration::{MOVE_CHUNK, MoveStep, RowName};
 use crate::moves::{Move, MoveOutcome, RefuseReason};
@@ -261,6 +262,65 @@ fn g23_ops_on_several_keys_are_done_whole_or_not_at_all_around_a_freeze() {
     pair.end(first, A);
     let answer = pair.write(B, 4, del(&["a", "b", "c"]));
     assert!(matches!(answer, Answer::Done { outcome: Outcome::Integer(3), .. }), "{answer:?}");
+}
+
+/// What a replica of the destination says that has just started: to a read of "a", and to a repeat of the last append.
+fn after_a_restart(pair: &Pair) -> [Option<Outcome>; 2] {
+    let mut loader = StoreLoader::new(GroupId(2));
+    for (key, value) in dump(&pair.stores[B]) {
+        loader.row(&key, value).expect("a row of its own");
+    }
+    let stores = [ShardStore::new(GroupId(1)), loader.finish().expect("all rows")];
+    assert_eq!(stores[B].digest(), pair.stores[B].digest());
+    let mut pair = Pair { stores, now: pair.now, steps: Vec::new() };
+    let read = pair.read(B, Op::Get { key: key("a") });
+    let answers = [read, ReadStep::Answered(pair.write(B, 4, append("a", "w")))];
+    answers.map(|answer| match answer {
+        ReadStep::Answered(Answer::Done { outcome, .. }) => Some(outcome),
+        ReadStep::Answered(Answer::Elsewhere) => None,
+        other => panic!("{other:?}"),
+    })
+}
+
+/// Keys and lanes of the slot, in the rows of the source.
+fn rows_left(pair: &Pair) -> [usize; 2] {
+    let rows = dump(&pair.stores[A]);
+    let of = |is: fn(&Row<'_>) -> bool| {
+        rows.keys().filter(|key| Row::of(key).is_ok_and(|row| is(&row))).count()
+    };
+    [of(|row| matches!(row, Row::Key(..))), of(|row| matches!(row, Row::Lane(..)))]
+}
+
+#[test]
+fn x13_keys_and_lanes_of_a_slot_come_in_one_entry_and_go_in_one() {
+    let mut pair = Pair::new();
+    for (seq, name) in (1..).zip(["a", "b", "c"]) {
+        pair.done(A, seq, append(name, "v"));
+    }
+    let (first, one) = (order(1, A), RowBudget { rows: 1, bytes: 1 });
+    pair.begin(first, A);
+    let mut entries = 0;
+    for round in 0..2 {
+        if round == 1 {
+            pair.done(A, 4, append("a", "w"));
+            pair.freeze(first, A, 1);
+        }
+        let mut cursor = Some(RowName::new());
+        while let Some(from) = cursor {
+            assert_eq!(after_a_restart(&pair), [None, None], "after {entries} entries");
+            let chunk = pair.stores[A].chunk(slot(), first.id, round, &from, one);
+            let chunk = chunk.expect("it is in this round").0;
+            cursor = chunk.next.clone();
+            pair.step(B, MoveStep::Import { slot: slot(), id: first.id, chunk });
+            entries += 1;
+        }
+    }
+    assert_eq!(entries, 6, "three keys and a lane, a key and the lane");
+    let (value, length) = (Outcome::Value(Bytes::from_static(b"vw")), Outcome::Integer(2));
+    assert_eq!(after_a_restart(&pair), [Some(value), Some(length)]);
+    assert_eq!(rows_left(&pair), [3, 1]);
+    pair.step(A, MoveStep::CompleteExport { slot: slot(), id: first.id });
+    assert_eq!(rows_left(&pair), [0, 0]);
 }
 
 /// A slot of many keys is given up in one entry; its keys are freed by those that come, so many each.
