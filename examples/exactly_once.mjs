@@ -45,7 +45,8 @@ async function answer(...command) {
 
 // Whether the command may have been done, or may be done if it is sent again.
 function isOpen(error) {
-  return !(error instanceof ReplyError) || /^(TIMEOUT|CLUSTERDOWN|TRYAGAIN|OOM|MISCONF) /.test(error.message);
+  const open = /^(TIMEOUT|CLUSTERDOWN|TRYAGAIN|OOM|MISCONF) |max number of clients reached/;
+  return !(error instanceof ReplyError) || open.test(error.message);
 }
 
 const words = Array.from({ length: Number(count) }, (_, i) => `${producer}-${i};`);

@@ -7,7 +7,8 @@ use harness::process::{Process, ThreeNodes};
 use harness::resp::{Client, Value};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -32,8 +33,8 @@ fn redis_py(script: &Path) -> Command {
     command
 }
 
-fn ioredis() -> Command {
-    let script = File::open(checkout().join("examples/exactly_once.mjs")).expect("the program");
+fn ioredis(script: &Path) -> Command {
+    let script = File::open(script).expect("the program");
     let mut command = Command::new("node");
     // Node looks for ioredis in the folder where it runs.
     command.args(["--input-type=module", "-"]).stdin(script);
@@ -145,12 +146,50 @@ fn x02_w04_the_program_with_redis_py_writes_each_word_once() {
 
 #[test]
 fn x02_w04_the_program_with_ioredis_writes_each_word_once() {
-    runs_through_kills(ioredis());
+    runs_through_kills(ioredis(&checkout().join("examples/exactly_once.mjs")));
 }
 
 #[test]
 fn x02_w04_the_program_with_redis_rs_writes_each_word_once() {
     runs_through_kills(Command::new(env!("CARGO_BIN_EXE_exactly_once")));
+}
+
+/// A router that has all the clients that it may have: what it says is no answer to a command.
+fn full_router() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            // The client may be gone before it has read that.
+            let said = client.write_all(b"-ERR max number of clients reached\r\n");
+            let closed = said.and_then(|()| client.shutdown(Shutdown::Write));
+            let _ = closed.and_then(|()| io::copy(&mut client, &mut io::sink()));
+        }
+    });
+    port
+}
+
+/// What the programs do is what the recipes of `docs/exactly-once.md` do. To the `redis` crate a
+/// full router is one whose connection breaks, and by default to ioredis; as it is set here it hands out what is said.
+#[test]
+fn the_programs_go_on_over_another_router_where_one_has_too_many_clients() {
+    let cluster = ThreeNodes::start();
+    let text = fs::read_to_string(checkout().join("examples/exactly_once.mjs")).expect("a program");
+    let silent = text.replace("new Redis({", "new Redis({ disableClientInfo: true,");
+    assert_ne!(silent, text);
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("silent.mjs");
+    fs::write(&script, silent).expect("a file");
+    let python = redis_py(&checkout().join("examples/exactly_once.py"));
+    let rust = Command::new(env!("CARGO_BIN_EXE_exactly_once"));
+    for mut program in [python, ioredis(&script), rust] {
+        let routers = [full_router(), cluster.router_port()];
+        program.args(routers.map(|port| format!("127.0.0.1:{port}"))).arg("20");
+        let ended = program.output().expect("it runs; `make clients` installs the clients");
+        let said = String::from_utf8_lossy(&ended.stdout);
+        assert!(ended.status.success(), "{program:?}: {ended:?}");
+        assert!(said.starts_with("20 words, 0 of them lost or doubled; sent again: "), "{said}");
+    }
 }
 
 /// So the tests above see what they are to see.
