@@ -40,9 +40,9 @@ fn stop(process: &mut Process) {
     assert_eq!(status.code(), Some(0), "{}", process.log());
 }
 
-/// All nodes and one of two routers, each after the other is whole again.
+/// All nodes and both routers, each after the one before is whole again: 50 clients are behind a router that is up.
 #[test]
-fn w11_nodes_and_a_router_restart_one_after_another_and_no_request_fails() {
+fn w11_nodes_and_routers_restart_one_after_another_and_no_request_fails() {
     let wanted = setting("RESTART_REQUESTS", 100_000) as usize;
     let mut cluster = ThreeNodes::start();
     let (mut second, second_port) = cluster.second_router();
@@ -62,15 +62,23 @@ fn w11_nodes_and_a_router_restart_one_after_another_and_no_request_fails() {
     let mut attempts = disconnected(through_it);
     second.restart();
     second.wait_until_it_serves(second_port);
-    let again = Writers::start(second_port, 10, "again", Patience::None);
-    again.wait_for_acks(100);
+    let second_again = Writers::start(second_port, 50, "second again", Patience::None);
+    second_again.wait_for_acks(100);
     writers.wait_for_acks(wanted / 4);
-    let first = writers.end_all_told();
-    let (done, gap) = (acknowledged(&first), longest_gap(&first));
+    // Those behind the first one hear that it closes, and nothing else; all others notice nothing.
+    stop(&mut cluster.router);
+    attempts.extend(disconnected(writers));
+    second_again.skip_acks();
+    second_again.wait_for_acks(500);
+    cluster.router.restart();
+    cluster.router.wait_until_it_serves(cluster.router_port());
+    let first_again = Writers::start(cluster.router_port(), 10, "first again", Patience::None);
+    first_again.wait_for_acks(100);
+    attempts.extend(second_again.end_all_told());
+    attempts.extend(first_again.end_all_told());
+    let (done, gap) = (acknowledged(&attempts), longest_gap(&attempts));
     println!("{done} writes, none failed, the longest wait {} ms", gap.as_millis());
     assert!(done >= wanted);
-    attempts.extend(first);
-    attempts.extend(again.end_all_told());
     check(&cluster, &attempts);
 }
 
@@ -133,6 +141,53 @@ fn w11_admin_restarts_every_node_and_waits_until_the_cluster_is_whole() {
     assert!(!done && said.contains("has not ended after 1 seconds"), "{said}");
     let (done, said) = admin(cluster.spare_port(11), &["status"]);
     assert!(!done && said.contains("cannot be asked"), "{said}");
+}
+
+/// Waits until every slot is where it is to be.
+fn wait_until_moved(client: &mut Client) {
+    let end = Instant::now() + Duration::from_secs(120);
+    loop {
+        let status = client.call(&["CLUSTER", "REBALANCE", "STATUS"]).expect("a reply");
+        if status.field("state").text() == "balanced" {
+            return;
+        }
+        assert!(Instant::now() < end, "the moves do not end: {status:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A router stands still while slots move away and are written to elsewhere. What it is asked then goes by what it
+/// knew before, and groups refuse that.
+#[test]
+fn w07_a_router_that_stood_still_serves_no_value_of_before() {
+    let cluster = ThreeNodes::start();
+    let (second, second_port) = cluster.second_router();
+    let connect = |port| Client::connect(port).expect("a connection");
+    let (mut through_it, mut other) = (connect(second_port), connect(cluster.router_port()));
+    let keys: Vec<String> = (0..200).map(|number| format!("k{number}")).collect();
+    let set = |client: &mut Client, value| {
+        for key in &keys {
+            let reply = client.call(&["SET", key, value]).expect("a reply");
+            assert_eq!(reply, Value::Simple("OK".into()));
+        }
+    };
+    set(&mut through_it, "before");
+    second.signal("STOP");
+    for words in [&["CLUSTER", "GROUP", "WEIGHT", "1", "3"][..], &["CLUSTER", "REBALANCE"]] {
+        let reply = other.call(words).expect("a reply");
+        assert!(!matches!(reply, Value::Error(_)), "{reply:?}");
+    }
+    wait_until_moved(&mut other);
+    set(&mut other, "after");
+    for key in &keys {
+        let asked = format!("GET {key}\r\nAPPEND {key} !\r\n");
+        through_it.send_raw(asked.as_bytes()).expect("it is sent");
+    }
+    second.signal("CONT");
+    for key in &keys {
+        let [value, length] = [(); 2].map(|()| through_it.receive().expect("a reply"));
+        assert_eq!((value.text(), length), ("after".to_owned(), Value::Integer(6)), "{key}");
+    }
 }
 
 /// Leaders are killed and slots move for half a minute; at last a router is killed too.
@@ -249,6 +304,32 @@ fn x02_w04_with_tokens_nothing_is_lost_or_doubled_when_a_router_is_killed() {
     println!("{count} writes, {repeated} of them sent again");
     assert!(repeated > 0, "no connection broke in the midst of a write");
     check(&cluster, &others.end_all_told());
+}
+
+/// The answers that `docs/exactly-once.md` shows are those that redis-cli would show.
+#[test]
+fn the_sessions_of_the_documentation_are_answered_so() {
+    let cluster = ThreeNodes::start();
+    let mut client = Client::connect(cluster.router_port()).expect("a connection");
+    let documentation = include_str!("../docs/exactly-once.md");
+    let mut asked = 0;
+    let blocks = documentation.split("```").skip(1).step_by(2);
+    let lines = blocks.flat_map(str::lines).skip_while(|line| !line.starts_with("$ redis-cli"));
+    let mut lines = lines.filter(|line| *line != "$ redis-cli").peekable();
+    while let Some(line) = lines.next() {
+        let command = line.strip_prefix("$ redis-cli ").or(line.strip_prefix("127.0.0.1:6379> "));
+        let Some(command) = command else { continue };
+        let words: Vec<&str> = command.split(' ').collect();
+        let said = match client.call(&words).expect("a reply") {
+            Value::Simple(text) => text,
+            Value::Integer(number) => format!("(integer) {number}"),
+            Value::Error(text) => format!("(error) {text}"),
+            other => panic!("{command}: {other:?}"),
+        };
+        assert_eq!(lines.next(), Some(&*said), "{command}");
+        asked += 1;
+    }
+    assert_eq!(asked, 7);
 }
 
 #[test]
