@@ -1,5 +1,5 @@
 # Every target is one line; what it calls is a script to read.
-.PHONY: run test lint sim sim-cluster prove prove-sim prove-explore prove-moves prove-fuzz prove-libfuzzer prove-mutants prove-differential prove-crash prove-power prove-cluster prove-kills cluster exactly-once bench bench-failover bench-raft bench-log bench-state bench-disk bench-move bench-lanes clients
+.PHONY: run test lint sim sim-cluster prove prove-sim prove-explore prove-moves prove-fuzz prove-libfuzzer prove-mutants prove-differential prove-crash prove-power prove-cluster prove-kills cluster exactly-once bench bench-failover bench-raft bench-log bench-state bench-disk bench-move bench-slot bench-lanes clients
 
 run: ; cargo build --release --locked -p server && exec ./target/release/flotilla dev
 test: clients ; tests/run.sh
@@ -36,5 +36,6 @@ bench-log: ; cargo bench --locked -p server --bench log
 bench-state: ; cargo bench --locked -p server --bench state
 bench-disk: ; cargo build --release --locked -p server && python3 bench/disk.py
 bench-move: ; cargo build --release --locked -p server && python3 bench/move.py --kills --flood
+bench-slot: ; cargo build --release --locked -p server && python3 bench/slot.py
 bench-lanes: ; cargo build --release --locked -p server && cargo build --release --locked -p server --features without-lanes --target-dir target/without-lanes && python3 bench/lanes.py
 clients: ; tests/clients/install.sh

@@ -96,24 +96,26 @@ def wait_for(what, condition, seconds=60):
 
 
 class Cluster:
-    """Nodes and routers, each a process; groups 1 to `groups` have a replica on each node. Takes eight ports."""
+    """Nodes and routers, each a process; groups 1 to `groups` have a replica on each node, or on those that `voters`
+    names. Takes two ports for each node, and two more."""
 
-    def __init__(self, program, folder, first_port, nodes=NODES, groups=GROUP, routers=1):
+    def __init__(self, program, folder, first_port, nodes=NODES, groups=GROUP, routers=1, voters=None):
         self.program, self.folder, self.first = Path(program).resolve(), folder, first_port
         (folder / "secret").write_text("a secret for this bench alone: 0123456789\n")
         (folder / "secret").chmod(0o600)
-        self.nodes, voters = nodes, list(nodes)
-        text = f'cluster_id = "bench"\nsecret_file = "secret"\n[shardmaster]\nvoters = {voters}\n'
+        self.nodes = nodes
+        voters = voters or {group: list(nodes) for group in range(1, groups + 1)}
+        text = f'cluster_id = "bench"\nsecret_file = "secret"\n[shardmaster]\nvoters = {voters[1]}\n'
         for node in nodes:
-            text += f'[[nodes]]\nid = {node}\npeer = "127.0.0.1:{self.first + 3 + node}"\n'
+            text += f'[[nodes]]\nid = {node}\npeer = "127.0.0.1:{self.first + len(nodes) + node}"\n'
             text += f'resp = "127.0.0.1:{self.port(node)}"\n'
-        for group in range(1, groups + 1):
-            text += f"[[groups]]\nid = {group}\nvoters = {voters}\n"
+        for group, of_group in voters.items():
+            text += f"[[groups]]\nid = {group}\nvoters = {of_group}\n"
         (folder / "cluster.toml").write_text(text)
         self.processes = {}
         for node in nodes:
             self.start(node)
-        self.router_ports = [self.first, self.first + 7][:routers]
+        self.router_ports = [self.first, self.first + 2 * len(nodes) + 1][:routers]
         for port in self.router_ports:
             arguments = ["router", "--listen", f"127.0.0.1:{port}", "--cluster-file", "cluster.toml"]
             self.spawn(f"router-{port}", arguments)

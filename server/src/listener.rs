@@ -138,6 +138,8 @@ pub enum Inbound {
         epoch: u64,
         /// Never used again.
         link: u64,
+        /// The newest version of the protocol that both ends speak.
+        version: u8,
     },
     /// The link to a peer is gone, with what was on it, or an attempt to have one again failed.
     LinkDown {

@@ -189,7 +189,9 @@ impl Transport {
     /// Queues what is said of a slot that moves: like a message, or, with rows, like a piece of a snapshot.
     pub fn moves(&self, to: NodeId, envelope: MoveEnvelope) {
         match envelope.message {
-            MoveMessage::Chunk { .. } => self.queue_bulk(to, WireFrame::Move(envelope)),
+            MoveMessage::Chunk { .. } | MoveMessage::Part { .. } => {
+                self.queue_bulk(to, WireFrame::Move(envelope))
+            }
             _ => self.queue(to, WireFrame::Move(envelope)),
         }
     }
@@ -507,7 +509,8 @@ async fn stand(shared: &Shared, link: &Link, streams: Streams) -> bool {
     let clock = link.tells_clock.get().then(|| WireFrame::Clock(clock::wall()));
     let port = shared.cluster_port.map(WireFrame::ClusterPort);
     link.queue.borrow_mut().extend(clock.into_iter().chain(port));
-    if shared.inbox.send(Inbound::LinkUp { node, epoch, link: number }).await.is_err() {
+    let up = Inbound::LinkUp { node, epoch, link: number, version: streams.version };
+    if shared.inbox.send(up).await.is_err() {
         return false;
     }
     let ended = tokio::select! {

@@ -400,11 +400,11 @@ impl Worker {
                     self.status_due = Instant::now();
                 }
             }
-            Inbound::LinkUp { node, epoch, link } => {
+            Inbound::LinkUp { node, epoch, link, version } => {
                 if self.peers_cut.remove(&node) {
                     self.status_due = Instant::now();
                 }
-                self.handle(Input::LinkUp { node, epoch, link });
+                self.handle(Input::LinkUp { node, epoch, link, version });
             }
             Inbound::LinkDown { node, refused } => {
                 if self.peers_cut.insert(node) {

@@ -12,7 +12,7 @@ use server::transport::{AppendSource, CHUNK_BYTES_MAX, Transport};
 use shard_core::checkpoint::SnapshotChunk;
 use shard_core::codec::{WireFrame, decode_frame, encode_frame};
 use shard_core::handshake::{
-    Credentials, HANDSHAKE_TIMEOUT_MS, HandshakeError, Purpose, RefuseReason, Secret,
+    Credentials, HANDSHAKE_TIMEOUT_MS, HandshakeError, Purpose, RefuseReason, Secret, VERSION_MAX,
 };
 use shard_core::wire::{RaftEnvelope, ToNode, ToRouter};
 use shard_core::{GroupId, NodeId};
@@ -121,7 +121,9 @@ async fn raft_from(inbox: &mut mpsc::Receiver<Inbound>, node: NodeId) -> RaftEnv
 async fn link_up(inbox: &mut mpsc::Receiver<Inbound>, node: NodeId) -> (u64, u64) {
     loop {
         match next(inbox).await {
-            Inbound::LinkUp { node: up, epoch, link } if up == node => return (epoch, link),
+            Inbound::LinkUp { node: up, epoch, link, version: VERSION_MAX } if up == node => {
+                return (epoch, link);
+            }
             Inbound::LinkDown { node: down, .. } if down == node => {}
             other => panic!("{other:?}"),
         }

@@ -29,13 +29,15 @@ use sha2::Sha256;
 use std::fmt;
 
 /// The newest protocol version this program speaks.
-pub const VERSION_MAX: u8 = 3;
+pub const VERSION_MAX: u8 = 4;
 /// The oldest one it still speaks.
 pub const VERSION_MIN: u8 = 2;
 /// From this version on nodes tell each other what their wall clocks show.
 pub const CLOCK_VERSION: u8 = 3;
 /// From this version on nodes know writes with tokens.
 pub const TOKEN_VERSION: u8 = 3;
+/// From this version on nodes take rows of a slot that moves in parts, in messages and in their logs.
+pub const PARTS_VERSION: u8 = 4;
 /// Upper bound of one handshake message, without its length prefix.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
 /// Bytes of the length prefix.
@@ -621,10 +623,11 @@ mod tests {
         let good = credentials("c", "s", 1);
         let (_, hello) = Dialer::new(&good, None, Purpose::Router, None, [1; 32]);
         let table = [
+            (4, 1, Some(4)),
             (3, 1, Some(3)),
             (2, 1, Some(2)),
-            (9, 3, Some(3)),
-            (9, 4, None),
+            (9, 4, Some(4)),
+            (9, 5, None),
             (1, 1, None),
             (1, 2, None),
         ];
@@ -715,7 +718,7 @@ mod tests {
         let expected_hello = [
             "0042",
             "01464c544c",
-            "030202",
+            "040202",
             "0100000000000000",
             "0200000000000000",
             "0201000000000000",
@@ -725,14 +728,14 @@ mod tests {
         assert_eq!(hex(&hello), expected_hello.concat());
         let mut listener = Listener::new(&good, N2, [0xbb; 32]);
         let challenge = listener.on_hello(body(&hello)).unwrap();
-        let plain = ["0052", "0203", "0200000000000000", "0201000000000000", &"bb".repeat(32)];
+        let plain = ["0052", "0204", "0200000000000000", "0201000000000000", &"bb".repeat(32)];
         assert_eq!(hex(&challenge[..challenge.len() - PROOF_BYTES]), plain.concat());
         let proof = dialer.on_challenge(body(&challenge)).unwrap();
         assert_eq!(
             (hex(&challenge[challenge.len() - PROOF_BYTES..]), hex(&proof[3..])),
             (
-                "13c17057b5497113644d20bd77439dd75dd6b0603b76c83f8bc4d359bdfc3f59".to_owned(),
-                "d7ee798d0341f30183fb05a726f702c4dd2fcecc62ed4b4bb49e9a817eb07451".to_owned(),
+                "c688ca19177d414a80b2970b6e917b42ec244893bd2a4aabae9e2427ee07e2a6".to_owned(),
+                "f7293e63e094fcf6314dbe39d87ff8416cc133c2b9d98383c6078aad8d88e359".to_owned(),
             )
         );
     }

@@ -16,10 +16,16 @@
 //! - Every group keeps for each slot, for ever, the number of the last move that it has settled there.
 //!   Without it a late order would begin a finished move anew, and two groups would own the slot.
 
+mod parts;
+
+pub(crate) use self::parts::{EndedParts, PartPlace, Parts};
+pub use self::parts::{Held, PartOf};
+
 use crate::digest::Digest;
 use crate::moves::{Move, MoveId, MoveOutcome, RefuseReason, SlotEpoch};
+use crate::rows::Named;
 use crate::session::LogTime;
-use crate::shard_store::{Mutant, RowBudget, is_broken};
+use crate::shard_store::{Mutant, Piece, RowBudget, is_broken};
 use crate::slot::Slot;
 use bytes::Bytes;
 use raft_core::types::{GroupId, NodeId};
@@ -28,7 +34,7 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// What one chunk has at most; a row that is larger goes alone.
+/// What one chunk has at most. A row that is larger comes in parts, or, where somebody does not know them, alone.
 pub const MOVE_CHUNK: RowBudget = RowBudget { rows: 4096, bytes: 256 << 10 };
 /// What the name of a row that has changed takes in memory, besides its bytes.
 const NAME_RECORD_BYTES: u64 = 64;
@@ -99,9 +105,28 @@ pub enum MoveStep {
         /// The move.
         id: MoveId,
     },
+    /// At the destination: a part of the next row.
+    ImportPart {
+        /// The slot.
+        slot: Slot,
+        /// The move.
+        id: MoveId,
+        /// The row, with this part of its value.
+        chunk: Chunk,
+        /// Which part.
+        part: PartOf,
+    },
 }
 
 impl MoveStep {
+    /// Rows, or a part of one, on their way into the destination's log.
+    pub(crate) fn import(slot: Slot, id: MoveId, (chunk, part): Piece) -> MoveStep {
+        match part {
+            None => MoveStep::Import { slot, id, chunk },
+            Some(part) => MoveStep::ImportPart { slot, id, chunk, part },
+        }
+    }
+
     /// The slot and the move.
     pub fn of(&self) -> (Slot, MoveId) {
         match self {
@@ -113,6 +138,7 @@ impl MoveStep {
             | MoveStep::Freeze { slot, id, .. }
             | MoveStep::CompleteExport { slot, id }
             | MoveStep::Import { slot, id, .. }
+            | MoveStep::ImportPart { slot, id, .. }
             | MoveStep::Forget { slot, id } => (*slot, *id),
         }
     }
@@ -277,6 +303,12 @@ impl Export {
         self.list_clear
     }
 
+    /// Whether a row has changed since the round began, so that it is in the next one.
+    pub(crate) fn has_changed(&self, name: &[u8]) -> bool {
+        let went = self.dirty_clear && matches!(Named::of(name), Some(Named::Key(_)));
+        (went || self.dirty.contains(name)) && !is_broken(Mutant::MixedParts)
+    }
+
     /// The names that the round asks for after `from`, if not all.
     pub(crate) fn listed(&self, from: &[u8]) -> Option<impl Iterator<Item = &RowName>> {
         let after = (Bound::Excluded(from), Bound::Unbounded);
@@ -424,6 +456,54 @@ pub enum MoveMessage {
         /// Who does, as far as known.
         hint: Option<NodeId>,
     },
+    /// To the source, from [`PARTS_VERSION`](crate::handshake::PARTS_VERSION) on: the same as without, and large rows
+    /// may come in parts.
+    InParts {
+        /// What is asked.
+        ask: MoveAsk,
+        /// Of the first row so much is here already.
+        held: Option<Held>,
+    },
+    /// To the destination, if it has asked so: a part of the next row.
+    Part {
+        /// The row, with this part of its value.
+        chunk: Chunk,
+        /// Which part.
+        part: PartOf,
+        /// What a round that began now would have.
+        behind: Behind,
+    },
+}
+
+/// What a destination asks for rows by, as in the messages of the same names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MoveAsk {
+    /// [`MoveMessage::Begin`].
+    Begin(Move),
+    /// [`MoveMessage::Fetch`].
+    Fetch {
+        /// The round.
+        round: u32,
+        /// The row; empty: from the first one on.
+        from: RowName,
+    },
+    /// [`MoveMessage::Next`].
+    Next {
+        /// The round that is to begin.
+        round: u32,
+        /// It should be the last.
+        freeze: bool,
+    },
+}
+
+impl From<MoveAsk> for MoveMessage {
+    fn from(ask: MoveAsk) -> MoveMessage {
+        match ask {
+            MoveAsk::Begin(order) => MoveMessage::Begin(order),
+            MoveAsk::Fetch { round, from } => MoveMessage::Fetch { round, from },
+            MoveAsk::Next { round, freeze } => MoveMessage::Next { round, freeze },
+        }
+    }
 }
 
 impl MoveMessage {
@@ -435,8 +515,10 @@ impl MoveMessage {
             | MoveMessage::Next { .. }
             | MoveMessage::Ended { .. }
             | MoveMessage::Resolve(_)
-            | MoveMessage::Report { .. } => true,
+            | MoveMessage::Report { .. }
+            | MoveMessage::InParts { .. } => true,
             MoveMessage::Chunk { .. }
+            | MoveMessage::Part { .. }
             | MoveMessage::Taken
             | MoveMessage::Settled
             | MoveMessage::Reported

@@ -96,6 +96,8 @@ pub enum Input {
         epoch: u64,
         /// Never used again.
         link: u64,
+        /// The newest version of the protocol that both ends speak.
+        version: u8,
     },
     /// The link to a peer's node broke, or an attempt to have one again failed.
     LinkDown {
@@ -241,6 +243,8 @@ pub struct Node {
     failed: Option<ReplicaError>,
     health: Health,
     clocks: Clocks,
+    /// What peers spoke when they were heard last: one that is away comes back as it was, or newer.
+    versions: Arc<BTreeMap<NodeId, u8>>,
     touched: BTreeSet<GroupId>,
     /// Per peer the groups that have something to pull, and where the next pull begins: groups take
     /// turns.
@@ -307,6 +311,7 @@ impl Node {
             replicas,
             health: Health::new(epoch),
             clocks: Clocks::default(),
+            versions: Arc::default(),
             touched,
             appendable: BTreeMap::new(),
             turn: BTreeMap::new(),
@@ -353,7 +358,8 @@ impl Node {
                 self.pairs(now, out);
             }
             Input::Clock { from, clock } => self.clocks.heard(now, from, clock),
-            Input::LinkUp { node, epoch, link } => {
+            Input::LinkUp { node, epoch, link, version } => {
+                self.note_version(node, version);
                 self.feed.link_up(now, node);
                 self.health.pairs.link_up(now, node, epoch, link);
                 out.witness.extend(self.witness.link_up(node).map(|message| (node, message)));
@@ -384,6 +390,13 @@ impl Node {
             Input::Kept(number) => self.on_kept(number),
             Input::Forgotten(group) => self.on_forgotten(group),
             Input::Leave => self.leaving = true,
+        }
+    }
+
+    fn note_version(&mut self, node: NodeId, version: u8) {
+        if self.versions.get(&node) != Some(&version) {
+            Arc::make_mut(&mut self.versions).insert(node, version);
+            self.touched.extend(self.replicas.keys().copied());
         }
     }
 
@@ -540,6 +553,7 @@ impl Node {
             replica.set_room(room);
             replica.set_disk(self.disk);
             replica.set_serves(serves);
+            replica.set_versions(&self.versions);
             let wall = self.clocks.believed(now, wall, replica.other_members());
             if replica.poll(now, wall, &map, &mut self.scratch)? {
                 self.touched.insert(group);

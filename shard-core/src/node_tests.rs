@@ -3,6 +3,7 @@
 
 use crate::cluster_config::{ClusterConfig, ConfigNum, GroupConfig, NodeConfig, SHARDMASTER};
 use crate::codec;
+use crate::handshake::{PARTS_VERSION, VERSION_MAX};
 use crate::kept::Kept;
 use crate::node::{Input, Node, NodeSetup, Output};
 use crate::op::{Op, Outcome};
@@ -34,6 +35,7 @@ mod memory;
 mod migration;
 mod moves;
 mod pace;
+mod parts;
 mod reads;
 mod repeats;
 mod slots;
@@ -127,6 +129,8 @@ struct World {
     draining: bool,
     checkpoints: Option<CheckpointConfig>,
     memory_max: u64,
+    /// Nodes that run the program before parts were known.
+    older: BTreeSet<NodeId>,
     /// How far a node's clock is ahead, or behind. Milliseconds.
     skew: BTreeMap<NodeId, i64>,
     /// How long leases are.
@@ -212,6 +216,7 @@ impl World {
             draining: false,
             checkpoints,
             memory_max,
+            older: BTreeSet::new(),
             skew: BTreeMap::new(),
             lease_ns: 0,
             missed_ns: 0,
@@ -257,7 +262,9 @@ impl World {
         self.next_link += 1;
         let (epoch, link) = (self.epochs[&to], self.next_link);
         if !self.down.contains(&to) {
-            self.input(from, Input::LinkUp { node: to, epoch, link });
+            let older = self.older.contains(&from) || self.older.contains(&to);
+            let version = if older { PARTS_VERSION - 1 } else { VERSION_MAX };
+            self.input(from, Input::LinkUp { node: to, epoch, link, version });
         }
     }
 

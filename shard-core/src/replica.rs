@@ -163,6 +163,8 @@ pub struct Replica {
     disk: DiskRoom,
     /// Clients are served by the node or by one whose slots come here.
     serves: bool,
+    /// What peers speak, as far as they were ever heard.
+    versions: Arc<BTreeMap<NodeId, u8>>,
     batch: Batch,
     waiting: BTreeMap<Index, Waiting>,
     waiting_count: usize,
@@ -227,6 +229,7 @@ impl Replica {
             room: u64::MAX,
             disk: DiskRoom::default(),
             serves: false,
+            versions: Arc::default(),
             batch: Batch::default(),
             waiting: BTreeMap::new(),
             waiting_count: 0,
@@ -323,6 +326,29 @@ impl Replica {
     /// Tells whether clients were served a moment ago: moves give way to them.
     pub fn set_serves(&mut self, serves: bool) {
         self.serves = serves;
+    }
+
+    /// Tells which versions of the protocol peers speak ([`crate::handshake`]).
+    pub fn set_versions(&mut self, versions: &Arc<BTreeMap<NodeId, u8>>) {
+        if !Arc::ptr_eq(&self.versions, versions) {
+            self.versions = Arc::clone(versions);
+        }
+    }
+
+    /// Whether requests for a slot wait here.
+    #[cfg(test)]
+    pub(crate) fn parks(&self, slot: crate::slot::Slot) -> bool {
+        self.mover.parks(slot)
+    }
+
+    /// Whether a node speaks at least this version. One that was never heard does not.
+    fn speaks(&self, node: NodeId, version: u8) -> bool {
+        node == self.own || self.versions.get(&node).is_some_and(|spoken| *spoken >= version)
+    }
+
+    /// Whether all who have the group's log, or are about to, speak at least this version.
+    fn all_speak(&self, version: u8) -> bool {
+        self.others.iter().all(|member| self.speaks(*member, version))
     }
 
     /// Tells how many bytes of memory the node has left. None left: what is proposed then may take no

@@ -23,7 +23,7 @@
 
 use crate::cluster_config::SHARDMASTER;
 use crate::codec::{self, CodecError};
-use crate::migration::{MoveRow, NameSet};
+use crate::migration::{MoveRow, NameSet, Parts};
 use crate::session::{LogTime, SessionId};
 use crate::slot::{SLOTS, Slot};
 use bytes::{Buf, BufMut, Bytes};
@@ -52,6 +52,7 @@ const SLOT_META: u8 = 0;
 const SLOT_LANE: u8 = 1;
 const SLOT_KEY: u8 = 2;
 const SLOT_EXPORT: u8 = 3;
+const SLOT_PART: u8 = 4;
 /// Kinds of state machines.
 const MASTER: u8 = 0;
 const SHARD: u8 = 1;
@@ -114,6 +115,8 @@ pub(crate) enum Row<'a> {
     Lane(Slot, SessionId),
     Key(Slot, &'a [u8]),
     Export(Slot, NameSet, &'a [u8]),
+    /// Of a row that has not all come: 0 says which, the others are its parts.
+    Part(Slot, u32),
 }
 
 /// What a row of the shardmaster is about.
@@ -232,6 +235,11 @@ impl Row<'_> {
                 key.put_u8(*set as u8);
                 key.put_slice(name);
             }
+            Row::Part(slot, number) => {
+                key.put_u16(slot.0 + 1);
+                key.put_u8(SLOT_PART);
+                key.put_u32(*number);
+            }
         }
         key.into()
     }
@@ -267,6 +275,10 @@ impl Row<'_> {
                 };
                 Ok(Row::Export(Slot(slot), set, name))
             }
+            (SLOT_PART, number) => {
+                let number = number.try_into().map_err(|_| RowFault::Kind)?;
+                Ok(Row::Part(Slot(slot), u32::from_be_bytes(number)))
+            }
             _ => Err(RowFault::Kind),
         }
     }
@@ -289,9 +301,33 @@ pub(crate) fn delete_keys(slot: Slot) -> RowChange {
 
 /// Says that no row of an export of a slot is there.
 pub(crate) fn delete_export(slot: Slot) -> RowChange {
+    delete_kind(slot, SLOT_EXPORT)
+}
+
+/// Says that no parts of a row are there.
+pub(crate) fn delete_parts(slot: Slot) -> RowChange {
+    delete_kind(slot, SLOT_PART)
+}
+
+fn delete_kind(slot: Slot, kind: u8) -> RowChange {
     let mut prefix = Row::Slot(slot).key().to_vec();
-    prefix[2] = SLOT_EXPORT;
+    prefix[2] = kind;
     RowChange::DeletePrefix { prefix: prefix.into() }
+}
+
+/// What is kept first of a row that comes in parts.
+pub(crate) fn parts_value(name: &Bytes, total: u64) -> RowValue {
+    let mut head = versioned();
+    head.extend_from_slice(&total.to_be_bytes());
+    (head, name.clone().into())
+}
+
+/// The same as it was written, without a part.
+pub(crate) fn parts_of(mut value: Bytes) -> Result<Parts, RowFault> {
+    unversioned(&mut value)?;
+    let total = value.try_get_u64().map_err(|_| RowFault::Value)?;
+    let named = Named::of(&value).is_some();
+    Parts::begin(value, total).filter(|_| named).ok_or(RowFault::Value)
 }
 
 /// A row of a slot by the end of its key, which is its name within the slot.

@@ -7,6 +7,7 @@
 //! - An answer says what became of this op and nothing else did: every refusal changes nothing.
 
 mod changes;
+mod copying;
 mod load;
 mod moves;
 mod mutant;
@@ -18,6 +19,7 @@ mod writes;
 pub(crate) use self::changes::{Changes, Epoch};
 pub use self::changes::{Collected, Dirty, RowBudget};
 use self::changes::{SlotMemo, SlotNow};
+pub use self::copying::{Piece, Wanted};
 pub use self::load::StoreLoader;
 pub use self::moves::{SlotPhase, SlotStand};
 #[cfg(test)]
@@ -31,7 +33,7 @@ use crate::codec::{EntryBatch, EntryItem, bytes_of};
 use crate::data::{self, Changing, SlotData, Tally};
 use crate::digest::Digest;
 use crate::memory::MemoryUse;
-use crate::migration::{Ended, MoveRow, NameSet, Phase, PhaseRow};
+use crate::migration::{Ended, MoveRow, NameSet, Parts, Phase, PhaseRow};
 use crate::moves::{MoveId, SlotEpoch};
 use crate::op::{Op, OpError, Outcome, Token};
 use crate::rows::{GroupRow, Named, Row, RowValue, SlotRow};
@@ -114,6 +116,8 @@ struct SlotState {
     /// In which the group owns it, or, on its way here, will.
     epoch: SlotEpoch,
     phase: Phase,
+    /// On its way here: what has come of the row behind the cursor, if not all of it has.
+    parts: Option<Parts>,
     data: SlotData,
     lanes: Lanes,
     /// No part of the state.
@@ -265,7 +269,7 @@ impl ShardStore {
             values: self.tally.bytes - self.tally.key_bytes,
             lanes: lanes * LANE_RECORD_BYTES,
             replies,
-            checkpoint: self.changes.memory() + self.export_memory(),
+            checkpoint: self.changes.memory() + self.moves_memory(),
             log: 0,
             buffers: 0,
         }
@@ -288,6 +292,7 @@ impl ShardStore {
                 Phase::Exporting(export) => export.digest(&mut digest),
                 Phase::Importing(import) => digest.bytes(&bytes_of(&**import)),
             }
+            state.parts.iter().for_each(|parts| parts.digest(&mut digest));
             state.data.digest(&mut digest);
             for (session, lane) in state.lanes.iter() {
                 digest.bytes(&session.0.to_le_bytes());
@@ -605,6 +610,7 @@ impl ShardStore {
                 memo: self.memo(slot),
                 data: state.map_or(&no_data, |state| &state.data),
                 lanes: state.map_or(&no_lanes, |state| &state.lanes),
+                parts: state.and_then(|state| state.parts.as_ref()),
             }
         });
         self.changes = changes;
@@ -659,7 +665,8 @@ impl ShardStore {
 impl SlotState {
     fn new(floor: LogTime, epoch: SlotEpoch) -> SlotState {
         let (data, lanes) = (SlotData::default(), Lanes::default());
-        SlotState { floor, epoch, phase: Phase::Owned, data, lanes, writes: Writes::default() }
+        let (phase, writes) = (Phase::Owned, Writes::default());
+        SlotState { floor, epoch, phase, parts: None, data, lanes, writes }
     }
 
     fn changing<'a>(&'a mut self, slot: Slot, changes: &'a mut Changes) -> Changing<'a> {

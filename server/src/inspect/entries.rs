@@ -6,7 +6,7 @@ use raft_core::conf::Conf;
 use raft_core::types::{Entry, EntryKind, Index};
 use shard_core::GroupId;
 use shard_core::codec::{EntryBatch, EntryItem, decode_batch};
-use shard_core::migration::{Chunk, MoveStep};
+use shard_core::migration::{Chunk, MoveStep, PartOf};
 use shard_core::moves::Move;
 use shard_core::op::{ExpireAt, Op, Set, SetExpiry};
 use std::io::{self, Write};
@@ -232,6 +232,14 @@ fn move_step(step: &MoveStep) -> String {
             let Chunk { round, rows, next, .. } = chunk;
             let end = if next.is_none() { ", its end" } else { "" };
             format!("Import move {id} of slot {slot}: {} rows of round {round}{end}", rows.len())
+        }
+        MoveStep::ImportPart { slot, id, chunk, part } => {
+            let Chunk { round, rows, .. } = chunk;
+            let bytes: usize = rows.iter().filter_map(|row| Some(row.value.as_ref()?.len())).sum();
+            let PartOf { offset, total } = part;
+            format!(
+                "ImportPart move {id} of slot {slot}: {bytes} bytes at {offset} of {total} of a row of round {round}"
+            )
         }
         MoveStep::Refuse { order: refused, reason } => {
             format!("Refuse {}: {reason:?}", order(refused))

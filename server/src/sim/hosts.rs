@@ -6,6 +6,7 @@ use super::world::{Event, MS, World};
 use raft_core::Config;
 use raft_core::types::Now;
 use shard_core::NodeId;
+use shard_core::handshake::VERSION_MAX;
 use shard_core::kept::Kept;
 use shard_core::map_feed::MapMessage;
 use shard_core::migration::MoveEnvelope;
@@ -184,7 +185,8 @@ impl World {
         }
         let link = self.network.open(from, to, self.now);
         let (own, epoch) = (self.hosts[&from].epoch, self.hosts[&to].epoch);
-        self.at(0, Event::Own(from, own, Input::LinkUp { node: to, epoch, link }));
+        let up = Input::LinkUp { node: to, epoch, link, version: VERSION_MAX };
+        self.at(0, Event::Own(from, own, up));
         self.tell_clock(from, to);
     }
 

@@ -243,7 +243,7 @@ impl Samples {
             _ => MoveOutcome::Refused(self.refusal()),
         };
         let (order, round) = (self.order(), self.next() as u32);
-        let message = match self.below(12) {
+        let message = match self.below(14) {
             0 => MoveMessage::Begin(order),
             1 => MoveMessage::Fetch { round, from: self.bytes() },
             2 => MoveMessage::Next { round, freeze: self.flag() },
@@ -257,10 +257,31 @@ impl Samples {
             7 => MoveMessage::Settled,
             8 => MoveMessage::Report { ended: Ended { order, outcome } },
             9 => MoveMessage::Reported,
+            10 => MoveMessage::InParts {
+                ask: self.ask(),
+                held: self.some(|s| Held { name: s.bytes(), bytes: s.number() }),
+            },
+            11 => {
+                let behind = Behind { rows: self.number(), bytes: self.number() };
+                MoveMessage::Part { chunk: self.rows(), part: self.part(), behind }
+            }
             _ => MoveMessage::NotLeader { hint: self.some(Samples::node) },
         };
         let (from, to, slot) = (self.group(), self.group(), self.slot());
         MoveEnvelope { from, to, slot, id: MoveId(self.number()), serves: self.flag(), message }
+    }
+
+    fn part(&mut self) -> PartOf {
+        PartOf { offset: self.number(), total: self.number() }
+    }
+
+    fn ask(&mut self) -> MoveAsk {
+        let round = self.next() as u32;
+        match self.below(3) {
+            0 => MoveAsk::Begin(self.order()),
+            1 => MoveAsk::Fetch { round, from: self.bytes() },
+            _ => MoveAsk::Next { round, freeze: self.flag() },
+        }
     }
 
     fn map_message(&mut self) -> MapMessage {
@@ -275,7 +296,7 @@ impl Samples {
 
     fn move_step(&mut self) -> MoveStep {
         let (slot, id, round) = (self.slot(), MoveId(self.number()), self.next() as u32);
-        match self.below(9) {
+        match self.below(10) {
             0 => MoveStep::BeginExport(self.order()),
             1 => MoveStep::Rotate { slot, id, round },
             2 => MoveStep::Freeze { slot, id, round },
@@ -284,6 +305,7 @@ impl Samples {
             5 => MoveStep::BeginImport(self.order()),
             6 => MoveStep::Import { slot, id, chunk: self.rows() },
             7 => MoveStep::Refuse { order: self.order(), reason: self.refusal() },
+            8 => MoveStep::ImportPart { slot, id, chunk: self.rows(), part: self.part() },
             _ => MoveStep::Forget { slot, id },
         }
     }

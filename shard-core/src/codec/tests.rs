@@ -1,6 +1,6 @@
 use super::samples::Samples;
 use super::*;
-use crate::migration::{Chunk, MoveStep};
+use crate::migration::{Chunk, MoveStep, PartOf};
 use crate::moves::{Move, MoveId, RefuseReason, SlotEpoch};
 use crate::op::{
     Expire, ExpireAt, ExpiryCommand, Op, OpError, Outcome, Set, SetCondition, SetExpiry, TimeUnit,
@@ -220,9 +220,10 @@ fn variants_keep_their_numbers() {
         MoveStep::AbortExport { order, reason },
         MoveStep::CompleteExport { slot, id },
         MoveStep::BeginImport(order),
-        MoveStep::Import { slot, id, chunk },
+        MoveStep::Import { slot, id, chunk: chunk.clone() },
         MoveStep::Refuse { order, reason },
         MoveStep::Forget { slot, id },
+        MoveStep::ImportPart { slot, id, chunk, part: PartOf { offset: 0, total: 1 } },
     ];
     for (number, step) in steps.iter().enumerate() {
         assert_eq!(usize::from(bytes_of(step)[0]), number, "{step:?}");

@@ -39,6 +39,12 @@ pub(crate) struct Item {
 }
 
 impl Item {
+    /// What the key holds.
+    #[cfg(test)]
+    pub(crate) fn value(&self) -> &Bytes {
+        &self.value
+    }
+
     /// What it takes in memory with its key.
     pub(crate) fn memory(&self, key: &[u8]) -> u64 {
         KEY_RECORD_BYTES + (key.len() + self.value.len()) as u64

@@ -46,6 +46,10 @@ impl Node {
         out.peers_changed |= map.config.nodes != before.config.nodes;
         self.keeper.hear(map);
         self.clocks.keep(|node| map.config.nodes.contains_key(&node));
+        let is_node = |node: &NodeId| map.config.nodes.contains_key(node);
+        if !self.versions.keys().all(is_node) {
+            Arc::make_mut(&mut self.versions).retain(|node, _| is_node(node));
+        }
         for record in before.moves.values().chain(map.moves.values()) {
             let sides = record.order.from.into_iter().chain([record.order.to]);
             self.touched.extend(sides.filter(|group| self.replicas.contains_key(group)));

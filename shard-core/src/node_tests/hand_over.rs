@@ -7,10 +7,10 @@ use super::slots::{
 };
 use super::*;
 use crate::disk_room::DiskRoom;
-use crate::migration::{MOVE_CHUNK, MoveEnvelope, MoveMessage, RowName};
+use crate::migration::{MOVE_CHUNK, MoveAsk, MoveEnvelope, MoveMessage, RowName};
 use crate::moves::RefuseReason;
 use crate::op::OpError;
-use crate::shard_store::{Mutant, SlotPhase, set_mutant};
+use crate::shard_store::{Mutant, SlotPhase, Wanted, set_mutant};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -59,7 +59,9 @@ fn g07_the_next_leader_of_a_frozen_source_hands_out_the_same_bytes() {
     let (key, slot) = (keys[0].as_str(), hash_slot(keys[0].as_bytes()));
     client.fill(&mut world, &keys, "a");
     // All is copied, and clients write before the next round is asked for.
-    let asked = hold(&mut world, |said| matches!(said.message, MoveMessage::Next { .. }));
+    let asked = hold(&mut world, |said| {
+        matches!(said.message, MoveMessage::InParts { ask: MoveAsk::Next { .. }, .. })
+    });
     world.move_keys(&keys, G2);
     assert!(world.until(1000, |_| !asked.borrow().is_empty()));
     client.fill(&mut world, &keys[..3], "b");
@@ -80,8 +82,9 @@ fn g07_the_next_leader_of_a_frozen_source_hands_out_the_same_bytes() {
             panic!("it is not frozen on node {node}");
         };
         let store = world.store(NodeId(node), G1);
-        let chunk = store.chunk(slot, order.id, round, &RowName::new(), MOVE_CHUNK);
-        assert_eq!(chunk.expect("rows").0, first, "node {node}");
+        let wanted = Wanted { round, from: &RowName::new(), parts: true, held: None };
+        let rows = store.chunk(slot, order.id, wanted, MOVE_CHUNK).expect("rows");
+        assert_eq!(rows.0, (first.clone(), None), "node {node}");
     }
     let leader = world.led_by(G1).expect("a leader");
     world.down.insert(leader);
@@ -97,8 +100,8 @@ fn g07_the_next_leader_of_a_frozen_source_hands_out_the_same_bytes() {
 fn stop_after(world: &mut World, chunks: usize) -> Held {
     let left = Cell::new(chunks);
     hold(world, move |said| match said.message {
-        MoveMessage::Chunk { .. } if left.get() == 0 => true,
-        MoveMessage::Chunk { .. } => {
+        MoveMessage::Chunk { .. } | MoveMessage::Part { .. } if left.get() == 0 => true,
+        MoveMessage::Chunk { .. } | MoveMessage::Part { .. } => {
             left.set(left.get() - 1);
             false
         }
@@ -106,11 +109,12 @@ fn stop_after(world: &mut World, chunks: usize) -> Held {
     })
 }
 
-/// The leader of the destination ends when so many chunks are applied, perhaps with another one in its log alone.
-fn resume(chunks: usize, one_more: bool) {
+/// The leader of the destination ends when so many chunks are applied, perhaps with another one in its log alone. Values
+/// have so many bytes.
+fn resume(chunks: usize, one_more: bool, bytes: usize) {
     let mut world = spread(&[&[2], &[3, 4, 5]]);
     let (mut client, keys) = (Client::default(), world.keys_of_a_slot(G1, 12));
-    let value = "x".repeat(100 << 10);
+    let value = "x".repeat(bytes);
     client.fill(&mut world, &keys, &value);
     let held = stop_after(&mut world, chunks);
     world.move_keys(&keys, G2);
@@ -120,10 +124,11 @@ fn resume(chunks: usize, one_more: bool) {
     let others: Vec<NodeId> = (3..=5).map(NodeId).filter(|node| *node != leader).collect();
     let phases: Vec<SlotPhase> =
         others.iter().map(|node| world.phase(*node, G2, &keys[0])).collect();
-    let SlotPhase::Importing { round: 0, cursor: Some(cursor), .. } = &phases[0] else {
+    let SlotPhase::Importing { round: 0, cursor: Some(cursor), held: part, .. } = &phases[0] else {
         panic!("{phases:?}");
     };
     assert!(!cursor.is_empty() && phases[0] == phases[1], "{phases:?}");
+    assert_eq!(part.is_some(), bytes > MOVE_CHUNK.bytes, "{phases:?}");
     if one_more {
         world.cut.extend(others);
         let next = held.borrow()[0].clone();
@@ -136,20 +141,27 @@ fn resume(chunks: usize, one_more: bool) {
     world.cut.clear();
     let asked = note(&mut world, |said| said.to == G1);
     assert!(world.until(10_000, |world| world.are_at(&keys, G2)));
-    let fetch = MoveMessage::Fetch { round: 0, from: cursor.clone() };
+    let ask = MoveAsk::Fetch { round: 0, from: cursor.clone() };
+    let fetch = MoveMessage::InParts { ask, held: part.clone() };
     let asked = asked.borrow();
     let fetches = asked.iter().map(|(_, said)| &said.message);
     let mut fetches = fetches.filter(|message| !matches!(message, MoveMessage::Ended { .. }));
     assert_eq!(fetches.next(), Some(&fetch), "{chunks} chunks, one more: {one_more}");
-    assert!(!fetches.any(|message| matches!(message, MoveMessage::Begin(_))), "it began anew");
+    let begins = |message: &MoveMessage| {
+        matches!(message, MoveMessage::InParts { ask: MoveAsk::Begin(_), .. })
+    };
+    assert!(!fetches.any(begins), "it began anew");
     client.find(&mut world, &keys, &value);
 }
 
 #[test]
 fn g08_the_next_leader_of_a_destination_goes_on_behind_what_was_applied() {
     for chunks in [1, 2, 4] {
-        resume(chunks, false);
-        resume(chunks, true);
+        resume(chunks, false, 100 << 10);
+        resume(chunks, true, 100 << 10);
+        // After one the lanes are there, and nothing of a value.
+        resume(chunks + 1, false, 2 << 20);
+        resume(chunks + 1, true, 2 << 20);
     }
 }
 

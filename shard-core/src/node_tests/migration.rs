@@ -1,7 +1,7 @@
 //! Lines G of moves that all goes well with, or where a group is away for a while or for good.
 
 use super::moves::{G2, apart, order};
-use super::slots::{Client, append_of, del_of, read_of, spread, write_of};
+use super::slots::{Client, append_of, del_of, note, read_of, spread, write_of};
 use super::*;
 use crate::migration::{MOVE_CHUNK, MoveEnvelope, MoveMessage};
 use crate::moves::{MoveId, MoveOutcome, RefuseReason};
@@ -13,6 +13,8 @@ use bytes::Bytes;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+
+const SOURCE: NodeId = NodeId(2);
 
 const G3: GroupId = GroupId(3);
 
@@ -398,13 +400,63 @@ fn flooded_slot_moves() {
     assert!(flood.done > moved + 100, "{} writes since", flood.done - moved);
 }
 
+/// Each write changes more than the last round may have: in the end they wait until the slot has moved.
+fn slot_of_large_writes_moves() {
+    let mut world = spread(&[&[2], &[3]]);
+    let (mut client, keys) = (Client::default(), world.keys_of(G1, 2));
+    let mut flood = Flood::new(&keys[0], 4, 1 << 20);
+    for _ in 0..20 {
+        flood.write(&mut world);
+        world.run(1);
+    }
+    world.move_keys(&keys[..1], G2);
+    let begun = world.now;
+    while !world.are_at(&keys[..1], G2) {
+        flood.write(&mut world);
+        assert!(client.append(&mut world, &keys[1], "a", 3).is_some(), "another slot waits");
+        assert!(world.now < begun + 3000 * MS, "the move does not end");
+    }
+}
+
+/// Writes that wait for a copy do not wait for ever where the destination has lost its majority.
+fn writes_do_not_wait_for_who_is_gone() {
+    let mut world = spread(&[&[2], &[3, 4, 5]]);
+    let keys = world.keys_of(G1, 1);
+    let mut flood = Flood::new(&keys[0], 4, 1 << 20);
+    let asked = note(&mut world, |said| matches!(said.message, MoveMessage::InParts { .. }));
+    world.move_keys(&keys, G2);
+    let waits = |world: &World| {
+        let replica = world.nodes[&SOURCE].replica(G1).expect("it is here");
+        replica.parks(hash_slot(keys[0].as_bytes()))
+    };
+    while !waits(&world) {
+        flood.write(&mut world);
+        world.run(1);
+    }
+    assert!(!asked.borrow().is_empty() && !world.is_frozen(SOURCE, G1, &keys[0]));
+    world.down.extend([3, 4, 5].map(NodeId));
+    let done = flood.done;
+    for _ in 0..6000 {
+        flood.write(&mut world);
+        world.run(1);
+    }
+    assert!(flood.done > done + 100, "{} writes since", flood.done - done);
+}
+
+#[test]
+fn writes_wait_for_a_copy_only_while_somebody_copies() {
+    writes_do_not_wait_for_who_is_gone();
+}
+
 /// Rules that hold where writes and moves meet.
 #[test]
 fn each_broken_rule_at_the_source_is_noticed() {
-    let table: [(Mutant, fn()); 3] = [
+    let table: [(Mutant, fn()); 5] = [
         (Mutant::CheckedAtArrival, around_the_freeze),
         (Mutant::ReadsUnchecked, around_the_freeze),
         (Mutant::NoThrottle, flooded_slot_moves),
+        (Mutant::NoHold, slot_of_large_writes_moves),
+        (Mutant::HoldForNobody, writes_do_not_wait_for_who_is_gone),
     ];
     for (mutant, scenario) in table {
         set_mutant(Some(mutant));

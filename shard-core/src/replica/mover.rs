@@ -23,17 +23,15 @@ pub use self::parking::{PARKED_BYTES_MAX, PARKED_MAX};
 
 use self::pace::Pace;
 use self::parking::Parked;
-use self::pulling::Pull;
+use self::pulling::{Place, Pull};
 use super::{Replica, ReplicaOutput};
 use crate::cluster_map::{ClusterMap, MoveRecord};
 use crate::codec::EntryItem;
 use crate::machine::Machine;
-use crate::migration::{
-    Behind, Chunk, Ended, MOVE_CHUNK, MoveEnvelope, MoveMessage, MoveStep, RowName,
-};
+use crate::migration::{Behind, Ended, MOVE_CHUNK, MoveEnvelope, MoveMessage, MoveStep, RowName};
 use crate::moves::{Move, MoveId, MoveOutcome, RefuseReason};
 use crate::session::LogTime;
-use crate::shard_store::{SlotPhase, SlotStand};
+use crate::shard_store::{Mutant, Piece, SlotPhase, SlotStand, Wanted, is_broken};
 use crate::slot::Slot;
 use raft_core::effects::Role;
 use raft_core::types::{GroupId, NodeId, Now};
@@ -46,7 +44,8 @@ const RETRY_NS_MIN: Now = 100 * MS;
 const RETRY_NS_MAX: Now = 1_000 * MS;
 /// A source whose slot is frozen and that hears nothing asks how it stands.
 const RESOLVE_NS: Now = 300 * MS;
-/// A destination that got nothing for so long refuses when the source asks.
+/// A destination that got nothing for so long refuses when the source asks; one that says nothing for so long holds up
+/// no writes of a slot that is not frozen.
 const PATIENCE_NS: Now = 5_000 * MS;
 /// The last round may have so many bytes and rows: what a client waits for.
 const LAST_ROUND: Behind = Behind { rows: 1024, bytes: 256 << 10 };
@@ -119,12 +118,23 @@ struct Serve {
     to: NodeId,
     /// The first rows of this round are owed, once it has begun.
     owed: Option<u32>,
+    /// It takes large rows in parts.
+    parts: bool,
     /// It is to be told that the end was taken.
     owes_taken: bool,
     heard: Now,
+    /// It has said nothing for so long that writes do not wait for it any more.
+    silent: bool,
     /// The newest round, and the bytes of its changes.
     round: u32,
     round_bytes: u64,
+}
+
+impl Serve {
+    /// The first rows of a round are asked for.
+    fn owes(&mut self, round: u32, parts: bool) {
+        (self.owed, self.parts) = (Some(round), parts);
+    }
 }
 
 impl Mover {
@@ -308,10 +318,14 @@ impl Replica {
                     }
                 }
             }
-            SlotPhase::Importing { order, round, cursor } => {
+            SlotPhase::Importing { order, round, cursor, held } => {
                 match self.declines(named(order).is_some_and(|record| record.cancel)) {
                     Some(reason) => self.refuse(now, *order, reason),
-                    None => self.pull(now, *order, (*round, cursor.clone()), map, out),
+                    None => {
+                        let (cursor, held) = (cursor.clone(), held.clone());
+                        let applied = Place { round: *round, cursor, held };
+                        self.pull(now, *order, applied, map, out);
+                    }
                 }
             }
             SlotPhase::Exporting { order, round, frozen } => {
@@ -366,8 +380,10 @@ impl Replica {
                 id,
                 to: NodeId(0),
                 owed: None,
+                parts: false,
                 owes_taken: false,
                 heard: now,
+                silent: false,
                 round,
                 round_bytes: 0,
             };
@@ -375,14 +391,19 @@ impl Replica {
             return self.mover.wake(now.saturating_add(RESOLVE_NS));
         };
         serve.round = round;
+        let silent_at = serve.heard.saturating_add(PATIENCE_NS);
+        serve.silent = now >= silent_at && !is_broken(Mutant::HoldForNobody);
         let (node, late) = (serve.to, serve.heard.saturating_add(RESOLVE_NS));
-        let owed = serve.owed.take_if(|owed| *owed == round).is_some();
-        if owed
-            && let Some((chunk, behind)) = store.chunk(slot, id, round, &RowName::new(), MOVE_CHUNK)
-        {
-            self.say(node, to, slot, id, MoveMessage::Chunk { chunk, behind }, out);
+        if serve.owed.take_if(|owed| *owed == round).is_some() {
+            let from = &RowName::new();
+            let wanted = Wanted { round, from, parts: serve.parts, held: None };
+            let rows = store.chunk(slot, id, wanted, MOVE_CHUNK).map(rows_message);
+            rows.into_iter().for_each(|rows| self.say(node, to, slot, id, rows, out));
         }
         if !frozen {
+            if now < silent_at && self.mover.parks(slot) {
+                self.mover.wake(silent_at);
+            }
             return;
         }
         if now < late {
@@ -426,13 +447,25 @@ impl Replica {
     /// not answer. What another slot has found out meanwhile counts.
     fn ask(
         &mut self,
-        (group, topic): (GroupId, Topic),
+        of: (GroupId, Topic),
         slot: Slot,
         id: MoveId,
         message: MoveMessage,
         map: &ClusterMap,
         out: &mut ReplicaOutput,
     ) {
+        if let Some(to) = self.whom_to_ask(of, slot, map) {
+            self.say(to, of.0, slot, id, message, out);
+        }
+    }
+
+    /// As [`Replica::ask`]: who that is. It is noted as asked.
+    fn whom_to_ask(
+        &mut self,
+        (group, topic): (GroupId, Topic),
+        slot: Slot,
+        map: &ClusterMap,
+    ) -> Option<NodeId> {
         let voters = map.config.groups.get(&group).map_or(&[][..], |group| &group.voters);
         let known = self.mover.leaders.get(&group).filter(|node| voters.contains(node)).copied();
         let next = |node: NodeId| {
@@ -446,12 +479,12 @@ impl Replica {
             Some(node) => Some(node),
             None => voters.iter().copied().find(|n| *n == own).or_else(|| voters.first().copied()),
         };
-        let Some(to) = to else { return };
+        let to = to?;
         self.mover.leaders.insert(group, to);
         if let Some(asked) = self.mover.asked.get_mut(&(slot, topic)) {
             asked.to = Some(to);
         }
-        self.say(to, group, slot, id, message, out);
+        Some(to)
     }
 
     fn say(
@@ -494,17 +527,20 @@ impl Replica {
         }
         let Machine::Shard(store) = &self.machine else { return };
         let stand = store.stand(slot);
+        let (message, parts, held) = match message {
+            MoveMessage::InParts { ask, held } => (ask.into(), true, held),
+            message => (message, false, None),
+        };
         match message {
-            MoveMessage::Begin(order) => self.on_begin(now, from, order, &stand, out),
+            MoveMessage::Begin(order) => self.on_begin(now, from, order, parts, &stand, out),
             MoveMessage::Fetch { round, from: cursor } => {
+                let wanted = Wanted { round, from: &cursor, parts, held: held.as_ref() };
+                let rows = store.chunk(slot, id, wanted, MOVE_CHUNK).map(rows_message);
                 self.heard_of(now, slot, id, from);
-                if let Some((chunk, behind)) = store_chunk(&self.machine, slot, id, round, &cursor)
-                {
-                    self.say(from, group, slot, id, MoveMessage::Chunk { chunk, behind }, out);
-                }
+                rows.into_iter().for_each(|rows| self.say(from, group, slot, id, rows, out));
             }
             MoveMessage::Next { round, freeze } => {
-                self.on_next(now, from, (slot, id), round, freeze, &stand);
+                self.on_next(now, from, (slot, id), (round, freeze, parts), &stand);
             }
             MoveMessage::Ended { order, outcome } => {
                 if stand.settled >= id {
@@ -517,8 +553,10 @@ impl Replica {
                 self.propose_end(now, order, outcome);
             }
             MoveMessage::Chunk { chunk, behind } => {
-                self.mover.leaders.insert(group, from);
-                self.on_chunk(now, slot, id, chunk, behind);
+                self.on_chunk(now, (group, from), (slot, id), (chunk, None), behind);
+            }
+            MoveMessage::Part { chunk, part, behind } => {
+                self.on_chunk(now, (group, from), (slot, id), (chunk, Some(part)), behind);
             }
             MoveMessage::Taken => {
                 self.mover.told.insert(slot, id);
@@ -531,7 +569,9 @@ impl Replica {
             }
             // The map will tell.
             MoveMessage::Settled => {}
-            MoveMessage::Report { .. } | MoveMessage::NotLeader { .. } => {}
+            MoveMessage::Report { .. }
+            | MoveMessage::NotLeader { .. }
+            | MoveMessage::InParts { .. } => {}
         }
     }
 
@@ -557,8 +597,10 @@ impl Replica {
             id,
             to: from,
             owed: None,
+            parts: false,
             owes_taken: false,
             heard: now,
+            silent: false,
             round: 0,
             round_bytes: 0,
         });
@@ -566,7 +608,7 @@ impl Replica {
             *serve =
                 Serve { id, owed: None, owes_taken: false, round: 0, round_bytes: 0, ..*serve };
         }
-        (serve.to, serve.heard) = (from, now);
+        (serve.to, serve.heard, serve.silent) = (from, now, false);
         self.mover.asked.remove(&(slot, Topic::Resolve));
         serve
     }
@@ -576,6 +618,7 @@ impl Replica {
         now: Now,
         from: NodeId,
         order: Move,
+        parts: bool,
         stand: &SlotStand,
         out: &mut ReplicaOutput,
     ) {
@@ -585,13 +628,13 @@ impl Replica {
         }
         match &stand.phase {
             SlotPhase::Owned => {
-                self.heard_of(now, slot, id, from).owed = Some(0);
+                self.heard_of(now, slot, id, from).owes(0, parts);
                 if stand.ended.is_none() {
                     self.propose_step(now, MoveStep::BeginExport(order));
                 }
             }
             SlotPhase::Exporting { order: begun, .. } if begun.id == id => {
-                self.heard_of(now, slot, id, from).owed = Some(0);
+                self.heard_of(now, slot, id, from).owes(0, parts);
             }
             SlotPhase::Exporting { .. } | SlotPhase::Importing { .. } | SlotPhase::Absent => {}
         }
@@ -603,8 +646,7 @@ impl Replica {
         now: Now,
         from: NodeId,
         (slot, id): (Slot, MoveId),
-        round: u32,
-        freeze: bool,
+        (round, freeze, parts): (u32, bool, bool),
         stand: &SlotStand,
     ) {
         let SlotPhase::Exporting { order, round: begun, .. } = &stand.phase else { return };
@@ -614,7 +656,7 @@ impl Replica {
         let Machine::Shard(store) = &self.machine else { return };
         let behind = store.behind(slot).unwrap_or_default();
         let serve = self.heard_of(now, slot, id, from);
-        serve.owed = Some(round);
+        serve.owes(round, parts);
         if begun.checked_add(1) == Some(round) {
             serve.round_bytes = behind.bytes;
             // It was small when it was asked; clients would wait for what it is now.
@@ -655,13 +697,9 @@ impl Replica {
     }
 }
 
-fn store_chunk(
-    machine: &Machine,
-    slot: Slot,
-    id: MoveId,
-    round: u32,
-    from: &RowName,
-) -> Option<(Chunk, Behind)> {
-    let Machine::Shard(store) = machine else { return None };
-    store.chunk(slot, id, round, from, MOVE_CHUNK)
+fn rows_message(((chunk, part), behind): (Piece, Behind)) -> MoveMessage {
+    match part {
+        None => MoveMessage::Chunk { chunk, behind },
+        Some(part) => MoveMessage::Part { chunk, part, behind },
+    }
 }

@@ -12,7 +12,7 @@
 use crate::checkpoint::{RowBody, RowChange};
 use crate::data::{Flushed, Item, SlotData};
 use crate::memory::NOTE_RECORD_BYTES;
-use crate::migration::{NameSet, RowName};
+use crate::migration::{EndedParts, NameSet, Parts, RowName};
 use crate::rows::{self, Row, SlotRow};
 use crate::session::{LANE_RECORD_BYTES, Lane, Lanes, SessionId};
 use crate::shard_store::{Mutant, is_broken};
@@ -21,6 +21,9 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
+
+/// Of a row that has not all come a row on disk has so many bytes, the last one perhaps less.
+pub(super) const PART_ROW_BYTES: usize = if cfg!(test) { 16 } else { 256 << 10 };
 
 /// Numbers the checkpoints of a process, from 1 on. 0: never noted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,6 +86,8 @@ struct SlotChanges {
     export: bool,
     /// Those names, as far as they are not handed out.
     names: Option<NamesLeft>,
+    /// What has come of a row that has not all come.
+    parts: Option<PartsNote>,
     /// All keys went, before those noted here.
     flushed: bool,
     keys: BTreeSet<Bytes>,
@@ -115,6 +120,15 @@ struct NamesLeft {
     after: [RowName; 2],
 }
 
+/// Rows with parts of a row that have changed.
+#[derive(Clone, Copy, Debug)]
+struct PartsNote {
+    /// The first of them; 0: there may be others, which are not there any more.
+    first: u32,
+    /// How much there is. Later parts may have come behind it.
+    bytes: u64,
+}
+
 /// What a slot was at the freeze, as far as it has changed since and is not handed out.
 #[derive(Debug, Default)]
 struct Kept {
@@ -122,6 +136,8 @@ struct Kept {
     version: Option<u64>,
     memo: Option<SlotMemo>,
     items: BTreeMap<Bytes, Option<Item>>,
+    /// Parts to which no more came, or that went.
+    parts: Option<EndedParts>,
     /// All keys but those in `items`.
     data: Option<SlotData>,
     lanes: BTreeMap<SessionId, Option<Lane>>,
@@ -176,6 +192,30 @@ impl Changes {
             && kept.memo.is_none()
         {
             kept.memo = Some(before());
+        }
+    }
+
+    /// The next part of a row has come, behind so many bytes; those are there now. To be called behind
+    /// [`Changes::note_step`].
+    pub(crate) fn note_part(&mut self, slot: Slot, before: u64, bytes: u64) {
+        let changes = self.slots.entry(slot).or_default();
+        let row = if before == 0 { 0 } else { 1 + (before / PART_ROW_BYTES as u64) as u32 };
+        let first = changes.parts.map_or(row, |noted| noted.first.min(row));
+        changes.parts = Some(PartsNote { first, bytes });
+        self.bytes += bytes - before;
+    }
+
+    /// No more comes to the parts of a row: they are all, or not needed any more. To be called behind
+    /// [`Changes::note_step`].
+    pub(crate) fn end_parts(&mut self, slot: Slot, parts: &EndedParts) {
+        self.slots.entry(slot).or_default().parts = Some(PartsNote { first: 0, bytes: 0 });
+        if let Some((frozen, kept)) = Frozen::of(&mut self.frozen, slot)
+            && frozen.parts.is_some_and(|noted| noted.bytes > 0)
+            && kept.parts.is_none()
+        {
+            kept.bytes += parts.value.len() as u64;
+            self.kept_bytes += parts.value.len() as u64;
+            kept.parts = Some(parts.clone());
         }
     }
 
@@ -367,6 +407,7 @@ pub(crate) struct SlotNow<'a> {
     pub(crate) memo: SlotMemo,
     pub(crate) data: &'a SlotData,
     pub(crate) lanes: &'a Lanes,
+    pub(crate) parts: Option<&'a Parts>,
 }
 
 impl Frozen {
@@ -400,6 +441,15 @@ impl SlotChanges {
                 return false;
             }
             self.names = None;
+        }
+        if let Some(parts) = &mut self.parts {
+            let ended =
+                kept.parts.as_ref().map(|parts| (&parts.name, parts.total, &parts.value[..]));
+            let found = now.parts.map(|parts| (parts.name(), parts.total(), parts.value()));
+            if !parts.hand_out(slot, ended.or(found), batch) {
+                return false;
+            }
+            self.parts = None;
         }
         if std::mem::take(&mut self.flushed) {
             batch.push(rows::delete_keys(slot));
@@ -446,6 +496,37 @@ impl NamesLeft {
                 batch.push(Row::Export(slot, set, name).put(value));
                 *after = name.clone();
             }
+        }
+        true
+    }
+}
+
+impl PartsNote {
+    /// Whether those were all. `found` is the row's name, its length, and of its value what was there and perhaps more.
+    fn hand_out(
+        &mut self,
+        slot: Slot,
+        found: Option<(&Bytes, u64, &[u8])>,
+        batch: &mut Batch,
+    ) -> bool {
+        if self.first == 0 {
+            batch.push(rows::delete_parts(slot));
+        }
+        let there = self.bytes > 0 && !is_broken(Mutant::PartsNotSaved);
+        let Some((name, total, value)) = found.filter(|_| there) else { return true };
+        if self.first == 0 {
+            batch.push(Row::Part(slot, 0).put(rows::parts_value(name, total)));
+            self.first = 1;
+        }
+        let value = &value[..self.bytes as usize];
+        let skipped = (self.first as usize - 1) * PART_ROW_BYTES;
+        for part in value[skipped..].chunks(PART_ROW_BYTES) {
+            if !batch.has_room() {
+                return false;
+            }
+            let row = (rows::versioned(), Bytes::copy_from_slice(part).into());
+            batch.push(Row::Part(slot, self.first).put(row));
+            self.first += 1;
         }
         true
     }

@@ -1,9 +1,10 @@
 //! A store out of its rows. What is kept only to find things again is made anew.
 
+use super::changes::PART_ROW_BYTES;
 use super::{ShardStore, SlotState};
 use crate::cluster_config::ConfigNum;
 use crate::data::{self, Item, SlotData};
-use crate::migration::{Export, Phase, PhaseRow};
+use crate::migration::{Export, Parts, Phase, PhaseRow};
 use crate::moves::MoveId;
 use crate::rows::{self, GroupRow, Row, RowError, RowFault, RowOrder, SlotRow};
 use crate::session::{Lane, LaneLimits, Lanes, SessionId};
@@ -29,6 +30,7 @@ struct Loading {
     export: Option<Export>,
     lanes: Vec<(SessionId, Lane)>,
     items: Vec<(Bytes, Item)>,
+    parts: Option<Parts>,
 }
 
 impl StoreLoader {
@@ -73,7 +75,7 @@ impl StoreLoader {
                     PhaseRow::Absent | PhaseRow::Owned | PhaseRow::Importing(_) => None,
                 };
                 let (lanes, items) = (Vec::new(), Vec::new());
-                self.slot = Some(Loading { slot, row, export, lanes, items });
+                self.slot = Some(Loading { slot, row, export, lanes, items, parts: None });
             }
             Row::Lane(slot, session) => {
                 self.within(slot)?.lanes.push((session, Lane::of_row(value)?));
@@ -94,6 +96,7 @@ impl StoreLoader {
                     return Err(RowFault::Contradiction);
                 }
             }
+            Row::Part(slot, number) => self.part(slot, number, value)?,
         }
         Ok(())
     }
@@ -110,6 +113,31 @@ impl StoreLoader {
         Ok(self.store)
     }
 
+    /// Takes the next part of a row that has not all come, or, before all of them, which row that is.
+    fn part(&mut self, slot: Slot, number: u32, mut value: Bytes) -> Result<(), RowFault> {
+        let loading = self.within(slot)?;
+        if !matches!(loading.row.moves.phase, PhaseRow::Importing(_)) {
+            return Err(RowFault::Contradiction);
+        }
+        let parts = match (&mut loading.parts, number) {
+            (None, 0) => {
+                loading.parts = Some(rows::parts_of(value)?);
+                return Ok(());
+            }
+            (Some(parts), 1..) => parts,
+            (None, _) | (Some(_), 0) => return Err(RowFault::Orphan),
+        };
+        rows::unversioned(&mut value)?;
+        let follows = u64::from(number - 1) * PART_ROW_BYTES as u64 == parts.bytes();
+        // A row of which all has come is no row in parts any more.
+        let fits = (1..=PART_ROW_BYTES).contains(&value.len());
+        if !follows || !fits || parts.bytes() + value.len() as u64 >= parts.total() {
+            return Err(RowFault::Contradiction);
+        }
+        parts.push(&value);
+        Ok(())
+    }
+
     fn within(&mut self, slot: Slot) -> Result<&mut Loading, RowFault> {
         let is_here = |loading: &&mut Loading| {
             loading.slot == slot && loading.row.moves.phase != PhaseRow::Absent
@@ -119,7 +147,8 @@ impl StoreLoader {
 
     /// Puts the slot into the store.
     fn close_slot(&mut self) {
-        let Some(Loading { slot, row, export, lanes, items }) = self.slot.take() else { return };
+        let Some(loading) = self.slot.take() else { return };
+        let Loading { slot, row, export, lanes, items, parts } = loading;
         let SlotRow { floor, version, moves } = row;
         let store = &mut self.store;
         if moves.settled > MoveId(0) {
@@ -139,7 +168,7 @@ impl StoreLoader {
         }
         store.tally = store.tally.moved(data::Tally::default(), data.tally());
         let new = SlotState::new(floor, moves.epoch);
-        let state = SlotState { phase, data, lanes, ..new };
+        let state = SlotState { phase, data, lanes, parts, ..new };
         if !state.phase.is_still() {
             store.schedule(slot, &state);
         }

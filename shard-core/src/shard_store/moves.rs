@@ -1,13 +1,14 @@
 //! Slots that come and go: what a store makes of the steps of moves ([`crate::migration`]).
 
-use super::{Mutant, RowBudget, ShardStore, SlotState, is_broken, reschedule};
-use crate::data::{self, Item, Tally};
+use super::{Mutant, ShardStore, SlotState, is_broken, reschedule};
+use crate::data::{self, Item};
 use crate::migration::{
-    Behind, Chunk, ChunkRow, Ended, Export, FrozenSlot, Import, MoveStep, Phase, RowName,
+    Behind, Chunk, ChunkRow, Ended, Export, FrozenSlot, Held, Import, MoveStep, PartOf, PartPlace,
+    Parts, Phase, RowName,
 };
 use crate::moves::{Move, MoveId, MoveOutcome, RefuseReason};
 use crate::op::Outcome;
-use crate::rows::{Named, RowValue};
+use crate::rows::Named;
 use crate::session::{Lane, SessionId, TOKEN_SPARE_MS};
 use crate::slot::{SLOTS, Slot, hash_slot};
 use crate::wire::Answer;
@@ -48,11 +49,10 @@ pub enum SlotPhase {
         round: u32,
         /// The last row of the round that it has looked at. None: it has all of the round.
         cursor: Option<RowName>,
+        /// What has come of the row behind it.
+        held: Option<Held>,
     },
 }
-
-/// What a row counts as in a chunk, besides its bytes.
-const CHUNK_ROW_BYTES: usize = 16;
 
 /// What is in a row of a chunk.
 enum Parsed {
@@ -83,57 +83,13 @@ impl ShardStore {
                     order: import.order,
                     round: import.round,
                     cursor: import.cursor.clone(),
+                    held: self
+                        .slots
+                        .get(&slot)
+                        .and_then(|state| Some(state.parts.as_ref()?.held())),
                 },
             },
         }
-    }
-
-    /// The rows of a round behind `from`, if this is the round; with what a next one would have. What
-    /// has changed since the round began is there as it is now: it is in the next round anyway. A row
-    /// that is larger than `budget` goes alone.
-    pub fn chunk(
-        &self,
-        slot: Slot,
-        id: MoveId,
-        round: u32,
-        from: &RowName,
-        budget: RowBudget,
-    ) -> Option<(Chunk, Behind)> {
-        let state = self.slots.get(&slot)?;
-        let export = state.phase.export().filter(|e| e.order.id == id && e.round == round)?;
-        let mut filling = Filling { budget, bytes: 0, rows: Vec::new() };
-        let mut more = false;
-        match export.listed(from) {
-            Some(names) => {
-                for name in names {
-                    if !filling.push(name.clone(), state.row_of(name)) {
-                        more = true;
-                        break;
-                    }
-                }
-            }
-            None => {
-                for (name, value) in state.rows_after(from) {
-                    if !filling.push(name, Some(value)) {
-                        more = true;
-                        break;
-                    }
-                }
-            }
-        }
-        let rows = filling.rows;
-        let next = rows.last().filter(|_| more).map(|row| row.name.clone());
-        let ends = next.is_none() && (export.frozen || is_broken(Mutant::ActivateUnfrozen));
-        let frozen = FrozenSlot { floor: state.floor, version: state.data.version() };
-        let chunk = Chunk {
-            round,
-            from: from.clone(),
-            clear: from.is_empty() && export.clears(),
-            rows,
-            next,
-            frozen: ends.then_some(frozen),
-        };
-        Some((chunk, export.behind()))
     }
 
     /// What a next round of a slot that is copied would have.
@@ -151,10 +107,14 @@ impl ShardStore {
         }
     }
 
-    /// What the names of changed rows take in memory. Few slots move at a time.
-    pub(super) fn export_memory(&self) -> u64 {
-        let exports = self.moving.iter().filter_map(|slot| self.slots.get(slot)?.phase.export());
-        exports.map(Export::memory).sum()
+    /// What the names of changed rows and the parts of rows take in memory. Few slots move at a time.
+    pub(super) fn moves_memory(&self) -> u64 {
+        let moving = self.moving.iter().filter_map(|slot| self.slots.get(slot));
+        let of = |state: &SlotState| {
+            let names = state.phase.export().map_or(0, Export::memory);
+            names + state.parts.as_ref().map_or(0, Parts::bytes)
+        };
+        moving.map(of).sum()
     }
 
     /// Takes a step of a move. One that does not fit changes nothing.
@@ -171,6 +131,9 @@ impl ShardStore {
             MoveStep::CompleteExport { .. } => self.complete_export(slot, id),
             MoveStep::BeginImport(order) => self.begin_import(order),
             MoveStep::Import { chunk, .. } => return self.import(slot, id, chunk, full),
+            MoveStep::ImportPart { chunk, part, .. } => {
+                return self.import_part(slot, id, chunk, part, full);
+            }
             MoveStep::Refuse { order, reason } => self.refuse(order, reason),
             MoveStep::Forget { .. } => self.forget(slot, id),
         }
@@ -295,28 +258,97 @@ impl ShardStore {
 
     /// Takes the next rows of a slot that comes.
     fn import(&mut self, slot: Slot, id: MoveId, chunk: Chunk, full: bool) -> Answer {
-        let done = Answer::Done { outcome: Outcome::Ok, log_time: self.log_time };
-        let Some(Phase::Importing(import)) = self.slots.get(&slot).map(|state| &state.phase) else {
-            return done;
-        };
-        let mut next = Import::clone(import);
-        let same = next.order.id == id || is_broken(Mutant::AnyMove);
-        if !same || !next.takes(&chunk) {
-            return done;
+        let Some(mut next) = self.importing(slot, id) else { return self.done() };
+        match next.takes(&chunk) {
+            true => self.install(slot, next, &chunk, full),
+            false => self.done(),
         }
-        let Some(rows) = parse(slot, &chunk) else { return Answer::Invalid };
+    }
+
+    /// Takes the next part of a row of a slot that comes. With the last one the row has come.
+    fn import_part(
+        &mut self,
+        slot: Slot,
+        id: MoveId,
+        mut chunk: Chunk,
+        part: PartOf,
+        full: bool,
+    ) -> Answer {
+        let Some(mut next) = self.importing(slot, id) else { return self.done() };
+        let (order, from, held) = (next.order, chunk.from.clone(), &self.state(slot).parts);
+        let Some(row) = chunk.parted_row() else { return self.done() };
+        let Some(place) = Parts::take(held.as_ref(), row, part).filter(|_| next.takes(&chunk))
+        else {
+            return self.done();
+        };
+        if full {
+            self.refuse(order, RefuseReason::OutOfMemory);
+            return self.done();
+        }
+        self.about_to_step(slot);
+        if let Some(value) = self.push_part(slot, row, part, place) {
+            chunk.rows[0].value = Some(value);
+            return self.install(slot, next, &chunk, full);
+        }
+        next.cursor = Some(from);
+        self.state(slot).phase = Phase::Importing(Box::new(next));
+        if chunk.clear && !is_broken(Mutant::IgnoreClear) {
+            self.clear(slot);
+        }
+        self.done()
+    }
+
+    /// Puts a part in its place. With the last one of a row this is its value.
+    fn push_part(
+        &mut self,
+        slot: Slot,
+        row: &ChunkRow,
+        part: PartOf,
+        place: PartPlace,
+    ) -> Option<Bytes> {
+        if place == PartPlace::First {
+            self.drop_parts(slot);
+            self.state(slot).parts = Parts::begin(row.name.clone(), part.total);
+        }
+        let parts = self.slots.get_mut(&slot)?.parts.as_mut()?;
+        let before = parts.bytes();
+        parts.push(row.value.as_ref()?);
+        self.changes.note_part(slot, before, parts.bytes());
+        match parts.is_whole() {
+            true => self.drop_parts(slot),
+            false => None,
+        }
+    }
+
+    /// A slot that comes by this move, as far as it has come.
+    fn importing(&self, slot: Slot, id: MoveId) -> Option<Import> {
+        let Phase::Importing(import) = &self.slots.get(&slot)?.phase else { return None };
+        let same = import.order.id == id || is_broken(Mutant::AnyMove);
+        same.then(|| Import::clone(import))
+    }
+
+    fn done(&self) -> Answer {
+        Answer::Done { outcome: Outcome::Ok, log_time: self.log_time }
+    }
+
+    /// Puts rows in their place, behind which the slot has come so far.
+    fn install(&mut self, slot: Slot, next: Import, chunk: &Chunk, full: bool) -> Answer {
+        let done = self.done();
+        let Some(rows) = parse(slot, chunk) else { return Answer::Invalid };
         let (order, whole) = (next.order, next.cursor.is_none());
         if full || !self.has_room_for(slot, &rows) {
             self.refuse(order, RefuseReason::OutOfMemory);
             return done;
         }
         self.about_to_step(slot);
-        let state = self.state(slot);
-        state.phase = Phase::Importing(Box::new(next));
-        let held = state.data.tally();
-        if chunk.clear && !is_broken(Mutant::IgnoreClear) {
-            self.changing(slot).clear();
+        if !is_broken(Mutant::OldPartsStay) {
+            self.drop_parts(slot);
         }
+        self.state(slot).phase = Phase::Importing(Box::new(next));
+        if chunk.clear && !is_broken(Mutant::IgnoreClear) {
+            self.clear(slot);
+        }
+        let held = self.state(slot).data.tally();
         for row in rows {
             match row {
                 Parsed::Lane(session, lane) => self.install_lane(slot, session, lane),
@@ -388,13 +420,26 @@ impl ShardStore {
         }
     }
 
+    /// All keys go; what they take is freed in steps.
+    fn clear(&mut self, slot: Slot) {
+        let held = self.state(slot).data.tally();
+        self.changing(slot).clear();
+        self.tally = self.tally.moved(held, self.state(slot).data.tally());
+    }
+
+    /// No more comes to what there is of a row, which is this.
+    fn drop_parts(&mut self, slot: Slot) -> Option<Bytes> {
+        let ended = self.state(slot).parts.take()?.end();
+        self.changes.end_parts(slot, &ended);
+        Some(ended.value)
+    }
+
     /// The slot's keys and lanes go; what they take is freed in steps.
     fn give_up(&mut self, slot: Slot) {
-        let held = self.state(slot).data.tally();
+        self.drop_parts(slot);
         self.state(slot).phase = Phase::Owned;
-        self.changing(slot).clear();
+        self.clear(slot);
         let state = self.slots.remove(&slot).expect("it is here");
-        self.tally = self.tally.moved(held, Tally::default());
         for (session, lane) in state.lanes.iter() {
             self.changes.note_lane(slot, session, Some(lane));
             self.lane_tallies.of(session).replace(Some(lane), None);
@@ -454,59 +499,6 @@ impl ShardStore {
         let mut changes = std::mem::take(&mut self.changes);
         changes.note_step(slot, || self.memo(slot));
         self.changes = changes;
-    }
-}
-
-impl SlotState {
-    /// The row of a name, if it is there.
-    fn row_of(&self, name: &[u8]) -> Option<Bytes> {
-        match Named::of(name)? {
-            Named::Lane(session) => self.lanes.get(session).map(|lane| whole(lane.row())),
-            Named::Key(key) => self.data.item(key).map(|item| whole(item.row())),
-        }
-    }
-
-    /// All rows behind one, in their order.
-    fn rows_after<'a>(&'a self, from: &'a [u8]) -> impl Iterator<Item = (RowName, Bytes)> + 'a {
-        let (lane, key) = match Named::of(from) {
-            None => (None, None),
-            Some(Named::Lane(session)) => (Some(session), None),
-            Some(Named::Key(key)) => (Some(SessionId(u128::MAX)), Some(key)),
-        };
-        let copied = |id: SessionId| !id.is_of_token() || !is_broken(Mutant::TokensNotCopied);
-        let lanes = self.lanes.after(lane).filter(move |(id, _)| copied(*id));
-        let lanes = lanes.map(|(id, lane)| (Named::Lane(id).name(), whole(lane.row())));
-        let keys = self
-            .data
-            .items_after(key)
-            .map(|(key, item)| (Named::Key(key).name(), whole(item.row())));
-        lanes.chain(keys)
-    }
-}
-
-/// The bytes of a row's value in one piece.
-fn whole((head, body): RowValue) -> Bytes {
-    body.behind(&head).into()
-}
-
-/// The rows of a chunk.
-struct Filling {
-    budget: RowBudget,
-    bytes: usize,
-    rows: Vec<ChunkRow>,
-}
-
-impl Filling {
-    /// Adds a row if there is room. One that is larger than the budget goes alone.
-    fn push(&mut self, name: RowName, value: Option<Bytes>) -> bool {
-        let size = name.len() + value.as_ref().map_or(0, Bytes::len) + CHUNK_ROW_BYTES;
-        let fits = self.bytes + size <= self.budget.bytes && self.rows.len() < self.budget.rows;
-        if !self.rows.is_empty() && !fits {
-            return false;
-        }
-        self.bytes += size;
-        self.rows.push(ChunkRow { name, value });
-        true
     }
 }
 

@@ -46,6 +46,10 @@ pub(crate) enum Mutant {
     DropVersion,
     /// Writes are never held up for a copy that does not catch up.
     NoThrottle,
+    /// Writes are let through between rounds for ever, however large they are.
+    NoHold,
+    /// Writes wait for a copy that nobody makes any more.
+    HoldForNobody,
     /// What a slot held is freed at once.
     FreeAtOnce,
     /// A source may be told to stop by anybody.
@@ -74,6 +78,18 @@ pub(crate) enum Mutant {
     ReportUncommitted,
     /// The op with which a router asks what became of another is read anew where the answer is gone.
     VoidReadsAnew,
+    /// A part of a row is taken though those before it are not there.
+    AnyPart,
+    /// A row that changes while its parts are handed out goes on with parts of what it is now.
+    MixedParts,
+    /// A row is there with its first part.
+    PartIsWhole,
+    /// Parts stay when the cursor has moved on.
+    OldPartsStay,
+    /// Parts are not in checkpoints.
+    PartsNotSaved,
+    /// Parts are told to those who do not know them.
+    PartsForAll,
     /// A token is whatever command comes with its name.
     AnyCommandForAToken,
     /// A token is not remembered.

@@ -254,7 +254,9 @@ impl MasterLoader {
             }
             Row::Master(MasterRow::Config(num)) => self.config(num, value),
             Row::Master(row) => self.part(row, value),
-            Row::Slot(_) | Row::Lane(..) | Row::Key(..) | Row::Export(..) => Err(RowFault::Group),
+            Row::Slot(_) | Row::Lane(..) | Row::Key(..) | Row::Export(..) | Row::Part(..) => {
+                Err(RowFault::Group)
+            }
         }
     }
 

@@ -13,9 +13,11 @@ pub const PARKED_MAX: usize = 1024;
 /// Their bytes.
 pub const PARKED_BYTES_MAX: usize = 8 << 20;
 /// From this round on a slot takes so many bytes of changes in a round, or half of those of the round
-/// before: then every round is shorter than the last, whatever is written.
+/// before: then every round is shorter than the last, unless one write changes more than that.
 const THROTTLE_FROM_ROUND: u32 = 2;
 const THROTTLE_BYTES: u64 = 1 << 20;
+/// From this round on it takes none: the next round has what was on its way, and the one behind it nothing.
+const HOLD_FROM_ROUND: u32 = 10;
 
 /// Requests for a slot that serves nobody now.
 #[derive(Debug, Default)]
@@ -47,10 +49,11 @@ impl Replica {
     /// Whether writes to a slot wait until its round is over: else the copy would never catch up.
     pub(in crate::replica) fn is_throttled(&self, store: &ShardStore, slot: Slot) -> bool {
         let Some(serve) = self.mover.serves.get(&slot) else { return false };
+        let holds = serve.round >= HOLD_FROM_ROUND && !is_broken(Mutant::NoHold);
         let allowed = THROTTLE_BYTES.max(serve.round_bytes / 2);
-        serve.round >= THROTTLE_FROM_ROUND
-            && !is_broken(Mutant::NoThrottle)
-            && store.behind(slot).is_some_and(|behind| behind.bytes > allowed)
+        let throttles = serve.round >= THROTTLE_FROM_ROUND && !is_broken(Mutant::NoThrottle);
+        let behind = store.behind(slot).filter(|_| throttles && !serve.silent);
+        behind.is_some_and(|behind| holds || behind.bytes > allowed)
     }
 
     /// Another role drives nothing, and answers what waits.

@@ -8,14 +8,19 @@ use super::moves::end_of;
 use super::rows::Rows;
 use super::*;
 use crate::codec::bytes_of;
-use crate::migration::MoveStep;
+use crate::migration::{Held, MoveStep};
 use crate::moves::{Move, MoveOutcome, RefuseReason};
-use crate::op::Token;
+use crate::op::{ExpiryCommand, Set, SetExpiry, Token};
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// States of a scope that are searched in every run.
 const STATES: usize = 4000;
+
+/// What a part has at most: more than any other row.
+const PART_BYTES: usize = 60;
+/// Three parts.
+const LARGE_BYTES: usize = 148;
 
 /// What is searched.
 #[derive(Clone, Copy)]
@@ -29,6 +34,8 @@ struct Scope {
     refuses: bool,
     /// The session may end at any time.
     ends: bool,
+    /// Large rows come in parts.
+    parts: bool,
 }
 
 fn key(name: &str) -> Bytes {
@@ -39,17 +46,25 @@ fn append(value: &'static str) -> Op {
     Op::Append { key: key("k"), value: Bytes::from_static(value.as_bytes()) }
 }
 
+/// Too large for a chunk: it has [`LARGE_BYTES`], all equal.
+fn large(letter: &str) -> Op {
+    let (key, value) = (key("k"), letter.repeat(LARGE_BYTES).into());
+    let (expiry, command) = (SetExpiry::Clear, ExpiryCommand::Set);
+    Op::Set(Set { key, value, expiry, condition: None, get: false, command })
+}
+
 fn named(op: Op) -> Op {
     Op::Token(Box::new(Token { name: SessionId::of_token(1), hash: 5, window_ms: 600_000, op }))
 }
 
-const SCOPES: [Scope; 6] = [
+const SCOPES: [Scope; 8] = [
     Scope {
         name: "there and back",
         ops: || vec![append("a"), append("b")],
         moves: 2,
         refuses: false,
         ends: false,
+        parts: false,
     },
     Scope {
         name: "given up",
@@ -57,6 +72,7 @@ const SCOPES: [Scope; 6] = [
         moves: 2,
         refuses: true,
         ends: false,
+        parts: false,
     },
     Scope {
         name: "deleted",
@@ -64,6 +80,7 @@ const SCOPES: [Scope; 6] = [
         moves: 1,
         refuses: false,
         ends: false,
+        parts: false,
     },
     Scope {
         name: "flushed",
@@ -71,6 +88,7 @@ const SCOPES: [Scope; 6] = [
         moves: 1,
         refuses: false,
         ends: false,
+        parts: false,
     },
     Scope {
         name: "sent again under its token",
@@ -78,6 +96,23 @@ const SCOPES: [Scope; 6] = [
         moves: 1,
         refuses: false,
         ends: false,
+        parts: false,
+    },
+    Scope {
+        name: "in parts",
+        ops: || vec![large("a"), large("b")],
+        moves: 1,
+        refuses: false,
+        ends: false,
+        parts: true,
+    },
+    Scope {
+        name: "in parts, there and back",
+        ops: || vec![large("a"), Op::Del { keys: vec![key("k")] }, large("b")],
+        moves: 2,
+        refuses: true,
+        ends: false,
+        parts: true,
     },
     Scope {
         name: "session over",
@@ -85,6 +120,7 @@ const SCOPES: [Scope; 6] = [
         moves: 2,
         refuses: false,
         ends: true,
+        parts: false,
     },
 ];
 
@@ -209,7 +245,7 @@ impl State {
     fn steps(&self, scope: &Scope) -> Vec<State> {
         let open = self.open();
         let mut next = Vec::new();
-        for to_say in self.wishes(&open) {
+        for to_say in self.wishes(&open, scope) {
             if !self.said.contains(&to_say) {
                 next.push(self.with(|state| state.said.push(to_say)));
             }
@@ -265,7 +301,7 @@ impl State {
     }
 
     /// What whoever drives moves would say now.
-    fn wishes(&self, open: &Open) -> Vec<(usize, MoveStep)> {
+    fn wishes(&self, open: &Open, scope: &Scope) -> Vec<(usize, MoveStep)> {
         let mut wishes = Vec::new();
         for (group, store) in open.stores.iter().enumerate() {
             let stand = store.stand(slot());
@@ -281,8 +317,8 @@ impl State {
                 SlotPhase::Exporting { order, .. } => {
                     wishes.extend(self.end_of(order).map(|end| (group, end_of(order, end))));
                 }
-                SlotPhase::Importing { order, round, cursor } => {
-                    wishes.extend(copy(open, group, (order, round, cursor)));
+                SlotPhase::Importing { order, round, cursor, held } => {
+                    wishes.extend(copy(open, group, (order, round, cursor), held, scope));
                 }
                 SlotPhase::Owned | SlotPhase::Absent => {}
             }
@@ -294,6 +330,7 @@ impl State {
     fn apply(&self, group: usize, item: EntryItem) -> (Answer, State) {
         let mut open = self.open();
         let answers = open.stores[group].apply(EntryBatch::new(self.stamp(group), vec![item]));
+        assert_ne!(answers, [Answer::Invalid], "rows that nobody can read");
         (answers.into_iter().next().expect("an answer"), self.checked(open))
     }
 
@@ -338,21 +375,28 @@ impl State {
             assert!(version >= self.version, "the counter of changes went back");
             next.version = version;
         }
+        // What comes in parts is there as it was at some time.
+        let of_key = |store: &ShardStore| {
+            Some(store.slots.get(&slot())?.data.item(&key("k"))?.value().clone())
+        };
+        for value in open.stores.iter().filter_map(of_key).filter(|v| v.len() >= LARGE_BYTES) {
+            assert!(value.len() == LARGE_BYTES && value.iter().all(|byte| *byte == value[0]));
+        }
         next.reference = rows::dump(&open.reference);
         next.stores = open.stores.each_ref().map(rows::dump);
         next
     }
 
     /// Nobody interferes any more: the moves end, and one group has the slot and nothing else.
-    fn heals(&self) {
+    fn heals(&self, scope: &Scope) {
         let mut state = self.clone();
         for _ in 0..100 {
             let open = state.open();
-            let quiet = Scope { moves: 0, refuses: false, ..SCOPES[0] };
+            let quiet = Scope { moves: 0, refuses: false, ..*scope };
             if let Some(told) = state.administered(&open, &quiet).pop() {
                 state = told;
             }
-            let mut wishes = state.wishes(&open);
+            let mut wishes = state.wishes(&open, scope);
             if let Some(order) = state.running() {
                 let from = order.from.map_or(0, at);
                 wishes.insert(0, (at(order.to), MoveStep::BeginImport(order)));
@@ -382,12 +426,15 @@ fn copy(
     open: &Open,
     group: usize,
     (order, round, cursor): (Move, u32, Option<Bytes>),
+    held: Option<Held>,
+    scope: &Scope,
 ) -> Vec<(usize, MoveStep)> {
     let (source, slot, id) = (1 - group, order.slot, order.id);
-    let one = RowBudget { rows: 1, bytes: 1 };
+    let one = RowBudget { rows: 1, bytes: PART_BYTES };
     let fetch = |round, from: &Bytes| {
-        let chunk = open.stores[source].chunk(slot, id, round, from, one);
-        chunk.map(|(chunk, _)| (group, MoveStep::Import { slot, id, chunk }))
+        let wanted = Wanted { round, from, parts: scope.parts, held: held.as_ref() };
+        let piece = open.stores[source].chunk(slot, id, wanted, one);
+        piece.map(|(piece, _)| (group, MoveStep::import(slot, id, piece)))
     };
     match cursor {
         Some(from) => fetch(round, &from).into_iter().collect(),
@@ -437,7 +484,7 @@ fn search(scope: &Scope, states_max: usize) -> Found {
         found.moved[state.moves.iter().filter(|(_, end)| activated(end)).count()] += 1;
         // Each heals; of many some are looked at.
         if state.hash() % 16 == 0 {
-            state.heals();
+            state.heals(scope);
         }
         waiting.extend(state.steps(scope).into_iter().filter(|next| seen.insert(next.hash())));
     }
@@ -485,6 +532,8 @@ fn broken_rules_of_moves_are_noticed_in_a_small_world() {
         ("flushed", &[Mutant::IgnoreClear]),
         ("sent again under its token", &[Mutant::TokensNotCopied]),
         ("session over", &[Mutant::ExpiredFirst]),
+        ("in parts", &[Mutant::MixedParts, Mutant::PartIsWhole, Mutant::OldPartsStay]),
+        ("in parts, there and back", &[Mutant::AnyPart]),
     ] {
         for rule in rules {
             mutant::set(Some(*rule));

@@ -6,6 +6,7 @@ use crate::codec::bytes_of;
 use crate::op::{Expire, ExpireAt, ExpiryCommand, Set, SetCondition, SetExpiry};
 use crate::rows::{MasterRow, RowError, RowFault};
 use crate::session::LANE_REPLY_BYTES_MAX;
+use crate::shard_store::changes::PART_ROW_BYTES;
 use std::collections::VecDeque;
 
 pub(super) type Rows = BTreeMap<Bytes, Bytes>;
@@ -33,6 +34,14 @@ pub(super) fn dump(store: &ShardStore) -> Rows {
             for name in names.iter().flat_map(|names| names.iter()) {
                 let value = (crate::rows::versioned(), RowBody::default());
                 rows.push(Row::Export(slot, set, name).put(value));
+            }
+        }
+        if let Some(parts) = &state.parts {
+            let value = crate::rows::parts_value(parts.name(), parts.total());
+            rows.push(Row::Part(slot, 0).put(value));
+            for (number, piece) in (1..).zip(parts.value().chunks(PART_ROW_BYTES)) {
+                let value = (crate::rows::versioned(), Bytes::copy_from_slice(piece).into());
+                rows.push(Row::Part(slot, number).put(value));
             }
         }
         rows.extend(state.lanes.iter().map(|(id, lane)| Row::Lane(slot, id).put(lane.row())));

@@ -1,0 +1,106 @@
+//! Values that are larger than a chunk, on their way between nodes.
+
+use super::moves::G2;
+use super::slots::{Client, del_of, note, spread};
+use super::*;
+use crate::migration::{MOVE_CHUNK, MoveEnvelope, MoveMessage};
+use crate::shard_store::Mutant;
+
+const LARGE: usize = 3 << 20;
+
+/// What is said of rows, by whom it is told: chunks, parts, and whether one is larger than it may be.
+fn rows_of(said: &[(NodeId, MoveEnvelope)]) -> (usize, usize, usize) {
+    let (mut chunks, mut parts, mut most) = (0, 0, 0);
+    for (_, said) in said {
+        let chunk = match &said.message {
+            MoveMessage::Chunk { chunk, .. } => {
+                chunks += 1;
+                chunk
+            }
+            MoveMessage::Part { chunk, .. } => {
+                parts += 1;
+                chunk
+            }
+            _ => continue,
+        };
+        most = most.max(chunk.bytes());
+    }
+    (chunks, parts, most)
+}
+
+/// Group 1 is on node 2, group 2 on the three behind it.
+fn cluster() -> (World, Client, Vec<String>) {
+    let world = spread(&[&[2], &[3, 4, 5]]);
+    let keys = world.keys_of_a_slot(G1, 2);
+    (world, Client::default(), keys)
+}
+
+#[test]
+fn no_message_and_no_entry_has_more_than_a_chunk() {
+    let (mut world, mut client, keys) = cluster();
+    let value = "x".repeat(LARGE);
+    client.fill(&mut world, &keys, &value);
+    let said = note(&mut world, |_| true);
+    world.move_keys(&keys, G2);
+    assert!(world.until(10_000, |world| world.are_at(&keys, G2)));
+    let (_, parts, most) = rows_of(&said.borrow());
+    assert!(parts >= 2 * LARGE / MOVE_CHUNK.bytes, "{parts} parts");
+    assert!(most <= MOVE_CHUNK.bytes + 64, "{most} bytes in a chunk");
+    client.find(&mut world, &keys, &value);
+}
+
+/// Somebody writes while parts are on their way: what is taken in the end is what was written last.
+#[test]
+fn a_value_that_changes_or_goes_between_its_parts_is_taken_anew_or_not_at_all() {
+    for (parts, deletes) in [(1, false), (5, false), (1, true), (5, true)] {
+        let (mut world, mut client, keys) = cluster();
+        client.fill(&mut world, &keys, &"x".repeat(LARGE));
+        let said = note(&mut world, |said| matches!(said.message, MoveMessage::Part { .. }));
+        world.move_keys(&keys, G2);
+        assert!(world.until(5000, |_| said.borrow().len() >= parts));
+        let slot = hash_slot(keys[0].as_bytes());
+        client.write(&mut world, slot, del_of(&[&keys[0]]), 50).expect("an answer");
+        let right = (!deletes).then(|| "y".repeat(LARGE));
+        if let Some(right) = &right {
+            client.append(&mut world, &keys[0], right, 50).expect("an answer");
+        }
+        assert!(world.until(10_000, |world| world.are_at(&keys, G2)));
+        let right = right.map_or(Outcome::Nil, |right| Outcome::Value(right.into()));
+        assert_eq!(client.get(&mut world, &keys[0], 3000), Some(right), "{parts} {deletes}");
+        client.find(&mut world, &keys[1..], &"x".repeat(LARGE));
+    }
+}
+
+/// Who does not know parts is not told of them, and has none in its log.
+fn unknown() {
+    for older in [2, 4] {
+        let (mut world, mut client, keys) = cluster();
+        let older = NodeId(older);
+        world.older.insert(older);
+        for other in (1..=5).map(NodeId).filter(|other| *other != older) {
+            world.link(older, other);
+            world.link(other, older);
+        }
+        world.run(2500);
+        let value = "x".repeat(LARGE);
+        client.fill(&mut world, &keys, &value);
+        let said = note(&mut world, |_| true);
+        world.move_keys(&keys, G2);
+        assert!(world.until(10_000, |world| world.are_at(&keys, G2)));
+        let of_parts = |(_, said): &(NodeId, MoveEnvelope)| {
+            matches!(said.message, MoveMessage::InParts { .. } | MoveMessage::Part { .. })
+        };
+        assert_eq!(said.borrow().iter().filter(|said| of_parts(said)).count(), 0, "{older}");
+        client.find(&mut world, &keys, &value);
+    }
+}
+
+#[test]
+fn who_does_not_know_parts_gets_none() {
+    unknown();
+}
+
+#[test]
+fn each_broken_rule_of_parts_is_noticed() {
+    each_is_noticed(&[(Mutant::PartsForAll, unknown)]);
+}
