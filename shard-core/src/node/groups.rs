@@ -101,8 +101,12 @@ impl Node {
             self.comings.unseated = groups.filter(|group| !seated(group)).collect();
         }
         for group in &self.comings.unseated {
-            let removed = self.replicas.get(group).is_some_and(Replica::is_no_member);
-            if removed && !self.keeper.wanted().seats(*group, self.id) {
+            let wanted = self.keeper.wanted();
+            let reported = wanted.map.reported_members(*group);
+            let removed = self.replicas.get(group).is_some_and(|replica| {
+                replica.is_no_member() || reported.is_some_and(|members| replica.has_left(members))
+            });
+            if removed && !wanted.seats(*group, self.id) {
                 self.keeper.note_left(*group, Left::Clearing);
             }
         }

@@ -1,6 +1,7 @@
 //! The end of a replica.
 
 use super::{Replica, ReplicaOutput, answer_all};
+use crate::cluster_map::{GroupMembers, MemberStep};
 use crate::machine::Machine;
 use crate::wire::Answer;
 use raft_core::types::HardState;
@@ -11,6 +12,16 @@ impl Replica {
     /// would stay for ever otherwise.
     pub(crate) fn is_no_member(&self) -> bool {
         self.raft.is_no_member()
+    }
+
+    /// Whether its group has come to these members without it, as the map says. Nothing else tells it where the last
+    /// entry was lost: it follows a leader that is there and does not know it any more. What its own log has may be
+    /// newer, though.
+    pub(crate) fn has_left(&self, members: &GroupMembers) -> bool {
+        members.step == MemberStep::Settled
+            && members.nodes().all(|node| node != self.own)
+            && members.follows.0 >= self.raft.conf().follows
+            && !self.leads()
     }
 
     /// Term and vote, with those that are on their way to the disk.
