@@ -1,6 +1,7 @@
 //! What clients asked, what they were told, and what must hold of it in the end (I11, I13).
 
 use super::linearizable::{Action, Span, Verdict, check};
+use super::workload::as_drawn;
 use raft_core::types::Now;
 use router::backend::{Answered, Refusal};
 use shard_core::op::Outcome;
@@ -196,7 +197,7 @@ fn span(request: &Request) -> Option<Span> {
     });
     let action = match &request.ask {
         Ask::Get => Action::Get(outcome.map(|(_, outcome)| match outcome {
-            Outcome::Value(value) => Some(String::from_utf8_lossy(value).into_owned()),
+            Outcome::Value(value) => Some(as_drawn(&String::from_utf8_lossy(value))),
             _ => None,
         })),
         Ask::Set(value) => Action::Set(value.clone()),

@@ -9,7 +9,7 @@ use shard_core::NodeId;
 use shard_core::handshake::VERSION_MAX;
 use shard_core::kept::Kept;
 use shard_core::map_feed::MapMessage;
-use shard_core::migration::MoveEnvelope;
+use shard_core::migration::{MoveEnvelope, MoveMessage};
 use shard_core::node::{CLOCK_OFF_MAX_MS, Input, Node, NodeSetup, Output};
 use shard_core::replica::{CheckpointConfig, Origin};
 use shard_core::session::LogTime;
@@ -340,6 +340,7 @@ impl World {
         maps: Vec<(NodeId, MapMessage)>,
     ) {
         for (to, envelope) in moves {
+            self.parts += u64::from(matches!(envelope.message, MoveMessage::Part { .. }));
             self.send_loose(from, to, || Input::Move { from, envelope: envelope.clone() });
         }
         for (to, message) in maps {

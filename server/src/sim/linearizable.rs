@@ -1,5 +1,6 @@
 //! Whether a history of one key can be put into an order (Wing and Gong, with Lowe's memory of what was tried).
 
+use super::workload::length;
 use std::collections::BTreeSet;
 
 /// What an operation did to the key, and what it was told; `None`: it was told nothing, so it may have had its
@@ -52,7 +53,7 @@ fn step(value: &Value, action: &Action) -> Option<Value> {
         Action::Set(new) => Some(Some(new.clone())),
         Action::Append(more, told) => {
             let new = value.clone().unwrap_or_default() + more;
-            fits(told, new.len() as i64).then_some(Some(new))
+            fits(told, length(&new) as i64).then_some(Some(new))
         }
         Action::Incr(told) => {
             let sum = value.as_deref().unwrap_or("0").parse::<i64>().ok()? + 1;

@@ -17,6 +17,12 @@ const PER_KEY: u64 = 30;
 const KINDS: u64 = 4;
 /// Of so many writes with a token any may be sent again.
 const NAMED_MAX: usize = 6;
+/// Stands in a value for [`LARGE_BYTES`] of filling.
+const LARGE: char = '~';
+/// A value that has so many goes from group to group in parts.
+const LARGE_BYTES: usize = 600_000;
+/// Of a thousand values that are set so many are large.
+const LARGE_PER_MILLE: u64 = 100;
 /// A token is remembered for longer than a run takes, milliseconds.
 const TOKEN_MS: u32 = 660_000;
 
@@ -53,6 +59,7 @@ impl Workload {
         let token = format!("{connection}.{};", self.tokens);
         let ask = match (kind, random.below(10)) {
             (0, 0..=5) => Ask::Append(token),
+            (1, 0..=2) if random.chance(LARGE_PER_MILLE) => Ask::Set(format!("{token}{LARGE}")),
             (1, 0..=2) => Ask::Set(token),
             (1, 3) => Ask::Append(token),
             (1, 4..=5) => Ask::Del,
@@ -142,6 +149,28 @@ impl Workload {
     }
 }
 
+fn filling() -> String {
+    "x".repeat(LARGE_BYTES)
+}
+
+/// A value as it is set.
+fn filled(value: &str) -> String {
+    value.replace(LARGE, &filling())
+}
+
+/// A value as it was drawn, of what was read: with another filling it is none that was.
+pub fn as_drawn(value: &str) -> String {
+    match value.len() < LARGE_BYTES {
+        true => value.to_owned(),
+        false => value.replace(&filling(), &LARGE.to_string()),
+    }
+}
+
+/// Bytes that a value has which was drawn so.
+pub fn length(value: &str) -> usize {
+    value.len() + value.matches(LARGE).count() * (LARGE_BYTES - LARGE.len_utf8())
+}
+
 /// The op of a request.
 pub fn op(key: &str, ask: &Ask) -> Op {
     let key = Bytes::copy_from_slice(key.as_bytes());
@@ -149,7 +178,7 @@ pub fn op(key: &str, ask: &Ask) -> Op {
         Ask::Get => Op::Get { key },
         Ask::Set(value) => Op::Set(Set {
             key,
-            value: value.clone().into(),
+            value: filled(value).into(),
             expiry: SetExpiry::Clear,
             condition: None,
             get: false,

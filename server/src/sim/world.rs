@@ -103,6 +103,8 @@ pub struct Outcome {
     pub made: u64,
     /// See `made`.
     pub removed: u64,
+    /// Parts of large values that were on their way from group to group.
+    pub parts: u64,
     /// Nodes that lost power.
     pub crashes: u64,
     /// How long it took to end all moves once nobody wanted any more. Milliseconds.
@@ -134,6 +136,7 @@ pub(super) struct World {
     waiting: BTreeMap<u64, u64>,
     pub(super) master_answers: Vec<Answered>,
     pub(super) crashes: u64,
+    pub(super) parts: u64,
     load: bool,
     /// The groups that the administrator has seen.
     seen: BTreeSet<GroupId>,
@@ -190,6 +193,7 @@ impl World {
             waiting: BTreeMap::new(),
             master_answers: Vec::new(),
             crashes: 0,
+            parts: 0,
             load: true,
             seen: config.groups.keys().copied().collect(),
             config,
@@ -421,8 +425,20 @@ pub fn run(seed: u64) -> Outcome {
     let waited = world.history.requests.iter();
     let waited = waited.filter_map(|r| r.answer.as_ref().map(|(at, _)| (at - r.asked) / MS));
     let wait_ms = waited.max().unwrap_or(0);
-    let (trace, events, crashes) = (world.trace, world.events, world.crashes);
-    Outcome { trace, events, tally, moves, members, made, removed, crashes, heal_ms, wait_ms }
+    let World { trace, events, crashes, parts, .. } = world;
+    Outcome {
+        trace,
+        events,
+        tally,
+        moves,
+        members,
+        made,
+        removed,
+        parts,
+        crashes,
+        heal_ms,
+        wait_ms,
+    }
 }
 
 impl World {
