@@ -40,6 +40,7 @@ mod reads;
 mod repeats;
 mod slots;
 mod snapshots;
+mod waits;
 mod witness;
 
 const MS: u64 = 1_000_000;

@@ -383,6 +383,7 @@ impl ShardStore {
         if op.is_write() {
             slot.writes.add(log_time);
         }
+        let flushes = matches!(op, Op::FlushSlot);
         let held = slot.data.tally();
         let first_expiry = slot.data.first_expiry();
         let outcome = match full && op.is_denied_when_full() {
@@ -391,6 +392,10 @@ impl ShardStore {
         };
         self.tally = self.tally.moved(held, slot.data.tally());
         reschedule(&mut self.expiry_due, number, first_expiry, slot.data.first_expiry());
+        if is_broken(Mutant::FlushTakesLanes) && flushes {
+            let sessions: Vec<_> = slot.lanes.iter().map(|(session, _)| session).collect();
+            sessions.into_iter().for_each(|session| self.drop_lane(number, session));
+        }
         outcome
     }
 

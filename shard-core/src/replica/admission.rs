@@ -5,7 +5,7 @@ use crate::cluster_map::ClusterMap;
 use crate::codec::EntryItem;
 use crate::machine::Machine;
 use crate::session::LogTime;
-use crate::shard_store::ShardStore;
+use crate::shard_store::{Mutant, ShardStore, is_broken};
 use crate::slot::Slot;
 use crate::wire::{Answer, ReadRequest, Reply, Request, RequestBody};
 use raft_core::effects::Role;
@@ -99,7 +99,7 @@ impl Replica {
         let slot = body.slot()?;
         let writes = matches!(body, RequestBody::Lane(_));
         let waits = self.mover.parks(slot)
-            || store.hindrance(slot) == Some(Answer::Frozen)
+            || store.hindrance(slot) == Some(Answer::Frozen) && !is_broken(Mutant::ParkNothing)
             || writes && self.is_throttled(store, slot);
         (self.settled && waits && !self.is_full()).then_some(slot)
     }

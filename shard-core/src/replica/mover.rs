@@ -690,7 +690,8 @@ impl Replica {
         }
         self.mover.leaders.insert(source, from);
         let progress = self.mover.pulls.get(&slot).filter(|pull| pull.id == id);
-        if progress.is_some_and(|pull| now >= pull.progress().saturating_add(PATIENCE_NS)) {
+        let patience = if is_broken(Mutant::RefuseWhenAsked) { 0 } else { PATIENCE_NS };
+        if progress.is_some_and(|pull| now >= pull.progress().saturating_add(patience)) {
             self.refuse(now, order, RefuseReason::NoProgress);
         }
         self.mover.wake(now);

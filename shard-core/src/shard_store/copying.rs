@@ -118,7 +118,7 @@ impl SlotState {
     }
 
     /// All rows behind one, in their order.
-    fn rows_after<'a>(
+    pub(super) fn rows_after<'a>(
         &'a self,
         from: &'a [u8],
     ) -> impl Iterator<Item = (RowName, RowValue)> + use<'a> {

@@ -154,7 +154,11 @@ impl ShardStore {
         });
         if owned && order.from == Some(self.group) && self.may_begin(&order) {
             self.about_to_step(order.slot);
-            self.state(order.slot).phase = Phase::Exporting(Box::new(Export::begin(order)));
+            let mut export = Export::begin(order);
+            if is_broken(Mutant::ListAtBegin) {
+                self.state(order.slot).rows_after(&[]).for_each(|(name, _)| export.touch(&name, 0));
+            }
+            self.state(order.slot).phase = Phase::Exporting(Box::new(export));
             self.moving.insert(order.slot);
         }
     }

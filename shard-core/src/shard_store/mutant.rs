@@ -46,6 +46,16 @@ pub(crate) enum Mutant {
     DropVersion,
     /// Writes are never held up for a copy that does not catch up.
     NoThrottle,
+    /// A round is over when its last rows are in the log of the destination's leader.
+    RoundByReceived,
+    /// Requests for a frozen slot are told to come again.
+    ParkNothing,
+    /// A destination that is asked how it stands refuses, though rows have come a moment ago.
+    RefuseWhenAsked,
+    /// All rows are listed when a slot is to be copied.
+    ListAtBegin,
+    /// A slot that is flushed loses its lanes as well.
+    FlushTakesLanes,
     /// Writes are let through between rounds for ever, however large they are.
     NoHold,
     /// Writes wait for a copy that nobody makes any more.

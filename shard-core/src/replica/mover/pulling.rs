@@ -149,7 +149,7 @@ impl Replica {
             Some(from) => Some(MoveAsk::Fetch { round, from: from.clone() }),
             // Only what is applied counts: rows that are only on their way here may be lost with the
             // leader, and the source would not tell of them again.
-            None if pull.in_flight > 0 => None,
+            None if pull.in_flight > 0 && !is_broken(Mutant::RoundByReceived) => None,
             None => {
                 // A source that is frozen waits for this group's quorum: it is asked for that only just
                 // after that quorum has committed something. Another round is such a thing.

@@ -3,6 +3,8 @@
 use super::*;
 use crate::checkpoint::{RowBody, RowChange};
 use crate::codec::bytes_of;
+use crate::migration::{Chunk, ChunkRow, MoveStep, PartOf, RowName};
+use crate::moves::{Move, MoveId, SlotEpoch};
 use crate::op::{Expire, ExpireAt, ExpiryCommand, Set, SetCondition, SetExpiry};
 use crate::rows::{MasterRow, RowError, RowFault};
 use crate::session::LANE_REPLY_BYTES_MAX;
@@ -412,6 +414,52 @@ fn rows_that_no_state_has_are_refused_by_name() {
     let mut loader = StoreLoader::new(G1);
     loader.row(&group, rows[&group].clone()).expect("the group's row");
     assert_eq!(loader.row(&group, rows[&group].clone()), Err(RowFault::Order));
+}
+
+/// What has come of a row that is on its way is loaded as it was, and nothing else is.
+#[test]
+fn parts_of_a_row_that_no_state_has_are_refused_by_name() {
+    let slot = hash_slot(b"a");
+    let (from, to) = (Some(GroupId(2)), G1);
+    let order = Move { id: MoveId(1), slot, from, to, epoch: SlotEpoch(2) };
+    let name = Named::Key(b"{a}1").name();
+    let value = Some(Bytes::from(vec![1; 40]));
+    let chunk = Chunk {
+        round: 0,
+        from: RowName::new(),
+        clear: false,
+        rows: vec![ChunkRow { name: name.clone(), value }],
+        next: Some(name),
+        frozen: None,
+    };
+    let part = PartOf { offset: 0, total: 100 };
+    let steps =
+        [MoveStep::BeginImport(order), MoveStep::ImportPart { slot, id: order.id, chunk, part }];
+    let mut store = ShardStore::with_limits(G1, LIMITS);
+    store.apply(EntryBatch::new(LogTime(1), steps.into_iter().map(EntryItem::Move).collect()));
+    let rows = dump(&store);
+    assert_eq!(load(&rows).expect("rows of a store").digest(), store.digest());
+    let key = |number| Row::Part(slot, number).key();
+    let fault = |number: u32, value: Option<Vec<u8>>| {
+        let mut rows = rows.clone();
+        let before = rows.remove(&key(number));
+        assert!(before.is_some() || number == 4);
+        rows.extend(value.map(|value| (key(number), value.into())));
+        load(&rows).expect_err("no state has these rows").fault
+    };
+    assert_eq!(fault(0, None), RowFault::Orphan);
+    assert_eq!(fault(1, None), RowFault::Contradiction, "a hole");
+    assert_eq!(fault(3, Some(vec![1])), RowFault::Contradiction, "nothing in it");
+    assert_eq!(fault(3, Some(vec![1; 18])), RowFault::Contradiction, "more than a part");
+    assert_eq!(fault(4, Some(vec![1, 1])), RowFault::Contradiction, "behind a short one");
+    assert_eq!(fault(3, Some(vec![2, 1])), RowFault::Version(2));
+    let head = |total: u64, name: &[u8]| Some([&[1], &total.to_be_bytes()[..], name].concat());
+    assert_eq!(fault(0, head(40, b"\x02{a}1")), RowFault::Contradiction, "all of it");
+    assert_eq!(fault(0, head(u64::MAX, b"\x02{a}1")), RowFault::Value);
+    assert_eq!(fault(0, head(100, b"\x07")), RowFault::Value, "the name of no row");
+    let mut stray = dump(&assigned());
+    stray.insert(key(0), rows[&key(0)].clone());
+    assert_eq!(load(&stray).expect_err("it is here").fault, RowFault::Contradiction);
 }
 
 /// Whatever the disk made of the rows: an error, or a store that goes on.

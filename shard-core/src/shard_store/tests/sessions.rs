@@ -46,6 +46,25 @@ fn ops() -> Vec<(Op, Outcome)> {
     ]
 }
 
+fn flushed_slot() {
+    let mut store = store();
+    let append = request(1, 1, Op::Append { key: key("k"), value: Bytes::from_static(b"a") });
+    let first = apply(&mut store, std::slice::from_ref(&append));
+    apply(&mut store, &[request(2, 1, Op::FlushSlot)]);
+    assert_eq!(apply(&mut store, &[append]), first, "it is answered from its lane");
+    assert_eq!(store.stats().keys, 0, "it was executed again");
+}
+
+/// Design 7a: a flush takes keys, and leaves what says which ops were executed.
+#[test]
+fn a_late_copy_of_a_write_does_nothing_after_a_flush() {
+    flushed_slot();
+    set_mutant(Some(Mutant::FlushTakesLanes));
+    let ended = std::panic::catch_unwind(flushed_slot);
+    set_mutant(None);
+    assert!(ended.is_err(), "nobody notices that a flush takes lanes");
+}
+
 /// X1, X3, X7, X12: a repeat yields what the first one did, an error and the count of several keys too, and nothing
 /// else happens: in the same entry, in later ones, and behind later ops of the session.
 #[test]

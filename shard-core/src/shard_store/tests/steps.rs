@@ -158,6 +158,65 @@ fn value(text: &'static str) -> ReadStep {
     ReadStep::Answered(Answer::Done { outcome, log_time: LogTime(1000) })
 }
 
+fn slot_of_many_keys() {
+    let mut pair = Pair::new();
+    for n in 1..=100 {
+        pair.done(A, n, Op::Append { key: key(&n.to_string()), value: Bytes::from_static(b"v") });
+    }
+    let before = pair.stores[A].memory();
+    pair.step(A, MoveStep::BeginExport(order(1, A)));
+    assert_eq!(pair.stores[A].memory(), before, "what there is was listed");
+}
+
+/// Of a slot with a million keys that would hold up all others of its group.
+#[test]
+fn to_begin_a_copy_lists_nothing() {
+    slot_of_many_keys();
+    set_mutant(Some(Mutant::ListAtBegin));
+    let ended = std::panic::catch_unwind(slot_of_many_keys);
+    set_mutant(None);
+    assert!(ended.is_err(), "nobody notices that all rows are listed");
+}
+
+/// A value that no chunk of this size can hold.
+const SMALL_CHUNK: RowBudget = RowBudget { rows: 4, bytes: 64 };
+
+fn elsewhere() -> ReadStep {
+    ReadStep::Answered(Answer::Elsewhere)
+}
+
+#[test]
+fn parts_that_come_twice_or_late_change_nothing() {
+    let mut pair = Pair::new();
+    let large: &'static str = "abcdefghij0123456789".repeat(10).leak();
+    pair.done(A, 1, append("k", large));
+    pair.done(A, 2, append("small", "s"));
+    let order = order(1, A);
+    pair.begin(order, A);
+    let (mut parts, before) = (0, pair.steps.len());
+    while let Some((_, part)) = pair.copy_next(order, A, 0, SMALL_CHUNK) {
+        parts += usize::from(part.is_some());
+        let said = pair.steps[before..].to_vec();
+        pair.say_again(&said, "parts");
+        let store = &pair.stores[B];
+        let whole = store.slots[&slot()].data.item(&key("k")).map(|item| item.value().clone());
+        assert!(whole.as_ref().is_none_or(|value| value == large), "{whole:?}");
+        assert_eq!(pair.read(B, Op::Get { key: key("k") }), elsewhere());
+    }
+    assert!(parts >= 4, "{parts} parts");
+    // Of the round before, and of a value that is another one by now.
+    pair.done(A, 3, append("k", "!"));
+    let said = pair.steps[before..].to_vec();
+    pair.freeze(order, A, 1);
+    pair.copy_next(order, A, 1, SMALL_CHUNK);
+    pair.say_again(&said, "parts of the round before");
+    pair.copy(order, A, 1);
+    pair.end(order, A);
+    pair.say_again(&said, "parts of a move that is over");
+    let whole = value(format!("{large}!").leak());
+    assert_eq!(pair.read(B, Op::Get { key: key("k") }), whole);
+}
+
 #[test]
 fn g05_rows_that_come_twice_change_nothing_also_when_clients_have_written_since() {
     let mut pair = Pair::new();
