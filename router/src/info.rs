@@ -411,7 +411,7 @@ fn raft(section: &mut Section) {
         let leader = or_none(replica.leader);
         let value = format!(
             "role={},term={},leader={leader},voted_for={},last={},durable={},commit={},applied={},\
-             lease={},transferring={},keys={},lanes={},lane_bytes={},checkpoint={},log_base={},\
+             lease={},transferring={},keys={},lanes={},tokens={},lane_bytes={},log_time_ahead_ms={},checkpoint={},log_base={},\
              dirty_keys={},dirty_bytes={},installs={},installing={}",
             replica.role,
             replica.term,
@@ -424,7 +424,9 @@ fn raft(section: &mut Section) {
             or_none(replica.transferring),
             replica.keys,
             replica.lanes,
+            replica.tokens,
             replica.lane_bytes,
+            replica.log_time_ahead_ms,
             replica.checkpoint,
             replica.log_base,
             replica.dirty_keys,

@@ -668,6 +668,7 @@ impl Replica {
             status.expires = stats.expires;
             status.data_bytes = stats.data_bytes;
             status.lanes = stats.lanes;
+            status.tokens = stats.tokens;
             status.lane_bytes = stats.lane_bytes;
         }
         status

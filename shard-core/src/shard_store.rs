@@ -64,6 +64,8 @@ pub struct StoreStats {
     pub data_bytes: u64,
     /// Lanes.
     pub lanes: u64,
+    /// Of those, how many are of tokens.
+    pub tokens: u64,
     /// Bytes of lanes and remembered replies, as their budgets count them.
     pub lane_bytes: u64,
 }
@@ -257,6 +259,7 @@ impl ShardStore {
             expires: self.tally.expires,
             data_bytes: self.tally.bytes,
             lanes,
+            tokens: self.lane_tallies.tokens.lanes,
             lane_bytes: lanes * LANE_RECORD_BYTES + replies,
         }
     }

@@ -508,6 +508,8 @@ pub struct ReplicaStatus {
     pub log_time_ahead_ms: u64,
     /// Lanes it remembers.
     pub lanes: u64,
+    /// Of those, how many are of tokens.
+    pub tokens: u64,
     /// Bytes of lanes and remembered replies.
     pub lane_bytes: u64,
 }

@@ -122,6 +122,7 @@ impl Pair {
 fn apart() {
     let mut pair = Pair::of_few();
     pair.hold(B, Held { lanes: 39, tokens: 20, ..NONE });
+    assert_eq!((pair.stores[B].stats().lanes, pair.stores[B].stats().tokens), (60, 20));
     let persist = || Op::Persist { key: KEYS[B].into() };
     let full = ask(&mut pair, B, (2000, 22), tokened(1, persist()));
     assert!(
