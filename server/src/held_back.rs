@@ -4,7 +4,7 @@
 //! every file as it was, and what it is refused for may stand in the other file. So both are opened over
 //! this: what redb writes is in memory until [`HeldBack::release`], and is read from there; then it goes to the
 //! storage in the order in which it came, with the syncs between. A crash in the middle is a crash while redb opens a
-//! file, as it would be without this. Where nobody releases it, it goes with the process.
+//! file, as it would be without this. Where nobody releases it, as in `flotilla inspect`, it goes with the process.
 
 use crate::fail_stop::lock_calls;
 use redb::{BackendError, StorageBackend};

@@ -3,7 +3,7 @@
 //!
 //! **Invariants.**
 //! - Nothing is written, nothing is made: redb's repairs are done to a picture in memory
-//!   ([`overlay`]). The directory is locked, so that no node starts meanwhile.
+//!   ([`image`]). The directory is locked, so that no node starts meanwhile.
 //! - Everything that a start verifies is verified by the code that a start uses, and told in the words
 //!   that it would use. Behind a damage reading goes on where that is possible.
 //! - Memory: one group's state at a time, as a start has it, and of none over
@@ -12,7 +12,7 @@
 
 mod entries;
 pub(crate) mod findings;
-pub(crate) mod overlay;
+pub(crate) mod image;
 mod print;
 
 use crate::cluster_file::{self, Cluster};

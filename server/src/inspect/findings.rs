@@ -1,6 +1,6 @@
 //! What is to be said of a directory.
 
-use super::overlay::Sizes;
+use super::image::Sizes;
 use std::io::{self, Write};
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! How the summary of a directory looks.
 
 use super::findings::one_line;
-use super::overlay::Sizes;
+use super::image::Sizes;
 use crate::cluster_file::Cluster;
 use crate::data_dir::{self, Identity};
 use crate::log_store::inspect::{GroupView as LogGroup, LogView};

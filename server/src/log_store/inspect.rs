@@ -11,7 +11,7 @@ use super::wal::{FrameReader, META, Place, WAL, WalError};
 use super::{LogStoreError, database_error};
 use crate::data_dir::Identity;
 use crate::inspect::findings::Findings;
-use crate::inspect::overlay::{Image, Sizes};
+use crate::inspect::image::{Image, Sizes};
 use raft_core::Restored;
 use raft_core::frame::Frame;
 use raft_core::types::{Entry, EntryId, EntryKind, GroupId, Index};

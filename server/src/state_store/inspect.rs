@@ -10,7 +10,7 @@ use super::rows::{checked_part, read_part, read_value};
 use super::{StateStoreError, StoredGroup};
 use crate::data_dir::Identity;
 use crate::inspect::findings::Findings;
-use crate::inspect::overlay::{Image, Sizes};
+use crate::inspect::image::{Image, Sizes};
 use raft_core::types::GroupId;
 use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 use shard_core::machine::{Machine, MachineLoader};
