@@ -432,6 +432,21 @@ def report(phases, samples, failures, watch):
     print(*syncs, *goals, sep="\n")
 
 
+def move_all(admin, phases, quiet):
+    """Every slot moves at least once; says which groups have them then."""
+    old, new = [1, 2, 3], admin.create(3)
+    phases.run("moves", "three groups join", lambda: admin.change(("REBALANCE",)))
+    quiet(2)
+    drains = [("GROUP", "DRAIN", group) for group in old]
+    phases.run("moves", "three groups leave", lambda: admin.change(*drains))
+    quiet(3)
+    admin.remove(old)
+    weights = [("GROUP", "WEIGHT", group, weight) for weight, group in enumerate(new, 1)]
+    phases.run("moves", "other shares", lambda: admin.change(*weights[1:], ("REBALANCE",)))
+    quiet(4)
+    return new
+
+
 def bench(cluster, options):
     ports = cluster.router_ports
     for port in ports:
@@ -453,18 +468,9 @@ def bench(cluster, options):
     begin.set()
     time.sleep(5)
     quiet = lambda nth: phases.run("quiet", f"quiet, {nth}", lambda: time.sleep(options.seconds))
-    old, kills = [1, 2, 3], []
+    kills = []
     quiet(1)
-    new = admin.create(3)
-    phases.run("moves", "three groups join", lambda: admin.change(("REBALANCE",)))
-    quiet(2)
-    drains = [("GROUP", "DRAIN", group) for group in old]
-    phases.run("moves", "three groups leave", lambda: admin.change(*drains))
-    quiet(3)
-    admin.remove(old)
-    weights = [("GROUP", "WEIGHT", group, weight) for weight, group in enumerate(new, 1)]
-    phases.run("moves", "other shares", lambda: admin.change(*weights[1:], ("REBALANCE",)))
-    quiet(4)
+    new = [1, 2, 3] if options.flood_alone else move_all(admin, phases, quiet)
     failures = []
     if options.kills:
         old, new = new, admin.create(3)
@@ -475,7 +481,7 @@ def bench(cluster, options):
         kills = killer.kills
         admin.remove(old)
         quiet(5)
-    if options.flood:
+    if options.flood or options.flood_alone:
         flood(admin, phases, new, ports, failures)
         quiet(6)
     until.set()
@@ -529,6 +535,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=20, help="how long each quiet phase is")
     parser.add_argument("--kills", action="store_true", help="all slots once more, while nodes are killed")
     parser.add_argument("--flood", action="store_true", help="moves of slots that are written to without pause")
+    parser.add_argument("--flood-alone", action="store_true", help="that, and nothing before it")
     parser.add_argument("--patience", type=float, default=1800, help="seconds that one change may take")
     parser.add_argument("--dir", type=Path, help="where the nodes keep their files")
     options = parser.parse_args()
