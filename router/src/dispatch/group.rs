@@ -127,10 +127,13 @@ impl Group {
 
     /// Whether a slot's log time is so far above the group's that sessions of the one are no good in the other.
     pub(super) fn is_far_ahead(&self, log_time: LogTime, now: u64) -> bool {
-        self.heard.is_some_and(|(heard, at)| {
-            let guess = heard.0.saturating_add(now.saturating_sub(at) / 1_000_000);
-            log_time.0 > guess.saturating_add(SESSION_TURN_MS)
-        })
+        self.guess(now).is_some_and(|guess| log_time.0 > guess.saturating_add(SESSION_TURN_MS))
+    }
+
+    /// About what the group's log time is, in milliseconds, by the router's clock since it was heard.
+    fn guess(&self, now: u64) -> Option<u64> {
+        let (heard, at) = self.heard?;
+        Some(heard.0.saturating_add(now.saturating_sub(at) / 1_000_000))
     }
 
     /// A session for one slot whose log time is far ahead.
@@ -160,13 +163,10 @@ impl Group {
         }
     }
 
-    /// Whether no new op should join a lane with this deadline. Only a guess at the group's log time
-    /// from the router's clock, which is why a lane is left only when each seq in it was answered.
+    /// Whether no new op should join a lane with this deadline. Only a guess, which is why a lane is left only when
+    /// each seq in it was answered.
     pub(super) fn turns(&self, deadline: LogTime, now: u64) -> bool {
-        self.heard.is_some_and(|(heard, at)| {
-            let guess = heard.0.saturating_add(now.saturating_sub(at) / 1_000_000);
-            guess.saturating_add(SESSION_TURN_MS) > deadline.0
-        })
+        self.guess(now).is_some_and(|guess| guess.saturating_add(SESSION_TURN_MS) > deadline.0)
     }
 
     /// The session for a new lane. None: the log time has to be asked for first, which is noted.
