@@ -3,7 +3,7 @@
 
 use crate::cluster_config::{ClusterConfig, ConfigNum, GroupConfig, NodeConfig, SHARDMASTER};
 use crate::codec;
-use crate::handshake::{PARTS_VERSION, VERSION_MAX};
+use crate::handshake::VERSION_MAX;
 use crate::kept::Kept;
 use crate::node::{Input, Node, NodeSetup, Output};
 use crate::op::{Op, Outcome};
@@ -131,7 +131,7 @@ struct World {
     checkpoints: Option<CheckpointConfig>,
     memory_max: u64,
     /// Nodes that run the program before parts were known.
-    older: BTreeSet<NodeId>,
+    older: BTreeMap<NodeId, u8>,
     /// How far a node's clock is ahead, or behind. Milliseconds.
     skew: BTreeMap<NodeId, i64>,
     /// How long leases are.
@@ -217,7 +217,7 @@ impl World {
             draining: false,
             checkpoints,
             memory_max,
-            older: BTreeSet::new(),
+            older: BTreeMap::new(),
             skew: BTreeMap::new(),
             lease_ns: 0,
             missed_ns: 0,
@@ -263,8 +263,8 @@ impl World {
         self.next_link += 1;
         let (epoch, link) = (self.epochs[&to], self.next_link);
         if !self.down.contains(&to) {
-            let older = self.older.contains(&from) || self.older.contains(&to);
-            let version = if older { PARTS_VERSION - 1 } else { VERSION_MAX };
+            let older = [from, to].into_iter().filter_map(|node| self.older.get(&node));
+            let version = older.copied().min().unwrap_or(VERSION_MAX);
             self.input(from, Input::LinkUp { node: to, epoch, link, version });
         }
     }

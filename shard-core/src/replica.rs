@@ -351,6 +351,12 @@ impl Replica {
         self.others.iter().all(|member| self.speaks(*member, version))
     }
 
+    /// Whether one who has the group's log is known to speak an older one.
+    fn knows_older(&self, version: u8) -> bool {
+        let older = |member| self.versions.get(member).is_some_and(|spoken| *spoken < version);
+        self.others.iter().any(older)
+    }
+
     /// Tells how many bytes of memory the node has left. None left: what is proposed then may take no
     /// more.
     pub fn set_room(&mut self, bytes: u64) {

@@ -3,6 +3,7 @@
 use super::moves::G2;
 use super::slots::{Client, del_of, note, spread};
 use super::*;
+use crate::handshake::PARTS_VERSION;
 use crate::migration::{MOVE_CHUNK, MoveEnvelope, MoveMessage};
 use crate::shard_store::Mutant;
 
@@ -71,12 +72,37 @@ fn a_value_that_changes_or_goes_between_its_parts_is_taken_anew_or_not_at_all() 
     }
 }
 
+/// With each part of a value keys come that sort before it and after all that was copied.
+fn crowded() {
+    let (mut world, mut client, keys) = cluster();
+    let (first, value) = (&keys[0], "x".repeat(LARGE));
+    let large = format!("{first}z");
+    client.fill(&mut world, std::slice::from_ref(&large), &value);
+    let said = note(&mut world, |said| matches!(said.message, MoveMessage::Part { .. }));
+    world.move_keys(&keys, G2);
+    for at in 0..100 {
+        let seen = said.borrow().len();
+        let goes_on = |world: &World| said.borrow().len() > seen || world.are_at(&keys, G2);
+        assert!(world.until(5000, goes_on), "nothing moves after {seen} parts");
+        if world.are_at(&keys, G2) {
+            return client.find(&mut world, &[large], &value);
+        }
+        client.append(&mut world, &format!("{first}e{at:03}"), "e", 50).expect("an answer");
+    }
+    panic!("{} parts of a value of {} bytes", said.borrow().len(), value.len());
+}
+
+#[test]
+fn keys_that_come_before_a_large_value_do_not_keep_it() {
+    crowded();
+}
+
 /// Who does not know parts is not told of them, and has none in its log.
 fn unknown() {
     for older in [2, 4] {
         let (mut world, mut client, keys) = cluster();
         let older = NodeId(older);
-        world.older.insert(older);
+        world.older.insert(older, PARTS_VERSION - 1);
         for other in (1..=5).map(NodeId).filter(|other| *other != older) {
             world.link(older, other);
             world.link(other, older);
@@ -102,5 +128,5 @@ fn who_does_not_know_parts_gets_none() {
 
 #[test]
 fn each_broken_rule_of_parts_is_noticed() {
-    each_is_noticed(&[(Mutant::PartsForAll, unknown)]);
+    each_is_noticed(&[(Mutant::PartsForAll, unknown), (Mutant::PartsGiveWay, crowded)]);
 }

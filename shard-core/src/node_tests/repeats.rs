@@ -3,8 +3,9 @@
 //! copies is still on its way does nothing.
 
 use super::moves::G2;
-use super::slots::{Client, Setting, append_of, spread_with, write_of};
+use super::slots::{Client, Setting, append_of, spread, spread_with, write_of};
 use super::*;
+use crate::handshake::TOKEN_VERSION;
 use crate::op::{OpError, Token};
 use crate::slot::Slot;
 
@@ -245,6 +246,35 @@ fn named(op: &Op, hash: u64) -> Op {
     Op::Token(Box::new(Token { name, hash, window_ms, op: op.clone() }))
 }
 
+/// A member of a program before tokens would stop at one in its log.
+fn older_member() {
+    let (mut world, mut client) = (spread(&[&[2], &[3, 4, 5]]), Client::default());
+    let key = world.keys_of_a_slot(G2, 1).swap_remove(0);
+    let slot = hash_slot(key.as_bytes());
+    let leads = world.led_by(G2);
+    let older = [3, 4, 5].map(NodeId).into_iter().find(|node| Some(*node) != leads).unwrap();
+    let meet = |world: &mut World| {
+        for other in (1..=5).map(NodeId).filter(|other| *other != older) {
+            world.link(older, other);
+            world.link(other, older);
+        }
+        world.run(2500);
+    };
+    world.older.insert(older, TOKEN_VERSION - 1);
+    meet(&mut world);
+    let token = named(&append_of(&key, "a"), 9);
+    assert_eq!(client.write(&mut world, slot, token.clone(), 500), None);
+    assert_eq!(client.append(&mut world, &key, "b", 500), Some(Outcome::Integer(1)));
+    world.older.clear();
+    meet(&mut world);
+    assert_eq!(client.write(&mut world, slot, token, 3000), Some(Outcome::Integer(2)));
+}
+
+#[test]
+fn a_token_waits_until_every_member_can_read_it() {
+    older_member();
+}
+
 /// What a client that reconnects to another router is told: there is nothing of the session in which its command was
 /// sent first, only the token.
 fn tokens() {
@@ -341,4 +371,5 @@ fn each_broken_rule_of_tokens_is_noticed() {
     each_is_noticed(&forgotten.map(|scenario| (TokenForgotten, scenario as fn())));
     let rules = [AnyCommandForAToken, TokenForgotten, TokensNotCopied, TokensNotSaved];
     each_is_noticed(&rules.map(|rule| (rule, tokens as fn())));
+    each_is_noticed(&[(Mutant::TokensForAll, older_member)]);
 }

@@ -3,7 +3,9 @@
 use super::{Client, LANE_ITEM_BYTES, Origin, Replica, ReplicaOutput, WAITING_MAX, reads};
 use crate::cluster_map::ClusterMap;
 use crate::codec::EntryItem;
+use crate::handshake::TOKEN_VERSION;
 use crate::machine::Machine;
+use crate::op::Op;
 use crate::session::LogTime;
 use crate::shard_store::{Mutant, ShardStore, is_broken};
 use crate::slot::Slot;
@@ -78,6 +80,14 @@ impl Replica {
             // The node judges whether the target may lead.
             RequestBody::Transfer { .. } | RequestBody::Master(_) => Err(Answer::Invalid),
             RequestBody::Group(query) => Ok(Admitted::Item(EntryItem::Group(query), 16)),
+            // A member that cannot read it in its log stops.
+            RequestBody::Lane(lane)
+                if matches!(lane.op, Op::Token(_))
+                    && self.knows_older(TOKEN_VERSION)
+                    && !is_broken(Mutant::TokensForAll) =>
+            {
+                Err(Answer::Busy)
+            }
             RequestBody::Lane(lane) => {
                 let bytes = LANE_ITEM_BYTES + lane.op.bytes();
                 Ok(Admitted::Item(EntryItem::Lane(lane), bytes))

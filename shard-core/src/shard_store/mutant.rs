@@ -100,6 +100,10 @@ pub(crate) enum Mutant {
     PartsNotSaved,
     /// Parts are told to those who do not know them.
     PartsForAll,
+    /// Whatever row comes before one that goes in parts has these taken anew.
+    PartsGiveWay,
+    /// A token gets into the log of a member that cannot read it.
+    TokensForAll,
     /// A token is whatever command comes with its name.
     AnyCommandForAToken,
     /// A token is not remembered.
