@@ -8,7 +8,7 @@ moves   three groups join and get their share; the first three are drained, so t
         shares are changed, and balanced.
 kills   (--kills) three groups more take everything over, while a node that is drawn gets SIGKILL every ten seconds;
         later, if not all nodes are whole then: of three nodes one may be away, or not up to date.
-flood   (--flood) writers that keep a hundred requests on their way overwrite keys of 64 slots, which move from group
+flood   (--flood) two writers that keep many requests on their way overwrite keys of 64 slots, which move from group
         to group fifteen times meanwhile: each move has to end.
 
 Each key has one writer, which counts its writes: what a client reads must lie between the newest count that was
@@ -45,7 +45,6 @@ COUNTERS = 4
 LOAD_BATCH = 200
 FLOOD_SLOTS = 64
 FLOOD_ROUNDS = 5
-FLOOD_BATCH = 100
 FLOOD_WRITERS = 2
 # Goals: the 99th percentile during moves, in times of that without; the longest wait in milliseconds.
 RATIO_GOAL, LONGEST_GOAL_MS = 2.0, 50.0
@@ -274,24 +273,24 @@ def client_process(nth, ports, options, loaded, begin, until, results):
     results.put((clients.samples.tobytes(), clients.failures, seen))
 
 
-def flood_process(port, slots, until, results):
+def flood_process(port, slots, batch, until, results):
     """Overwrites keys of these slots as fast as it may, many at once; says how often."""
     found, n, written, failures = [], os.getpid() * 1_000_000, 0, []
-    while len(found) < 20 * FLOOD_BATCH:
+    while len(found) < 20 * batch:
         n += 1
         if slot_of(b"flood:%d" % n) in slots:
             found.append(command(b"SET", b"flood:%d" % n, FILLING[: VALUE_BYTES[0]]))
-    batches = [b"".join(found[at : at + FLOOD_BATCH]) for at in range(0, len(found), FLOOD_BATCH)]
+    batches = [b"".join(found[at : at + batch]) for at in range(0, len(found), batch)]
     with socket.create_connection(("127.0.0.1", port), 60) as connection:
         while not until.is_set():
-            connection.sendall(batches[written // FLOOD_BATCH % len(batches)])
+            connection.sendall(batches[written // batch % len(batches)])
             answer = b""
-            while len(answer) < 5 * FLOOD_BATCH and b"-" not in answer:
+            while len(answer) < 5 * batch and b"-" not in answer:
                 answer += connection.recv(1 << 16) or b"-closed"
-            if answer != b"+OK\r\n" * FLOOD_BATCH:
+            if answer != b"+OK\r\n" * batch:
                 failures.append((time.monotonic(), f"flood: {answer[:200]}"))
                 break
-            written += FLOOD_BATCH
+            written += batch
     results.put((written, failures))
 
 
@@ -482,7 +481,7 @@ def bench(cluster, options):
         admin.remove(old)
         quiet(5)
     if options.flood or options.flood_alone:
-        flood(admin, phases, new, ports, failures)
+        flood(admin, phases, new, (ports, options.flood_batch), failures)
         quiet(6)
     until.set()
     samples, seen = [], 0
@@ -500,11 +499,11 @@ def bench(cluster, options):
     sys.exit(1 if failures else 0)
 
 
-def flood(admin, phases, groups, ports, failures):
+def flood(admin, phases, groups, writing, failures):
     """Moves FLOOD_SLOTS slots to each other group and back, a few times, under writers that aim at nothing else."""
-    slots = range(FLOOD_SLOTS)
+    slots, (ports, batch) = range(FLOOD_SLOTS), writing
     until, results = multiprocessing.Event(), multiprocessing.Queue()
-    arguments = [(ports[n % len(ports)], slots, until, results) for n in range(FLOOD_WRITERS)]
+    arguments = [(ports[n % len(ports)], slots, batch, until, results) for n in range(FLOOD_WRITERS)]
     writers = [multiprocessing.Process(target=flood_process, args=args) for args in arguments]
     begun = time.monotonic()
     for writer in writers:
@@ -536,6 +535,7 @@ def main():
     parser.add_argument("--kills", action="store_true", help="all slots once more, while nodes are killed")
     parser.add_argument("--flood", action="store_true", help="moves of slots that are written to without pause")
     parser.add_argument("--flood-alone", action="store_true", help="that, and nothing before it")
+    parser.add_argument("--flood-batch", type=int, default=100, help="requests that each of its two writers keeps on their way [100]")
     parser.add_argument("--patience", type=float, default=1800, help="seconds that one change may take")
     parser.add_argument("--dir", type=Path, help="where the nodes keep their files")
     options = parser.parse_args()
