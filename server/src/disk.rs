@@ -15,6 +15,7 @@
 //! - What the group writes after the snapshot is held back until then, in order. Its core bounds it.
 //! - The state that a snapshot takes the place of is dropped before the new one is loaded: never are both in memory.
 
+use crate::background;
 use crate::disk_space::{DiskSpace, Watch};
 use crate::log_store::{LogEvent, LogStats, LogStore};
 use crate::snapshot_bytes::SnapshotBytes;
@@ -199,9 +200,6 @@ impl Disk {
     /// answered by [`Input::Forgotten`].
     pub fn forget(&mut self, group: GroupId, voted: bool) {
         self.forgetting.insert(group, voted);
-        if let Some(machine) = self.given_up.remove(&group) {
-            self.drop_elsewhere(machine);
-        }
         // Half an install would be finished by a start, for nobody.
         if !self.installs.contains_key(&group) {
             self.state.forget(group);
@@ -213,7 +211,7 @@ impl Disk {
         self.log.fetch(group, fetch);
     }
 
-    /// Takes the state of a group whose install or deletion is asked for next.
+    /// Takes the state of a group whose install is asked for next.
     pub fn give_up(&mut self, group: GroupId, machine: Machine) {
         self.given_up.insert(group, machine);
     }
@@ -401,14 +399,14 @@ impl Disk {
 
     fn on_a_thread(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
         self.loaders.retain(|loader| !loader.is_finished());
-        self.loaders.push(std::thread::Builder::new().name(name.to_owned()).spawn(work)?);
+        self.loaders.push(background::spawn(name, work)?);
         Ok(())
     }
 
-    /// Drops a state where it holds up nobody: that takes as long as it has keys.
-    fn drop_elsewhere(&mut self, machine: Machine) {
+    /// Drops a state where it holds up nobody, or a replica: that takes as long as it has keys and entries.
+    pub fn drop_elsewhere(&mut self, held: impl Send + 'static) {
         // Without a thread it is dropped here.
-        let _ = self.on_a_thread("state-dropper", move || drop(machine));
+        let _ = self.on_a_thread("state-dropper", move || drop(held));
     }
 
     /// Takes a state machine that was loaded.

@@ -8,6 +8,7 @@
 //! tasks and threads is bounded. No RESP frame is seen here: sockets of clients go to `router`.
 
 pub mod admin;
+mod background;
 pub mod clock;
 pub mod cluster_file;
 pub mod config;

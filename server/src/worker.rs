@@ -460,6 +460,7 @@ impl Worker {
             self.disk.submit(std::mem::take(&mut out.writes));
         }
         let answered = self.ask_states(&mut out);
+        out.closed.drain(..).for_each(|replica| self.disk.drop_elsewhere(replica));
         for (group, base) in out.compact.drain(..) {
             self.disk.compact(group, base);
         }

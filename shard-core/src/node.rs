@@ -160,9 +160,12 @@ pub struct Output {
     /// To the disk that has the states, in order. Ignored where the setup says that there are no
     /// checkpoints: then there are none.
     pub state: Vec<(GroupId, StateCommand)>,
-    /// States that the snapshots to be installed take the place of, and of replicas that are deleted. To be dropped
-    /// where that holds up nobody, and before the new ones are loaded.
+    /// States that the snapshots to be installed take the place of. To be dropped where that holds up nobody, and
+    /// before the new ones are loaded.
     pub given_up: Vec<(GroupId, Machine)>,
+    /// Replicas that are closed. To be dropped where that holds up nobody: a log's entries in memory take as long as
+    /// a state.
+    pub closed: Vec<Replica>,
     /// The log up to and including this entry is not needed any more.
     pub compact: Vec<(GroupId, EntryId)>,
     /// To peers.

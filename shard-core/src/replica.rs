@@ -94,7 +94,7 @@ pub struct ReplicaOutput {
     pub moves: Vec<(NodeId, MoveEnvelope)>,
     /// For the disk that has the state, in order.
     pub state: Vec<StateCommand>,
-    /// The state whose place a snapshot takes, or of a replica that is closed.
+    /// The state whose place a snapshot takes.
     pub given_up: Option<Machine>,
     /// The log up to here is not needed any more.
     pub compact: Option<EntryId>,

@@ -8,6 +8,7 @@ use super::{
     Counters, LoadError, QUEUE_MAX, READS_MAX, Reporter, StateStore, StateStoreConfig,
     StateStoreError, StateStoreEvent, Storage, StoredGroup, builder, streams, writer,
 };
+use crate::background;
 use crate::data_dir::Identity;
 use crate::fail_stop::FailStop;
 use crate::held_back::HeldBack;
@@ -114,10 +115,10 @@ impl OpenedState {
             counters: counters.clone(),
             reporter: reporter.clone(),
         };
-        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        let reader =
-            thread("state-reader").spawn(move || reader.run(&waiting)).map_err(io_error)?;
-        let writer = thread("state-writer").spawn(move || writer.run(&queue)).map_err(io_error)?;
+        let reader = background::spawn("state-reader", move || reader.run(&waiting));
+        let reader = reader.map_err(io_error)?;
+        let writer = background::spawn("state-writer", move || writer.run(&queue));
+        let writer = writer.map_err(io_error)?;
         Ok(StateStore {
             storage: storage.clone(),
             database,

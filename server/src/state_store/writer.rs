@@ -20,8 +20,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 /// Pieces of incoming snapshots go into one transaction until they have this many bytes.
 const STAGE_BATCH_BYTES_MAX: u64 = 4 << 20;
@@ -31,6 +31,11 @@ const CLEAN_BYTES_MAX: usize = 1 << 20;
 const CLEAN_ROWS_MAX: usize = 4096;
 /// While there is something to delete, it is gone on with after so many commands at the latest.
 const COMMANDS_PER_CLEAN_MAX: u32 = 8;
+/// How long the next such transaction waits for commands, in times of what the last one took: the disk is for
+/// what clients wait for.
+const CLEAN_REST: u32 = 3;
+/// And at most.
+const CLEAN_REST_MAX: Duration = Duration::from_millis(100);
 
 /// The writer thread's own.
 pub(super) struct Writer {
@@ -47,6 +52,8 @@ pub(super) struct Writer {
     /// Commands that came while a checkpoint was under way.
     pending: Pending,
     commands_since_clean: u32,
+    /// Nothing is deleted before.
+    rests_until: Instant,
 }
 
 /// One under way.
@@ -87,6 +94,7 @@ impl Writer {
             checkpoint: None,
             pending: Pending::default(),
             commands_since_clean: 0,
+            rests_until: Instant::now(),
         };
         writer.count();
         writer
@@ -126,16 +134,16 @@ impl Writer {
             if !due {
                 let next = match self.pending.pop() {
                     Some(next) => Ok(next),
-                    None => queue.try_recv(),
+                    None => queue.recv_timeout(self.rest()),
                 };
                 match next {
                     Ok(next) => {
                         self.commands_since_clean += 1;
                         return Ok(Some(next));
                     }
-                    Err(TryRecvError::Disconnected) => return Ok(None),
-                    Err(TryRecvError::Empty) if self.dead.is_empty() => break,
-                    Err(TryRecvError::Empty) => {}
+                    Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                    Err(RecvTimeoutError::Timeout) if self.dead.is_empty() => break,
+                    Err(RecvTimeoutError::Timeout) => {}
                 }
             }
             self.commands_since_clean = 0;
@@ -450,12 +458,22 @@ impl Writer {
 
     // ---- What is not needed any more ----
 
+    /// Until what is to be deleted may be gone on with.
+    fn rest(&self) -> Duration {
+        match self.dead.is_empty() {
+            true => Duration::ZERO,
+            false => self.rests_until.saturating_duration_since(Instant::now()),
+        }
+    }
+
     /// Deletes some of it, in a transaction of its own.
     fn clean(&mut self) -> Result<(), Fault> {
         let Some(home) = self.dead.front().copied() else { return Ok(()) };
+        let since = Instant::now();
         let transaction = self.transaction()?;
         let done = clean_some(&transaction, home)?;
         transaction.commit()?;
+        self.rests_until = Instant::now() + (since.elapsed() * CLEAN_REST).min(CLEAN_REST_MAX);
         if done {
             self.dead.pop_front();
             if self.dead.is_empty() {

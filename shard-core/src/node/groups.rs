@@ -184,6 +184,7 @@ impl Node {
         }
         self.comings.forgetting.insert(group, voted);
         self.comings.untold.push((group, voted));
+        out.closed.push(replica);
         out.view_changed = true;
         Ok(())
     }

@@ -7,6 +7,7 @@ use crate::checkpoint::StateEvent;
 use crate::cluster_map::ClusterMap;
 use crate::machine::Machine;
 use crate::map_feed::MapMessage;
+use crate::replica::Replica;
 use crate::wire::ReadRequest;
 
 fn get(key: &str) -> RequestBody {
@@ -141,23 +142,26 @@ fn s15_a_state_that_comes_when_the_group_is_gone_is_dropped() {
     assert_eq!(world.nodes[&away].memory().values, 0, "it is counted still");
 }
 
-/// To drop it takes as long as it has keys, and the node has other groups.
+/// To drop it takes as long as it has keys and entries, and the node has other groups.
 #[test]
-fn the_state_of_a_replica_that_is_deleted_is_its_hosts_to_drop() {
+fn a_replica_that_is_deleted_is_its_hosts_to_drop() {
     let (mut world, leader) = World::taking_checkpoints();
     let node = others(leader)[0];
     world.fill(leader, 1..=20, 1000);
     let keys = world.replica(node).keys;
     world.hear_that_the_group_is_gone(node);
-    let mut given_up = Vec::new();
+    let mut closed = Vec::new();
     for _ in 0..10 {
         let (now, wall, mut out) = (world.now, LogTime(world.now / MS), Output::default());
         world.nodes.get_mut(&node).unwrap().poll(now, wall, &mut out).unwrap();
-        given_up.append(&mut out.given_up);
+        closed.append(&mut out.closed);
         world.carry_out(node, out);
     }
     assert!(world.nodes[&node].replica(G1).is_none());
-    let [(G1, Machine::Shard(store))] = &given_up[..] else { panic!("{given_up:?}") };
+    let [Some(Machine::Shard(store))] = closed.iter().map(Replica::machine).collect::<Vec<_>>()[..]
+    else {
+        panic!("{closed:?}")
+    };
     assert!(keys > 0 && store.stats().keys == keys, "{keys} {:?}", store.stats());
 }
 

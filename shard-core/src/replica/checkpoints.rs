@@ -42,7 +42,7 @@ pub struct CheckpointConfig {
     /// Behind which indexes one is begun: the multiples of this. Default 64: an entry may carry a thousand
     /// commands.
     pub align: u64,
-    /// What is handed out in one step. Default 512 rows of 1 MiB.
+    /// What is handed out in one step. Default 128 rows of 256 KiB: requests wait for a step.
     pub step: RowBudget,
 }
 
@@ -54,7 +54,7 @@ impl Default for CheckpointConfig {
             log_bytes_max: 64 << 20,
             interval_ns: 60_000_000_000,
             align: 64,
-            step: RowBudget { rows: 512, bytes: 1 << 20 },
+            step: RowBudget { rows: 128, bytes: 256 << 10 },
         }
     }
 }

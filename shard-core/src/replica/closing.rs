@@ -2,7 +2,6 @@
 
 use super::{Replica, ReplicaOutput, answer_all};
 use crate::cluster_map::{GroupMembers, MemberStep};
-use crate::machine::Machine;
 use crate::wire::Answer;
 use raft_core::types::HardState;
 
@@ -29,12 +28,8 @@ impl Replica {
         self.raft.status().hard
     }
 
-    /// Answers all who wait: they have to ask elsewhere. What was polled before is still owed. Its state is given
-    /// up.
+    /// Answers all who wait: they have to ask elsewhere. What was polled before is still owed.
     pub(crate) fn close(&mut self, out: &mut ReplicaOutput) {
-        let given_up = std::mem::replace(&mut self.machine, Machine::new(self.group));
-        // The one that an install takes the place of was given up before.
-        out.given_up.get_or_insert(given_up);
         for waiting in std::mem::take(&mut self.waiting).into_values() {
             answer_all(&waiting.clients, &Answer::Lost, out);
         }

@@ -2,9 +2,9 @@
 //!
 //! Moves share disks, processors and links with the requests of clients, on both sides. So a group copies
 //! [`AT_ONCE_MAX`] slots at a time, of large ones fewer ([`AT_ONCE_BYTES`]), and after each piece of work it rests
-//! [`REST`] times as long as that took. A piece is a slot from its beginning to its end or, of a slot with much in it,
-//! a chunk of the first round. What shares the machine makes pieces longer, and the rests with them: nobody
-//! has to know how fast a machine is.
+//! some times as long as that took. A piece is a slot from its beginning to its end ([`SLOT_REST`]) or, of a slot with
+//! much in it, a chunk of the first round ([`CHUNK_REST`]). What shares the machine makes pieces longer, and the rests
+//! with them: nobody has to know how fast a machine is.
 //!
 //! Nothing rests once a slot is close to its end: neither its later rounds, by which the copy follows what is written,
 //! nor the last one, for which clients wait. Nothing rests either while no clients are served by this node or by
@@ -20,8 +20,11 @@ use raft_core::types::Now;
 pub const AT_ONCE_MAX: usize = 8;
 /// Bytes that slots which are copied at a time may have together, by those of the last ones.
 const AT_ONCE_BYTES: u64 = 96 << 10;
-/// How long a rest is, in times of the work before it.
-const REST: Now = 3;
+/// How long a rest is behind a slot, in times of the work before it. A slot with little in it is some ten entries in
+/// three logs, and there are thousands of them.
+const SLOT_REST: Now = 10;
+/// And behind a chunk, which is one entry for as many bytes.
+pub(super) const CHUNK_REST: Now = 3;
 /// The longest rest.
 const REST_NS_MAX: Now = 250 * MS;
 
@@ -98,16 +101,16 @@ impl Pace {
             0 => bytes,
             before => before / 4 * 3 + bytes / 4,
         };
-        self.rest_until = self.rest_until.max(rest_after(now, since));
+        self.rest_until = self.rest_until.max(rest_after(now, since, SLOT_REST));
     }
 }
 
-/// Until when to rest after work that began then.
-pub(super) fn rest_after(now: Now, since: Now) -> Now {
+/// Until when to rest after work that began then: so many times as long as it took.
+pub(super) fn rest_after(now: Now, since: Now, times: Now) -> Now {
     if is_broken(Mutant::NoRest) {
         return now;
     }
-    let rest = now.saturating_sub(since).saturating_mul(REST).min(REST_NS_MAX);
+    let rest = now.saturating_sub(since).saturating_mul(times).min(REST_NS_MAX);
     now.saturating_add(rest)
 }
 
@@ -133,7 +136,7 @@ mod tests {
         assert!(pace.may_begin(9 * MS + RETRY_NS_MAX));
         pace = pace.turn(10 * MS, true, last(AT_ONCE_MAX - 1));
         pace.ended(10 * MS, 6 * MS, 0);
-        let rested = 10 * MS + REST * 4 * MS;
+        let rested = 10 * MS + SLOT_REST * 4 * MS;
         assert!(!pace.may_begin(10 * MS) && !pace.may_begin(rested - 1));
         assert_eq!(pace.deadline(10 * MS), Some(rested));
         // A shorter piece of work after it makes the rest no shorter.
@@ -157,8 +160,8 @@ mod tests {
 
     #[test]
     fn no_rest_is_endless() {
-        assert_eq!(rest_after(u64::MAX / 2, 0), u64::MAX / 2 + REST_NS_MAX);
-        assert_eq!(rest_after(5, 7), 5, "it rests still");
-        assert_eq!(rest_after(u64::MAX, 0), u64::MAX);
+        assert_eq!(rest_after(u64::MAX / 2, 0, 3), u64::MAX / 2 + REST_NS_MAX);
+        assert_eq!(rest_after(5, 7, 3), 5, "it rests still");
+        assert_eq!(rest_after(u64::MAX, 0, 3), u64::MAX);
     }
 }

@@ -1,6 +1,6 @@
 //! Slots that come: what is asked of their sources, and when.
 
-use super::pace::rest_after;
+use super::pace::{CHUNK_REST, rest_after};
 use super::{LAST_ROUND, MS, RETRY_NS_MAX, Topic};
 use crate::cluster_map::ClusterMap;
 use crate::codec::EntryItem;
@@ -134,7 +134,7 @@ impl Replica {
             // The first round is all of the slot; the others follow what is written.
             let more = pull.applied.round == 0 && pull.applied.cursor.is_some();
             if more && now >= pull.since {
-                pull.since = rest_after(now, pull.since);
+                pull.since = rest_after(now, pull.since, CHUNK_REST);
             }
         }
         if pull.applied == pull.proposed {
