@@ -194,12 +194,23 @@ impl ShardStore {
         }
     }
 
+    /// Whether the op that a read must see was not executed here, as far as is applied.
+    pub fn awaits_lane(&self, request: &ReadRequest) -> bool {
+        let Some((after, state)) = request.after.zip(self.slots.get(&request.slot)) else {
+            return false;
+        };
+        let lane = state.lanes.get(after.session);
+        IS_EXACTLY_ONCE
+            && self.log_time.max(state.floor) <= after.deadline
+            && lane.is_none_or(|lane| lane.last() < after.seq)
+    }
+
     /// Serves a read from what was applied so far, or says what it has to wait for. Ownership is
     /// looked at here, at the instant of serving: whatever was checked before the last wait may have
     /// changed. `stamp` is what the leader would give an entry now; it counts unless the read has
     /// waited for an entry with such a stamp.
     pub fn read(&self, request: &ReadRequest, stamp: LogTime, clocked: bool) -> ReadStep {
-        let ReadRequest { slot, after, op } = request;
+        let ReadRequest { slot, op, .. } = request;
         if slot.0 >= SLOTS || op.keys().iter().any(|key| hash_slot(key) != *slot) {
             return ReadStep::Answered(Answer::Invalid);
         }
@@ -211,15 +222,10 @@ impl ShardStore {
             Some(state) if state.phase.owns() => state,
             Some(_) | None => return ReadStep::Answered(self.elsewhere(*slot)),
         };
-        let log_time = self.log_time.max(state.floor);
-        let waits = IS_EXACTLY_ONCE
-            && after.is_some_and(|after| {
-                let lane = state.lanes.get(after.session);
-                log_time <= after.deadline && lane.is_none_or(|lane| lane.last() < after.seq)
-            });
-        if waits {
+        if self.awaits_lane(request) {
             return ReadStep::AwaitsLane;
         }
+        let log_time = self.log_time.max(state.floor);
         if !clocked && data::expires_within(&state.data, op, log_time, stamp) {
             return ReadStep::AwaitsClock;
         }

@@ -341,6 +341,31 @@ impl Flood {
         Flood { key, value, writers: vec![(1, None); writers], done: 0 }
     }
 
+    /// A slot of group 1 moves to group 2, and writes to it wait until it has. It is not frozen.
+    fn held(world: &mut World) -> Flood {
+        let keys = world.keys_of(G1, 1);
+        let mut flood = Flood::new(&keys[0], 4, 1 << 20);
+        world.move_keys(&keys, G2);
+        let is_late =
+            |phase| matches!(phase, SlotPhase::Exporting { round: 10.., frozen: false, .. });
+        while !flood.waits(world) || !is_late(world.phase(SOURCE, G1, &keys[0])) {
+            flood.write_for(world, 1);
+        }
+        flood
+    }
+
+    /// Whether requests wait for the slot.
+    fn waits(&self, world: &World) -> bool {
+        world.nodes[&SOURCE].replica(G1).expect("it is here").parks(slot_of(&self.key))
+    }
+
+    fn write_for(&mut self, world: &mut World, ms: u64) {
+        for _ in 0..ms {
+            self.write(world);
+            world.run(1);
+        }
+    }
+
     fn write(&mut self, world: &mut World) {
         let slot = slot_of(&self.key);
         let Some(node) = world.led_by(world.owner_now(slot)) else { return };
@@ -373,18 +398,14 @@ impl Flood {
     }
 }
 
-/// Writes come faster than rounds could ever get shorter: those of this slot are held up until they do, those of others
-/// are not.
-fn flooded_slot_moves() {
+/// A slot has moved under so many writers of values of so many bytes, and others did not wait for it. How much was
+/// written before.
+fn moved_under(writers: usize, value: usize) -> (World, Flood, u64) {
     let mut world = spread(&[&[2], &[3]]);
     let (mut client, keys) = (Client::default(), world.keys_of(G1, 2));
-    let mut flood = Flood::new(&keys[0], 24, 64 << 10);
-    for _ in 0..20 {
-        flood.write(&mut world);
-        world.run(1);
-    }
+    let mut flood = Flood::new(&keys[0], writers, value);
+    flood.write_for(&mut world, 20);
     let before = flood.done;
-    assert!(before > 200, "{before} writes");
     world.move_keys(&keys[..1], G2);
     let begun = world.now;
     while !world.are_at(&keys[..1], G2) {
@@ -392,55 +413,63 @@ fn flooded_slot_moves() {
         assert!(client.append(&mut world, &keys[1], "a", 3).is_some(), "another slot waits");
         assert!(world.now < begun + 3000 * MS, "the move does not end");
     }
+    (world, flood, before)
+}
+
+/// Writes come faster than rounds could ever get shorter: those of this slot are held up until they do, those of others
+/// are not.
+fn flooded_slot_moves() {
+    let (mut world, mut flood, before) = moved_under(24, 64 << 10);
+    assert!(before > 200, "{before} writes");
     let moved = flood.done;
-    for _ in 0..20 {
-        flood.write(&mut world);
-        world.run(1);
-    }
+    flood.write_for(&mut world, 20);
     assert!(flood.done > moved + 100, "{} writes since", flood.done - moved);
 }
 
 /// Each write changes more than the last round may have: in the end they wait until the slot has moved.
 fn slot_of_large_writes_moves() {
-    let mut world = spread(&[&[2], &[3]]);
-    let (mut client, keys) = (Client::default(), world.keys_of(G1, 2));
-    let mut flood = Flood::new(&keys[0], 4, 1 << 20);
-    for _ in 0..20 {
-        flood.write(&mut world);
-        world.run(1);
-    }
-    world.move_keys(&keys[..1], G2);
-    let begun = world.now;
-    while !world.are_at(&keys[..1], G2) {
-        flood.write(&mut world);
-        assert!(client.append(&mut world, &keys[1], "a", 3).is_some(), "another slot waits");
-        assert!(world.now < begun + 3000 * MS, "the move does not end");
-    }
+    moved_under(4, 1 << 20);
 }
 
 /// Writes that wait for a copy do not wait for ever where the destination has lost its majority.
 fn writes_do_not_wait_for_who_is_gone() {
     let mut world = spread(&[&[2], &[3, 4, 5]]);
-    let keys = world.keys_of(G1, 1);
-    let mut flood = Flood::new(&keys[0], 4, 1 << 20);
     let asked = note(&mut world, |said| matches!(said.message, MoveMessage::InParts { .. }));
-    world.move_keys(&keys, G2);
-    let waits = |world: &World| {
-        let replica = world.nodes[&SOURCE].replica(G1).expect("it is here");
-        replica.parks(hash_slot(keys[0].as_bytes()))
-    };
-    while !waits(&world) {
-        flood.write(&mut world);
-        world.run(1);
-    }
-    assert!(!asked.borrow().is_empty() && !world.is_frozen(SOURCE, G1, &keys[0]));
+    let mut flood = Flood::held(&mut world);
+    assert!(!asked.borrow().is_empty());
     world.down.extend([3, 4, 5].map(NodeId));
     let done = flood.done;
-    for _ in 0..6000 {
-        flood.write(&mut world);
-        world.run(1);
-    }
+    flood.write_for(&mut world, 6000);
     assert!(flood.done > done + 100, "{} writes since", flood.done - done);
+}
+
+/// A read shows what is there while writes wait for the copy. One that must see such a write waits with it, and goes
+/// where it goes.
+fn reads_pass_writes_that_wait() {
+    let mut world = spread(&[&[2], &[3]]);
+    let flood = Flood::held(&mut world);
+    world.cut.insert(NodeId(3));
+    world.run(20);
+    let waits = |open: Option<u64>| open.is_some_and(|id| !world.replies.contains_key(&id));
+    let held = flood.writers.iter().position(|(_, open)| waits(*open)).expect("a write waits");
+    let (session, deadline) = (SessionId(100 + held as u128), LogTime(300_000));
+    let after = Some(After { session, deadline, seq: Seq(flood.writers[held].0) });
+    let RequestBody::Read(read) = read_of(&flood.key) else { panic!() };
+    let own = world.put(SOURCE, G1, RequestBody::Read(ReadRequest { after, ..read }));
+    let other = world.put(SOURCE, G1, read_of(&flood.key));
+    world.run(20);
+    assert!(flood.waits(&world) && !world.is_frozen(SOURCE, G1, &flood.key));
+    assert!(world.was_done(other), "it waits behind a write of another connection");
+    assert!(!world.replies.contains_key(&own), "it did not see the write before it");
+    world.cut.clear();
+    assert!(world.until(2000, |world| world.replies.contains_key(&own)));
+    let answer = &world.replies[&own];
+    assert!(matches!(answer, Answer::Moved { to: G2, .. }), "{answer:?}");
+}
+
+#[test]
+fn reads_do_not_wait_behind_writes_that_they_need_not_see() {
+    reads_pass_writes_that_wait();
 }
 
 #[test]
@@ -451,12 +480,14 @@ fn writes_wait_for_a_copy_only_while_somebody_copies() {
 /// Rules that hold where writes and moves meet.
 #[test]
 fn each_broken_rule_at_the_source_is_noticed() {
-    let table: [(Mutant, fn()); 5] = [
+    let table: [(Mutant, fn()); 7] = [
         (Mutant::CheckedAtArrival, around_the_freeze),
         (Mutant::ReadsUnchecked, around_the_freeze),
         (Mutant::NoThrottle, flooded_slot_moves),
         (Mutant::NoHold, slot_of_large_writes_moves),
         (Mutant::HoldForNobody, writes_do_not_wait_for_who_is_gone),
+        (Mutant::ReadsPassNone, reads_pass_writes_that_wait),
+        (Mutant::ReadsPassAll, reads_pass_writes_that_wait),
     ];
     for (mutant, scenario) in table {
         set_mutant(Some(mutant));

@@ -103,14 +103,20 @@ impl Replica {
     }
 
     /// The slot that a request has to wait for: nobody is served there for a moment, or its copy has to
-    /// catch up, or others wait there already.
+    /// catch up, or others wait there already. A read passes writes that wait, unless it must see one of them: that
+    /// one may be executed elsewhere, and here it would be waited for in vain.
     fn waits_for_slot(&self, body: &RequestBody) -> Option<Slot> {
         let Machine::Shard(store) = &self.machine else { return None };
         let slot = body.slot()?;
-        let writes = matches!(body, RequestBody::Lane(_));
-        let waits = self.mover.parks(slot)
-            || store.hindrance(slot) == Some(Answer::Frozen) && !is_broken(Mutant::ParkNothing)
-            || writes && self.is_throttled(store, slot);
+        let parks = self.mover.parks(slot);
+        let held = match body {
+            RequestBody::Read(_) if is_broken(Mutant::ReadsPassAll) => false,
+            RequestBody::Read(_) if is_broken(Mutant::ReadsPassNone) => parks,
+            RequestBody::Read(read) => parks && store.awaits_lane(read),
+            _ => parks || self.is_throttled(store, slot),
+        };
+        let frozen = store.hindrance(slot) == Some(Answer::Frozen);
+        let waits = held || frozen && !is_broken(Mutant::ParkNothing);
         (self.settled && waits && !self.is_full()).then_some(slot)
     }
 

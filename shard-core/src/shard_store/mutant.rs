@@ -60,6 +60,10 @@ pub(crate) enum Mutant {
     NoHold,
     /// Writes wait for a copy that nobody makes any more.
     HoldForNobody,
+    /// Reads wait behind every write that waits.
+    ReadsPassNone,
+    /// Reads wait behind no write, also not behind one that they must see.
+    ReadsPassAll,
     /// What a slot held is freed at once.
     FreeAtOnce,
     /// A source may be told to stop by anybody.
