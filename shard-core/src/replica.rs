@@ -353,8 +353,12 @@ impl Replica {
 
     /// Whether one who has the group's log is known to speak an older one.
     fn knows_older(&self, version: u8) -> bool {
-        let older = |member| self.versions.get(member).is_some_and(|spoken| *spoken < version);
-        self.others.iter().any(older)
+        self.others.iter().any(|member| self.is_older(*member, version))
+    }
+
+    /// Whether a node is known to speak an older one.
+    fn is_older(&self, node: NodeId, version: u8) -> bool {
+        self.versions.get(&node).is_some_and(|spoken| *spoken < version)
     }
 
     /// Tells how many bytes of memory the node has left. None left: what is proposed then may take no

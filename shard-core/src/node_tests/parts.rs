@@ -1,11 +1,11 @@
 //! Values that are larger than a chunk, on their way between nodes.
 
 use super::moves::G2;
-use super::slots::{Client, del_of, note, spread};
+use super::slots::{Client, del_of, hold, note, spread};
 use super::*;
 use crate::handshake::PARTS_VERSION;
 use crate::migration::{MOVE_CHUNK, MoveEnvelope, MoveMessage};
-use crate::shard_store::Mutant;
+use crate::shard_store::{Mutant, SlotPhase};
 
 const LARGE: usize = 3 << 20;
 
@@ -97,16 +97,20 @@ fn keys_that_come_before_a_large_value_do_not_keep_it() {
     crowded();
 }
 
-/// Who does not know parts is not told of them, and has none in its log.
+/// A node turns out to speak the version before parts.
+fn make_older(world: &mut World, older: NodeId) {
+    world.older.insert(older, PARTS_VERSION - 1);
+    for other in (1..=5).map(NodeId).filter(|other| *other != older) {
+        world.link(older, other);
+        world.link(other, older);
+    }
+}
+
+/// Who does not know parts is not told of them, and has none in its log, nor would have if it were brought in.
 fn unknown() {
-    for older in [2, 4] {
+    for older in [1, 2, 4] {
         let (mut world, mut client, keys) = cluster();
-        let older = NodeId(older);
-        world.older.insert(older, PARTS_VERSION - 1);
-        for other in (1..=5).map(NodeId).filter(|other| *other != older) {
-            world.link(older, other);
-            world.link(other, older);
-        }
+        make_older(&mut world, NodeId(older));
         world.run(2500);
         let value = "x".repeat(LARGE);
         client.fill(&mut world, &keys, &value);
@@ -121,12 +125,42 @@ fn unknown() {
     }
 }
 
+/// Who comes while a part is on its way counts as well.
+fn found_out() {
+    let (mut world, mut client, keys) = cluster();
+    let value = "x".repeat(LARGE);
+    client.fill(&mut world, &keys, &value);
+    let held = hold(&mut world, |said| matches!(said.message, MoveMessage::Part { .. }));
+    world.move_keys(&keys, G2);
+    assert!(world.until(5000, |_| !held.borrow().is_empty()));
+    make_older(&mut world, NodeId(1));
+    world.run(5);
+    for (to, envelope) in held.take() {
+        world.input(to, Input::Move { from: NodeId(2), envelope });
+        world.run(20);
+        let phase = world.phase(to, G2, &keys[0]);
+        assert!(matches!(phase, SlotPhase::Importing { held: None, .. }), "{phase:?}");
+    }
+    assert!(world.until(10_000, |world| world.are_at(&keys, G2)));
+    client.find(&mut world, &keys, &value);
+}
+
 #[test]
 fn who_does_not_know_parts_gets_none() {
     unknown();
 }
 
 #[test]
+fn a_part_that_comes_after_somebody_who_does_not_know_parts_is_not_taken() {
+    found_out();
+}
+
+#[test]
 fn each_broken_rule_of_parts_is_noticed() {
-    each_is_noticed(&[(Mutant::PartsForAll, unknown), (Mutant::PartsGiveWay, crowded)]);
+    each_is_noticed(&[
+        (Mutant::PartsForAll, unknown),
+        (Mutant::PartsForMembers, unknown),
+        (Mutant::PartsAsAsked, found_out),
+        (Mutant::PartsGiveWay, crowded),
+    ]);
 }

@@ -73,6 +73,8 @@ pub(super) struct Mover {
     ordered: BTreeMap<Slot, Vec<MoveId>>,
     ordered_of: Option<u64>,
     pace: Pace,
+    /// Rows may come in parts, as of this turn.
+    takes_parts: bool,
     due: Option<Now>,
 }
 
@@ -279,6 +281,7 @@ impl Replica {
             store.moving().chain(self.mover.ordered.keys().copied()).collect();
         self.mover.keep_only(now, &slots);
         self.mover.pace_turn(now, self.serves);
+        self.mover.takes_parts = self.takes_parts(map);
         for slot in slots {
             self.drive_slot(now, slot, map, out);
         }

@@ -104,6 +104,10 @@ pub(crate) enum Mutant {
     PartsNotSaved,
     /// Parts are told to those who do not know them.
     PartsForAll,
+    /// Of who knows parts only members are asked, and not who may be one later.
+    PartsForMembers,
+    /// A part that was asked for is taken, whoever has come since.
+    PartsAsAsked,
     /// Whatever row comes before one that goes in parts has these taken anew.
     PartsGiveWay,
     /// A token gets into the log of a member that cannot read it.

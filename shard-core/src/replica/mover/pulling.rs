@@ -175,7 +175,16 @@ impl Replica {
         }
     }
 
-    /// Asks for rows: in parts, if all who have this group's log know them, and whoever is asked does.
+    /// Whether a row may come in parts: all who have this group's log know them, and no node that may have it one day is
+    /// known not to.
+    pub(super) fn takes_parts(&self, map: &ClusterMap) -> bool {
+        let nodes = || map.config.nodes.keys();
+        let known = nodes().all(|node| !self.is_older(*node, PARTS_VERSION));
+        self.all_speak(PARTS_VERSION) && (known || is_broken(Mutant::PartsForMembers))
+            || is_broken(Mutant::PartsForAll)
+    }
+
+    /// Asks for rows: in parts, if whoever is asked knows them as well.
     fn ask_rows(
         &mut self,
         source: GroupId,
@@ -187,8 +196,8 @@ impl Replica {
     ) {
         let (slot, id) = (order.slot, order.id);
         let Some(to) = self.whom_to_ask((source, Topic::Pull), slot, map) else { return };
-        let known = self.all_speak(PARTS_VERSION) && self.speaks(to, PARTS_VERSION);
-        let message = match known || is_broken(Mutant::PartsForAll) {
+        let known = self.speaks(to, PARTS_VERSION) || is_broken(Mutant::PartsForAll);
+        let message = match known && self.mover.takes_parts {
             true => MoveMessage::InParts { ask, held },
             false => ask.into(),
         };
@@ -205,9 +214,10 @@ impl Replica {
         behind: Behind,
     ) {
         self.mover.leaders.insert(group, leader);
-        let Some(pull) = self.mover.pulls.get_mut(&slot).filter(|pull| pull.id == id) else {
-            return;
-        };
+        // Since it was asked for, somebody may have come who does not know parts.
+        let taken = piece.1.is_none() || self.mover.takes_parts || is_broken(Mutant::PartsAsAsked);
+        let pull = self.mover.pulls.get_mut(&slot).filter(|pull| pull.id == id && taken);
+        let Some(pull) = pull else { return };
         let awaited = pull.proposed.is_before(&piece, pull.in_flight);
         if !awaited || pull.in_flight >= CHUNKS_IN_FLIGHT_MAX {
             return;
