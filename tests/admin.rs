@@ -342,7 +342,9 @@ fn a_rebalance_by_bytes_shares_out_what_slots_hold() {
     let moved = call(&mut admin, &["CLUSTER", "REBALANCE", "BY", "BYTES"]);
     assert_eq!(moved, Value::Integer(reasons.len() as i64));
     let status = call(&mut admin, &["CLUSTER", "REBALANCE", "STATUS"]);
-    for field in ["keys-to-move", "bytes-to-move", "slots-per-second", "seconds-left"] {
+    for field in
+        ["keys-to-move", "bytes-to-move", "slots-per-second", "bytes-per-second", "seconds-left"]
+    {
         assert!(matches!(status.field(field), Value::Integer(_) | Value::Nil), "{status:?}");
     }
     wait_until_moved(&mut admin);

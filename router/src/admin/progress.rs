@@ -15,37 +15,55 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The rate is that of so long before the last move that ended. Milliseconds.
 const RATE_OF_MS: u64 = 10_000;
 
-/// Slots that are not where they are to be, and who has them.
-fn misplaced(map: &ClusterMap) -> Vec<(Slot, Option<GroupId>)> {
+/// Slots that are not where they are to be, who has them, and who is to.
+fn misplaced(map: &ClusterMap) -> Vec<(Slot, [Option<GroupId>; 2])> {
     let wanted = (0..).map(Slot).zip(map.config.slot_table());
     let owner = |slot| map.owners.of(slot).map(|(group, _)| group);
-    let away = wanted.filter(|(slot, to)| to.is_some() && owner(*slot) != *to);
-    away.map(|(slot, _)| (slot, owner(slot))).collect()
+    let sides = wanted.map(|(slot, to)| (slot, [owner(slot), to]));
+    sides.filter(|(_, [from, to])| to.is_some() && from != to).collect()
+}
+
+/// The groups that slots leave, and those that they come to.
+fn groups(slots: &[(Slot, [Option<GroupId>; 2])]) -> BTreeSet<GroupId> {
+    slots.iter().flat_map(|(_, sides)| sides).flatten().copied().collect()
 }
 
 /// Who is asked: nobody if nothing is to move. Nobody is waited for long, so that this is answered whoever is away.
 pub(super) fn steps(view: &ClusterView) -> (Vec<(Target, Work)>, Finish) {
-    let owners: BTreeSet<GroupId> =
-        misplaced(&view.map).into_iter().filter_map(|(_, owner)| owner).collect();
-    if owners.is_empty() {
+    let slots = misplaced(&view.map);
+    if slots.is_empty() {
         return (Vec::new(), Finish::Status);
     }
     let ended = Work::Glance(GroupQuery::Master(MasterQuery::EndedMoves));
     let mut steps = vec![(Target::Group(SHARDMASTER), ended)];
-    steps.extend(owners.into_iter().map(|group| plan::sizes(group, plan::ALL_SLOTS, Work::Glance)));
+    let sizes = |group| plan::sizes(group, plan::ALL_SLOTS, Work::Glance);
+    steps.extend(groups(&slots).into_iter().map(sizes));
     (steps, Finish::Status)
 }
 
-/// Slots that got a new owner in a second, lately, times 1000; None: too few did.
-fn rate(ended: &[EndedMove]) -> Option<u64> {
+/// How fast slots got new owners lately.
+struct Rate {
+    /// In a second, times 1000.
+    slots: u64,
+    /// In a second, by what the slots have now. None: not all of it was told.
+    bytes: Option<u64>,
+}
+
+/// None: too few did.
+fn rate(ended: &[EndedMove], bytes: impl Fn(Slot) -> Option<u64>) -> Option<Rate> {
     let at = |ended: &EndedMove| match ended.record.ended {
-        Some((MoveOutcome::Activated, at)) => Some(at.0),
+        Some((MoveOutcome::Activated, at)) => Some((at.0, ended.record.order.slot)),
         Some((MoveOutcome::Refused(_), _)) | None => None,
     };
-    let last = ended.iter().filter_map(at).max()?;
-    let lately = ended.iter().filter_map(at).filter(|at| last - at <= RATE_OF_MS);
-    let (count, first) = lately.fold((0, last), |(count, first), at| (count + 1, first.min(at)));
-    (count > 1).then(|| (count - 1) * 1_000_000 / (last - first).max(1))
+    let mut ends: Vec<(u64, Slot)> = ended.iter().filter_map(at).collect();
+    ends.sort_unstable();
+    let last = ends.last()?.0;
+    ends.retain(|(at, _)| last - at <= RATE_OF_MS);
+    let [(first, _), since @ ..] = ends.as_slice() else { return None };
+    let ms = (last - first).max(1);
+    let bytes: Option<u64> = since.iter().map(|(_, slot)| bytes(*slot)).sum();
+    let slots = since.len() as u64 * 1_000_000 / ms;
+    (slots > 0).then(|| Rate { slots, bytes: bytes.map(|bytes| bytes.saturating_mul(1000) / ms) })
 }
 
 /// The reply. What nobody tells is nil: of `sizes` somebody's may be missing.
@@ -71,10 +89,13 @@ pub(super) fn show(
         MasterReport::EndedMoves(ended) => Some(ended.as_slice()),
         MasterReport::Config(_) | MasterReport::Plan(_) => None,
     });
-    let rate = ended.and_then(rate).filter(|rate| *rate > 0 && state == "moving");
+    let bytes = |slot| sizes.get(&slot).map(|size| size.bytes);
+    let ended = ended.filter(|_| state == "moving");
+    let rate = ended.and_then(|ended| rate(ended, bytes));
+    let slots_rate = rate.as_ref().map(|rate| rate.slots);
     let left = match state {
         "balanced" => Some(0),
-        _ => rate.map(|rate| (slots.len() as u64 * 1000).div_ceil(rate)),
+        _ => slots_rate.map(|rate| (slots.len() as u64 * 1000).div_ceil(rate)),
     };
     let or_nil = |count: Option<u64>| count.map_or(Reply::Nil, number);
     let text = Reply::word;
@@ -87,7 +108,8 @@ pub(super) fn show(
         (text("slots-cancelled"), number(held as u64)),
         (text("keys-to-move"), or_nil(sum(|size| size.keys))),
         (text("bytes-to-move"), or_nil(sum(|size| size.bytes))),
-        (text("slots-per-second"), or_nil(rate.map(|rate| rate.div_ceil(1000)))),
+        (text("slots-per-second"), or_nil(slots_rate.map(|rate| rate.div_ceil(1000)))),
+        (text("bytes-per-second"), or_nil(rate.and_then(|rate| rate.bytes))),
         (text("seconds-left"), or_nil(left)),
     ])
 }

@@ -373,19 +373,23 @@ fn the_status_tells_slots_keys_bytes_rate_and_time_left() {
         "keys-to-move",
         "bytes-to-move",
         "slots-per-second",
+        "bytes-per-second",
         "seconds-left",
     ];
-    assert_eq!(status(&mut world, &names), ["balanced", "0", "0", "0", "nil", "0"]);
+    assert_eq!(status(&mut world, &names), ["balanced", "0", "0", "0", "nil", "nil", "0"]);
     world.call("CLUSTER MIGRATESLOTS SLOTSRANGE 100 139 GROUP 2");
-    assert_eq!(status(&mut world, &names), ["moving", "40", "4780", "47800", "nil", "nil"]);
+    assert_eq!(status(&mut world, &names), ["moving", "40", "4780", "47800", "nil", "nil", "nil"]);
     // A slot in two seconds.
     for _ in 0..4 {
         world.now += 1999;
         world.end_move(MoveOutcome::Activated);
     }
-    assert_eq!(status(&mut world, &names), ["moving", "36", "4374", "43740", "1", "73"]);
+    assert_eq!(status(&mut world, &names), ["moving", "36", "4374", "43740", "1", "509", "73"]);
     world.silent = Some(GroupId(1));
     assert_eq!(status(&mut world, &names)[2..4], ["nil", "nil"], "nobody is waited for");
+    // Who has the slots that moved.
+    world.silent = Some(GroupId(2));
+    assert_eq!(status(&mut world, &names)[4..6], ["1", "nil"]);
     world.call("CLUSTER REBALANCE PAUSE");
     assert_eq!(status(&mut world, &["state", "seconds-left"]), ["paused", "nil"]);
 }

@@ -19,6 +19,7 @@ pub(super) struct Moves {
     keys_to_move: Option<u64>,
     bytes_to_move: Option<u64>,
     slots_per_second: Option<u64>,
+    bytes_per_second: Option<u64>,
     seconds_left: Option<u64>,
 }
 
@@ -40,6 +41,7 @@ impl Moves {
             keys_to_move: number("keys-to-move"),
             bytes_to_move: number("bytes-to-move"),
             slots_per_second: number("slots-per-second"),
+            bytes_per_second: number("bytes-per-second"),
             seconds_left: number("seconds-left"),
         })
     }
@@ -51,7 +53,10 @@ impl Moves {
             parts.push(format!("{} of {}", count(keys, "key"), HumanBytes(bytes)));
         }
         parts.push(format!("{} at once", count(self.moves_running, "move")));
-        parts.extend(self.slots_per_second.map(|rate| format!("{} a second", count(rate, "slot"))));
+        if let Some(rate) = self.slots_per_second {
+            let bytes = self.bytes_per_second.map(|rate| format!(" and {}", HumanBytes(rate)));
+            parts.push(format!("{}{} a second", count(rate, "slot"), bytes.unwrap_or_default()));
+        }
         parts.extend(self.seconds_left.map(|left| format!("{} left", count(left, "second"))));
         let of = |number, what| (number > 0).then(|| format!("{} {what}", count(number, "slot")));
         parts.extend(of(self.slots_refused, "refused for now"));
@@ -91,7 +96,7 @@ impl Moves {
 mod tests {
     use super::*;
 
-    fn said(state: &str, numbers: [Said; 9]) -> Said {
+    fn said(state: &str, numbers: [Said; 10]) -> Said {
         let names = [
             "config",
             "slots-to-move",
@@ -101,6 +106,7 @@ mod tests {
             "keys-to-move",
             "bytes-to-move",
             "slots-per-second",
+            "bytes-per-second",
             "seconds-left",
         ];
         let text = |text: &str| Said::Text(text.into());
@@ -109,7 +115,7 @@ mod tests {
         Said::Items(items)
     }
 
-    fn moves(state: &str, numbers: [i64; 9]) -> Moves {
+    fn moves(state: &str, numbers: [i64; 10]) -> Moves {
         let number = |number| if number < 0 { Said::Nil } else { Said::Integer(number) };
         Moves::of(&said(state, numbers.map(number))).expect("all fields")
     }
@@ -118,43 +124,48 @@ mod tests {
     fn what_is_left_is_one_line_and_what_nobody_tells_is_not_in_it() {
         let line = |state, numbers| moves(state, numbers).line();
         assert_eq!(
-            line("moving", [3, 4956, 32, 0, 0, 18, 8604, 113, 44]),
-            "4956 slots to move: 18 keys of 8.40 KiB, 32 moves at once, 113 slots a second, 44 seconds left"
+            line("moving", [3, 4956, 32, 0, 0, 18, 8604, 113, 2048, 44]),
+            "4956 slots to move: 18 keys of 8.40 KiB, 32 moves at once, 113 slots and 2.00 KiB a second, 44 seconds \
+             left"
         );
         assert_eq!(
-            line("moving", [3, 1, 1, 0, 0, -1, -1, -1, -1]),
+            line("moving", [3, 1, 1, 0, 0, -1, -1, -1, -1, -1]),
             "1 slot to move: 1 move at once"
         );
         assert_eq!(
-            line("paused", [3, 9, 0, 1, 2, 1, 1, -1, -1]),
+            line("paused", [3, 9, 0, 1, 2, 1, 1, -1, -1, -1]),
             "9 slots to move: 1 key of 1 B, 0 moves at once, 1 slot refused for now, 2 slots cancelled, paused"
         );
-        assert_eq!(line("balanced", [3, 0, 0, 0, 0, 0, 0, -1, 0]), "no slots are to move");
+        assert_eq!(line("balanced", [3, 0, 0, 0, 0, 0, 0, -1, -1, 0]), "no slots are to move");
         assert_eq!(Moves::of(&Said::Items(Vec::new())), None);
     }
 
     #[test]
     fn what_does_not_go_on_by_itself_is_told_with_what_lets_it() {
         let stays = |state, numbers| moves(state, numbers).stays();
-        assert_eq!(stays("moving", [3, 5, 0, 5, 0, 0, 0, -1, -1]), None, "tried again by itself");
-        assert_eq!(stays("moving", [3, 5, 0, 0, 4, 0, 0, -1, -1]), None);
-        assert_eq!(stays("moving", [3, 5, 1, 0, 5, 0, 0, -1, -1]), None);
-        assert_eq!(stays("paused", [3, 5, 1, 0, 0, 0, 0, -1, -1]), None, "one runs");
-        assert_eq!(stays("paused", [3, 0, 0, 0, 0, 0, 0, -1, -1]), None);
-        let paused = stays("paused", [3, 5, 0, 0, 0, 0, 0, -1, -1]).expect("a sentence");
+        assert_eq!(
+            stays("moving", [3, 5, 0, 5, 0, 0, 0, -1, -1, -1]),
+            None,
+            "tried again by itself"
+        );
+        assert_eq!(stays("moving", [3, 5, 0, 0, 4, 0, 0, -1, -1, -1]), None);
+        assert_eq!(stays("moving", [3, 5, 1, 0, 5, 0, 0, -1, -1, -1]), None);
+        assert_eq!(stays("paused", [3, 5, 1, 0, 0, 0, 0, -1, -1, -1]), None, "one runs");
+        assert_eq!(stays("paused", [3, 0, 0, 0, 0, 0, 0, -1, -1, -1]), None);
+        let paused = stays("paused", [3, 5, 0, 0, 0, 0, 0, -1, -1, -1]).expect("a sentence");
         assert!(paused.starts_with("moves are paused, with 5 slots to move: "), "{paused}");
-        let held = stays("moving", [3, 5, 0, 0, 5, 0, 0, -1, -1]).expect("a sentence");
+        let held = stays("moving", [3, 5, 0, 0, 5, 0, 0, -1, -1, -1]).expect("a sentence");
         assert!(held.contains("5 slots") && held.contains("RESUME"), "{held}");
     }
 
     #[test]
     fn the_names_of_its_fields_are_those_of_the_manual() {
-        let json = serde_json::to_string(&moves("moving", [3, 5, 1, 0, 0, 7, 8, -1, -1]));
+        let json = serde_json::to_string(&moves("moving", [3, 5, 1, 0, 0, 7, 8, -1, -1, -1]));
         assert_eq!(
             json.expect("an object"),
             "{\"state\":\"moving\",\"config\":3,\"slots_to_move\":5,\"moves_running\":1,\"slots_refused\":0,\
              \"slots_cancelled\":0,\"keys_to_move\":7,\"bytes_to_move\":8,\"slots_per_second\":null,\
-             \"seconds_left\":null}"
+             \"bytes_per_second\":null,\"seconds_left\":null}"
         );
     }
 }
