@@ -4,6 +4,10 @@
 //!
 //! `make clients` installs them; what is missing fails the test with a sentence.
 
+use fred::interfaces::{ClientLike, KeysInterface};
+use fred::types::config::{
+    ClusterDiscoveryPolicy, Config as FredConfig, ReconnectPolicy, Server, ServerConfig,
+};
 use harness::process::{DevCluster, ThreeNodes};
 use harness::resp::{Client, Value};
 use redis::cluster::ClusterClient;
@@ -16,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use tokio::runtime::Builder;
+use tokio::runtime::Builder as Runtime;
 
 /// How long anything may take on a machine that does other things as well.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -153,36 +157,96 @@ impl Drop for Script {
     }
 }
 
-/// The `redis` crate's, two of them: blocking through moves, and asynchronous where leaders die. The blocking one
-/// asks a node that is gone sixteen times at once, and nobody else, before it gives up.
-struct RedisRs {
+/// Two threads, each with a client in Rust.
+struct Threads {
     writers: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     acks: mpsc::Receiver<()>,
 }
 
-impl RedisRs {
-    fn start(mode: Mode, ports: &[u16]) -> RedisRs {
+impl Threads {
+    fn start(
+        write: impl Fn(u64, &AtomicBool, &mpsc::Sender<()>) + Clone + Send + 'static,
+    ) -> Threads {
         let stop = Arc::new(AtomicBool::new(false));
         let (told, acks) = mpsc::channel();
         let writers = (0..2).map(|writer| {
-            let nodes: Vec<String> =
-                ports.iter().map(|port| format!("redis://127.0.0.1:{port}/")).collect();
-            let (stop, told) = (stop.clone(), told.clone());
-            thread::spawn(move || {
-                let client = ClusterClient::new(nodes).expect("a client");
-                match mode {
-                    Mode::Moves => appends(&client, writer, &stop, &told),
-                    Mode::Kills => {
-                        let runtime = Builder::new_current_thread().enable_all().build();
-                        let writing = values(&client, writer, &stop, &told);
-                        runtime.expect("a runtime").block_on(writing);
-                    }
-                }
-            })
+            let (write, stop, told) = (write.clone(), stop.clone(), told.clone());
+            thread::spawn(move || write(writer, &stop, &told))
         });
-        RedisRs { writers: writers.collect(), stop, acks }
+        Threads { writers: writers.collect(), stop, acks }
     }
+
+    /// The `redis` crate's: blocking through moves, and asynchronous where leaders die. The blocking one asks a node
+    /// that is gone sixteen times at once, and nobody else, before it gives up.
+    fn redis_rs(mode: Mode, ports: &[u16]) -> Threads {
+        let url = |port: &u16| format!("redis://127.0.0.1:{port}/");
+        let nodes: Vec<String> = ports.iter().map(url).collect();
+        Threads::start(move |writer, stop, told| {
+            let client = ClusterClient::new(nodes.clone()).expect("a client");
+            match mode {
+                Mode::Moves => appends(&client, writer, stop, told),
+                Mode::Kills => wait_for(values(&client, writer, stop, told)),
+            }
+        })
+    }
+
+    /// The one of the crate `fred`, as it is by default but for how it connects again: at once, and for ever.
+    fn fred(mode: Mode, ports: &[u16]) -> Threads {
+        let hosts: Vec<Server> = ports.iter().map(|port| Server::new("127.0.0.1", *port)).collect();
+        Threads::start(move |writer, stop, told| {
+            let policy = ClusterDiscoveryPolicy::default();
+            let server = ServerConfig::Clustered { hosts: hosts.clone(), policy };
+            let config = FredConfig { server, ..FredConfig::default() };
+            wait_for(with_fred(config, mode, writer, stop, told));
+        })
+    }
+}
+
+fn wait_for(writing: impl Future<Output = ()>) {
+    Runtime::new_current_thread().enable_all().build().expect("a runtime").block_on(writing);
+}
+
+async fn with_fred(
+    config: FredConfig,
+    mode: Mode,
+    writer: u64,
+    stop: &AtomicBool,
+    told: &mpsc::Sender<()>,
+) {
+    let mut builder = fred::types::Builder::from_config(config);
+    builder.set_policy(ReconnectPolicy::new_constant(0, 50));
+    let client = builder.build().expect("a client");
+    let connections = client.init().await.expect("a connection");
+    let mut held: BTreeMap<String, String> = BTreeMap::new();
+    for number in 0_u64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let (key, token) = (format!("fred:{writer}:{}", number % KEYS), format!("{number};"));
+        let value = held.entry(key.clone()).or_default();
+        match mode {
+            Mode::Moves => {
+                value.push_str(&token);
+                let length: usize = client.append(&key, token).await.expect("APPEND");
+                assert_eq!(length, value.len(), "{key}");
+            }
+            Mode::Kills => {
+                *value = token;
+                let set = client.set::<(), _, _>(&key, value.as_str(), None, None, false);
+                set.await.expect("SET");
+                let got: String = client.get(&key).await.expect("GET");
+                assert_eq!(got, *value, "{key}");
+            }
+        }
+        let _ = told.send(());
+    }
+    for (key, value) in held {
+        let got: String = client.get(&key).await.expect("GET");
+        assert_eq!(got, value, "{key}");
+    }
+    client.quit().await.expect("its end");
+    let _ = connections.await;
 }
 
 fn appends(client: &ClusterClient, writer: u64, stop: &AtomicBool, told: &mpsc::Sender<()>) {
@@ -225,7 +289,7 @@ async fn values(client: &ClusterClient, writer: u64, stop: &AtomicBool, told: &m
     }
 }
 
-impl Load for RedisRs {
+impl Load for Threads {
     fn wait_for_acks(&mut self, count: u64) {
         while self.acks.try_recv().is_ok() {}
         for seen in 0..count {
@@ -358,13 +422,26 @@ fn ioredis_through_the_death_of_leaders() {
 #[test]
 fn redis_rs_through_moves() {
     let cluster = ThreeNodes::start_redirecting(&NODES);
-    moves(&cluster, &mut RedisRs::start(Mode::Moves, &ports(&cluster)));
+    moves(&cluster, &mut Threads::redis_rs(Mode::Moves, &ports(&cluster)));
 }
 
 #[test]
 fn redis_rs_through_the_death_of_leaders() {
     let mut cluster = ThreeNodes::start_redirecting(&NODES);
-    let mut load = RedisRs::start(Mode::Kills, &ports(&cluster));
+    let mut load = Threads::redis_rs(Mode::Kills, &ports(&cluster));
+    kills(&mut cluster, &mut load);
+}
+
+#[test]
+fn fred_through_moves() {
+    let cluster = ThreeNodes::start_redirecting(&NODES);
+    moves(&cluster, &mut Threads::fred(Mode::Moves, &ports(&cluster)));
+}
+
+#[test]
+fn fred_through_the_death_of_leaders() {
+    let mut cluster = ThreeNodes::start_redirecting(&NODES);
+    let mut load = Threads::fred(Mode::Kills, &ports(&cluster));
     kills(&mut cluster, &mut load);
 }
 
