@@ -1,5 +1,5 @@
 # Every target is one line; what it calls is a script to read.
-.PHONY: run test lint sim sim-cluster prove prove-sim prove-explore prove-moves prove-fuzz prove-libfuzzer prove-mutants prove-differential prove-crash prove-power prove-cluster prove-kills cluster exactly-once bench bench-failover bench-raft bench-log bench-state bench-disk bench-move bench-slot bench-lanes clients
+.PHONY: run test lint sim sim-cluster prove prove-sim prove-explore prove-moves prove-fuzz prove-libfuzzer prove-mutants prove-differential prove-crash prove-power prove-cluster prove-kills cluster exactly-once bench bench-failover bench-raft bench-apply bench-log bench-state bench-disk bench-move bench-slot bench-lanes clients
 
 run: ; cargo build --release --locked -p server && exec ./target/release/flotilla dev
 test: clients ; tests/run.sh
@@ -32,6 +32,7 @@ exactly-once: clients ; cargo build --release --locked -p server -p examples --b
 bench: ; cargo build --release --locked -p server && python3 bench/bench.py && $(MAKE) bench-lanes
 bench-failover: ; cargo build --release --locked -p server && python3 bench/failover.py
 bench-raft: ; cargo bench --locked -p raft-core --bench proposals
+bench-apply: ; cargo bench --locked -p server --bench apply
 bench-log: ; cargo bench --locked -p server --bench log
 bench-state: ; cargo bench --locked -p server --bench state
 bench-disk: ; cargo build --release --locked -p server && python3 bench/disk.py

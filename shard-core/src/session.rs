@@ -14,6 +14,7 @@ use bytes::Bytes;
 use raft_core::id_type;
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize, Serializer};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -247,14 +248,50 @@ pub fn is_small(outcome: &Outcome) -> bool {
 pub struct Lane {
     deadline: LogTime,
     last: Seq,
-    acked: Seq,
-    /// Of `last`. None: its reply is not kept. Most lanes remember no other one, and find it here without a look
-    /// elsewhere.
-    newest: Option<Outcome>,
+    /// Of `last`. Most lanes remember no other one.
+    newest: Reply,
     /// Of those before it. None: nothing is kept of them.
     older: Option<Box<Older>>,
+    /// How many up to `last` are not acknowledged: what `acked` is, in half the space.
+    unacked: u32,
     /// Its last change is noted for this checkpoint.
     noted: Epoch,
+}
+
+/// What a lane needs to know to execute its next op is one line of a processor's cache, with the session's id: each op
+/// waits for it on each replica.
+const _: () = assert!(size_of::<(SessionId, Lane)>() <= 64);
+
+/// A remembered reply. What most writes answer is here, without a look elsewhere.
+#[derive(Clone, Debug)]
+enum Reply {
+    /// It is not kept.
+    Gone,
+    Ok,
+    Nil,
+    Integer(i64),
+    Other(Box<Outcome>),
+}
+
+impl Reply {
+    fn of(outcome: &Outcome) -> Reply {
+        match outcome {
+            Outcome::Ok => Reply::Ok,
+            Outcome::Nil => Reply::Nil,
+            Outcome::Integer(number) => Reply::Integer(*number),
+            other => Reply::Other(Box::new(other.clone())),
+        }
+    }
+
+    fn outcome(&self) -> Option<Cow<'_, Outcome>> {
+        match self {
+            Reply::Gone => None,
+            Reply::Ok => Some(Cow::Owned(Outcome::Ok)),
+            Reply::Nil => Some(Cow::Owned(Outcome::Nil)),
+            Reply::Integer(number) => Some(Cow::Owned(Outcome::Integer(*number))),
+            Reply::Other(outcome) => Some(Cow::Borrowed(&**outcome)),
+        }
+    }
 }
 
 /// Replies of a lane that are not acknowledged, but for the newest.
@@ -290,7 +327,7 @@ pub enum Verdict<'a> {
     /// It is the next: execute it, then [`Lane::remember`] its outcome.
     Execute,
     /// It was executed and answered this.
-    Repeat(&'a Outcome),
+    Repeat(Cow<'a, Outcome>),
     /// It was executed, the reply was not kept.
     ReplyGone,
     /// It was executed and its answer acknowledged.
@@ -310,16 +347,16 @@ impl Lane {
         Lane {
             deadline,
             last: Seq(0),
-            acked: Seq(0),
-            newest: None,
+            newest: Reply::Gone,
             older: None,
+            unacked: 0,
             noted: Epoch::default(),
         }
     }
 
     /// Of a token: its one op is the one after `before`, and its seq is a hash of it.
     pub fn of_token(deadline: LogTime, before: Seq) -> Lane {
-        Lane { last: before, acked: before, ..Lane::new(deadline) }
+        Lane { last: before, ..Lane::new(deadline) }
     }
 
     /// D of the session.
@@ -340,7 +377,12 @@ impl Lane {
     /// Bytes of its remembered replies.
     pub fn reply_bytes(&self) -> ReplyBytes {
         let older = self.older.as_ref().map_or(ReplyBytes::default(), |older| older.bytes);
-        self.newest.as_ref().map_or(older, |newest| older.with(newest))
+        self.newest.outcome().map_or(older, |newest| older.with(&newest))
+    }
+
+    /// Every op up to it was answered, and the sender has the answers.
+    fn acked(&self) -> Seq {
+        Seq(self.last.0 - u64::from(self.unacked))
     }
 
     /// What to do with op `seq`, whose sender has every answer up to `acked`.
@@ -350,7 +392,7 @@ impl Lane {
     /// has all its predecessors' answers on their way, so it can acknowledge them and send again.
     pub fn judge(&self, seq: Seq, acked: Seq) -> Verdict<'_> {
         if seq <= self.last {
-            if seq <= self.acked {
+            if seq <= self.acked() {
                 return Verdict::Old;
             }
             return self.reply(seq).map_or(Verdict::ReplyGone, Verdict::Repeat);
@@ -358,7 +400,7 @@ impl Lane {
         if seq.0 - self.last.0 > 1 {
             return Verdict::Gap { last: self.last };
         }
-        if seq.0 - self.acked.max(acked).0.min(seq.0) > LANE_WINDOW {
+        if seq.0 - self.acked().max(acked).0.min(seq.0) > LANE_WINDOW {
             return Verdict::Window;
         }
         Verdict::Execute
@@ -376,9 +418,10 @@ impl Lane {
     ) {
         assert!(seq.0 == self.last.0 + 1 && acked < seq, "op {seq} after {}", self.last);
         let before = self.reply_bytes();
-        self.acked = self.acked.max(acked);
-        self.set_newest_aside();
+        let acked = self.acked().max(acked);
+        self.set_newest_aside(acked);
         self.last = seq;
+        self.unacked = u32::try_from(seq.0 - acked.0).expect("a window of them");
         let with = self.reply_bytes().with(outcome);
         let all = group.moved(before, with);
         let fits = if is_small(outcome) {
@@ -387,45 +430,56 @@ impl Lane {
             with.large <= limits.lane_reply_bytes_max && all.large <= limits.group_reply_bytes_max
         };
         if fits {
-            self.newest = Some(outcome.clone());
+            self.newest = Reply::of(outcome);
         }
     }
 
     /// Makes room for a newer reply; what is acknowledged is forgotten.
-    fn set_newest_aside(&mut self) {
+    fn set_newest_aside(&mut self, acked: Seq) {
         if let Some(older) = &mut self.older {
-            older.forget(self.acked);
+            older.forget(acked);
             if older.replies.is_empty() {
                 self.older = None;
             }
         }
-        let newest = self.newest.take();
-        if self.last > self.acked
-            && let Some(outcome) = newest
+        let newest = std::mem::replace(&mut self.newest, Reply::Gone);
+        if self.last > acked
+            && let Some(outcome) = newest.outcome()
         {
-            self.older.get_or_insert_default().push(self.last, outcome);
+            self.older.get_or_insert_default().push(self.last, outcome.into_owned());
         }
     }
 
     /// What an op up to the last answered, if that is remembered.
-    fn reply(&self, seq: Seq) -> Option<&Outcome> {
+    fn reply(&self, seq: Seq) -> Option<Cow<'_, Outcome>> {
         if seq == self.last {
-            return self.newest.as_ref();
+            return self.newest.outcome();
         }
         let older = &self.older.as_ref()?.replies;
-        older.binary_search_by_key(&seq, |reply| reply.0).ok().map(|at| &older[at].1)
+        let at = older.binary_search_by_key(&seq, |reply| reply.0).ok()?;
+        Some(Cow::Borrowed(&older[at].1))
     }
 
     /// All that are remembered, in seq order.
-    fn replies(&self) -> impl Iterator<Item = (Seq, &Outcome)> {
+    fn replies(&self) -> impl Iterator<Item = (Seq, Cow<'_, Outcome>)> {
         let older = self.older.iter().flat_map(|older| older.replies.iter());
-        let newest = self.newest.iter().map(|outcome| (self.last, outcome));
-        older.map(|(seq, outcome)| (*seq, outcome)).chain(newest)
+        let older = older.map(|(seq, outcome)| (*seq, Cow::Borrowed(outcome)));
+        older.chain(self.newest.outcome().map(|outcome| (self.last, outcome)))
+    }
+
+    /// What of the replies may be large, in their order.
+    fn parts(&self) -> impl Iterator<Item = &Bytes> {
+        let newest = match &self.newest {
+            Reply::Other(outcome) => Some(&**outcome),
+            Reply::Gone | Reply::Ok | Reply::Nil | Reply::Integer(_) => None,
+        };
+        let older = self.older.iter().flat_map(|older| older.replies.iter());
+        older.map(|(_, outcome)| outcome).chain(newest).flat_map(Outcome::parts)
     }
 
     fn replies_len(&self) -> usize {
         self.older.as_ref().map_or(0, |older| older.replies.len())
-            + usize::from(self.newest.is_some())
+            + usize::from(!matches!(self.newest, Reply::Gone))
     }
 
     /// Which checkpoint its last change is noted for.
@@ -440,9 +494,8 @@ impl Lane {
 
     /// Its row: all that two replicas must agree on. Large replies are shared, not copied.
     pub(crate) fn row(&self) -> RowValue {
-        let all = (self.deadline, self.last, self.acked, RepliesOf(self));
-        let shared = self.replies().flat_map(|(_, outcome)| outcome.parts());
-        (rows::versioned(), pieces_of(&all, shared).into_iter().collect())
+        let all = (self.deadline, self.last, self.acked(), RepliesOf(self));
+        (rows::versioned(), pieces_of(&all, self.parts()).into_iter().collect())
     }
 
     /// Reads its row.
@@ -458,18 +511,21 @@ impl Lane {
         if acked >= last || !ordered || !within {
             return Err(RowFault::Value);
         }
+        let unacked = u32::try_from(last.0 - acked.0).map_err(|_| RowFault::Value)?;
         let is_kept = newest.is_some_and(|(seq, _)| *seq == last);
-        let newest = is_kept.then(|| replies.pop_back()).flatten().map(|(_, outcome)| outcome);
+        let newest = is_kept.then(|| replies.pop_back()).flatten();
+        let newest = newest.map_or(Reply::Gone, |(_, outcome)| Reply::of(&outcome));
         let older = (!replies.is_empty()).then(|| Box::new(Older::of(replies)));
-        Ok(Lane { deadline, last, acked, newest, older, noted: Epoch::default() })
+        Ok(Lane { deadline, last, newest, older, unacked, noted: Epoch::default() })
     }
 
     /// Adds everything that two replicas must agree on.
     pub(crate) fn digest(&self, digest: &mut Digest) {
-        digest.numbers(&[self.deadline.0, self.last.0, self.acked.0, self.replies_len() as u64]);
+        let acked = self.acked().0;
+        digest.numbers(&[self.deadline.0, self.last.0, acked, self.replies_len() as u64]);
         for (seq, outcome) in self.replies() {
             digest.numbers(&[seq.0]);
-            digest.bytes(&bytes_of(outcome));
+            digest.bytes(&bytes_of(&*outcome));
         }
     }
 }
@@ -480,7 +536,7 @@ struct RepliesOf<'a>(&'a Lane);
 impl Serialize for RepliesOf<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut replies = serializer.serialize_seq(Some(self.0.replies_len()))?;
-        self.0.replies().try_for_each(|reply| replies.serialize_element(&reply))?;
+        self.0.replies().try_for_each(|(seq, reply)| replies.serialize_element(&(seq, &*reply)))?;
         replies.end()
     }
 }

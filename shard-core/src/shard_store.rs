@@ -53,6 +53,10 @@ pub const KEYS_EXPIRED_PER_ENTRY_MAX: usize = 1024;
 /// can let them grow.
 pub const KEYS_FREED_PER_ENTRY_MAX: usize = 1024;
 
+/// Ops whose slots and keys are read before the first of them is applied: more than a processor can wait for at a time, and
+/// fewer than its nearest cache has room for.
+const READ_AHEAD: usize = 64;
+
 /// How much a store holds. What was flushed counts no more, though freeing it may take a while.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
@@ -110,20 +114,24 @@ pub struct ShardStore {
 }
 
 /// What the group keeps of one slot it owns. All of it goes where the slot goes.
+///
+/// Every op waits for some of this to come from memory, so what it looks at are three lines of a processor's cache: the
+/// newest lane is the first, and the last two fields are in none of them.
 #[derive(Debug)]
+#[repr(C, align(64))]
 struct SlotState {
+    lanes: Lanes,
     /// Log time in this slot is never below it: what a slot brings along from a group whose log time
     /// was higher.
     floor: LogTime,
-    /// In which the group owns it, or, on its way here, will.
-    epoch: SlotEpoch,
     phase: Phase,
-    /// On its way here: what has come of the row behind the cursor, if not all of it has.
-    parts: Option<Parts>,
-    data: SlotData,
-    lanes: Lanes,
     /// No part of the state.
     writes: Writes,
+    data: SlotData,
+    /// In which the group owns it, or, on its way here, will.
+    epoch: SlotEpoch,
+    /// On its way here: what has come of the row behind the cursor, if not all of it has.
+    parts: Option<Box<Parts>>,
 }
 
 impl ShardStore {
@@ -160,19 +168,35 @@ impl ShardStore {
         let all = is_broken(Mutant::FreeAtOnce);
         self.changes.free(if all { usize::MAX } else { KEYS_FREED_PER_ENTRY_MAX });
         let full = batch.full;
-        batch
-            .items
-            .into_iter()
-            .map(|item| match item {
-                EntryItem::Lane(request) => self.apply_lane(request, full),
-                EntryItem::Group(query) => {
-                    self.query(&query).map_or(Answer::Invalid, Answer::Group)
-                }
-                EntryItem::Assign { config, ranges } => self.assign(config, &ranges),
-                EntryItem::Move(step) => self.step(step, full),
-                EntryItem::Bootstrap(_) | EntryItem::Master(_) => Answer::Invalid,
-            })
-            .collect()
+        let mut items = batch.items.into_iter();
+        let mut answers = Vec::with_capacity(items.len());
+        while !items.as_slice().is_empty() {
+            let next = items.as_slice().len().min(READ_AHEAD);
+            self.read_ahead(&items.as_slice()[..next]);
+            answers.extend(items.by_ref().take(next).map(|item| self.apply_item(item, full)));
+        }
+        answers
+    }
+
+    fn apply_item(&mut self, item: EntryItem, full: bool) -> Answer {
+        match item {
+            EntryItem::Lane(request) => self.apply_lane(request, full),
+            EntryItem::Group(query) => self.query(&query).map_or(Answer::Invalid, Answer::Group),
+            EntryItem::Assign { config, ranges } => self.assign(config, &ranges),
+            EntryItem::Move(step) => self.step(step, full),
+            EntryItem::Bootstrap(_) | EntryItem::Master(_) => Answer::Invalid,
+        }
+    }
+
+    /// Reads what ops will look at, and does nothing with it. Each of them waits for its slot and key to come from
+    /// memory; here, where none depends on another, a processor waits for many at a time.
+    fn read_ahead(&self, items: &[EntryItem]) {
+        let found = items.iter().filter_map(|item| match item {
+            EntryItem::Lane(request) => Some(self.slots.get(&request.slot)?.glance(&request.op)),
+            _ => None,
+        });
+        // Without this a compiler might leave out what has no use.
+        std::hint::black_box(found.fold(0, |all, one| all ^ one));
     }
 
     /// The group.
@@ -347,7 +371,7 @@ impl ShardStore {
             return Answer::Invalid;
         }
         match lane.judge(request.seq, request.acked) {
-            Verdict::Repeat(outcome) => Answer::Done { outcome: outcome.clone(), log_time },
+            Verdict::Repeat(outcome) => Answer::Done { outcome: outcome.into_owned(), log_time },
             // A read that nothing of its lane came after may as well see the state of now: its answer
             // never arrived. Were it not the last, it could see a later write of its own connection.
             // Not so the one of no key with which a router asks what became of its op: to that it would say that
@@ -423,7 +447,7 @@ impl ShardStore {
             Some(lane) if lane.deadline() >= log_time => {
                 let same = lane.last() == seq || is_broken(Mutant::AnyCommandForAToken);
                 return match lane.judge(lane.last(), before) {
-                    Verdict::Repeat(outcome) if same => outcome.clone(),
+                    Verdict::Repeat(outcome) if same => outcome.into_owned(),
                     _ if same => Outcome::Error(OpError::TokenReplyGone),
                     _ => Outcome::Error(OpError::TokenReused),
                 };
@@ -624,7 +648,7 @@ impl ShardStore {
                 memo: self.memo(slot),
                 data: state.map_or(&no_data, |state| &state.data),
                 lanes: state.map_or(&no_lanes, |state| &state.lanes),
-                parts: state.and_then(|state| state.parts.as_ref()),
+                parts: state.and_then(|state| state.parts.as_deref()),
             }
         });
         self.changes = changes;
@@ -681,6 +705,13 @@ impl SlotState {
         let (data, lanes) = (SlotData::default(), Lanes::default());
         let (phase, writes) = (Phase::Owned, Writes::default());
         SlotState { floor, epoch, phase, parts: None, data, lanes, writes }
+    }
+
+    /// Something of each place in memory that an op will look at.
+    fn glance(&self, op: &Op) -> u64 {
+        let value = op.keys().first().and_then(|key| self.data.item(key)?.value().first());
+        let lane = self.lanes.newest_deadline().0;
+        lane ^ self.floor.0 ^ self.data.version() ^ value.map_or(0, |byte| u64::from(*byte))
     }
 
     fn changing<'a>(&'a mut self, slot: Slot, changes: &'a mut Changes) -> Changing<'a> {

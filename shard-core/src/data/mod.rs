@@ -40,7 +40,6 @@ pub(crate) struct Item {
 
 impl Item {
     /// What the key holds.
-    #[cfg(test)]
     pub(crate) fn value(&self) -> &Bytes {
         &self.value
     }

@@ -1,6 +1,6 @@
 //! The lanes of one slot.
 
-use super::{Lane, SessionId};
+use super::{Lane, LogTime, SessionId};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -51,6 +51,11 @@ impl Lanes {
         let mut others = Others { routers: lanes, tokens: tokens.into_iter().collect() };
         let newest = others.take_newest();
         Lanes { newest, others: (!others.is_empty()).then(|| Box::new(others)) }
+    }
+
+    /// D of the newest session; 0: there is none.
+    pub(crate) fn newest_deadline(&self) -> LogTime {
+        self.newest.as_ref().map_or(LogTime(0), |(_, lane)| lane.deadline())
     }
 
     /// How many there are.
@@ -154,7 +159,6 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::LogTime;
 
     /// Every order in which three sessions and a token come and go leaves what a sorted map would hold.
     #[test]

@@ -168,7 +168,7 @@ impl StoreLoader {
         }
         store.tally = store.tally.moved(data::Tally::default(), data.tally());
         let new = SlotState::new(floor, moves.epoch);
-        let state = SlotState { phase, data, lanes, parts, ..new };
+        let state = SlotState { phase, data, lanes, parts: parts.map(Box::new), ..new };
         if !state.phase.is_still() {
             store.schedule(slot, &state);
         }

@@ -112,7 +112,7 @@ impl ShardStore {
         let moving = self.moving.iter().filter_map(|slot| self.slots.get(slot));
         let of = |state: &SlotState| {
             let names = state.phase.export().map_or(0, Export::memory);
-            names + state.parts.as_ref().map_or(0, Parts::bytes)
+            names + state.parts.as_deref().map_or(0, Parts::bytes)
         };
         moving.map(of).sum()
     }
@@ -281,7 +281,7 @@ impl ShardStore {
         let Some(mut next) = self.importing(slot, id) else { return self.done() };
         let (order, from, held) = (next.order, chunk.from.clone(), &self.state(slot).parts);
         let Some(row) = chunk.parted_row() else { return self.done() };
-        let Some(place) = Parts::take(held.as_ref(), row, part).filter(|_| next.takes(&chunk))
+        let Some(place) = Parts::take(held.as_deref(), row, part).filter(|_| next.takes(&chunk))
         else {
             return self.done();
         };
@@ -312,7 +312,7 @@ impl ShardStore {
     ) -> Option<Bytes> {
         if place == PartPlace::First {
             self.drop_parts(slot);
-            self.state(slot).parts = Parts::begin(row.name.clone(), part.total);
+            self.state(slot).parts = Parts::begin(row.name.clone(), part.total).map(Box::new);
         }
         let parts = self.slots.get_mut(&slot)?.parts.as_mut()?;
         let before = parts.bytes();
