@@ -102,7 +102,9 @@ impl Changes {
         self.check_end(offset, out.len())?;
         let there = self.len_below.saturating_sub(offset).min(out.len() as u64) as usize;
         let (old, zeros) = out.split_at_mut(there);
-        inner.read(offset, old)?;
+        if !old.is_empty() {
+            inner.read(offset, old)?;
+        }
         zeros.fill(0);
         let end = offset + out.len() as u64;
         let inside = |at: u64| (at.clamp(offset, end) - offset) as usize;
@@ -158,8 +160,12 @@ impl StorageBackend for HeldBack {
         self.change(kept, |inner| inner.write(offset, data))
     }
 
+    /// As long as changes wait the storage is not given back: it is opened once more before they are made.
     fn close(&self) -> io::Result<()> {
-        self.inner.close()
+        match &*self.held.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(_) => Ok(()),
+            None => self.inner.close(),
+        }
     }
 
     lock_calls!();
@@ -213,6 +219,10 @@ mod tests {
                 }
             }
             assert_eq!(whole(&held), model, "after step {step}");
+            let end = model.len().saturating_sub(9);
+            let mut last = [0; 9];
+            held.read(end as u64, &mut last[..model.len() - end]).unwrap();
+            assert_eq!(last[..model.len() - end], model[end..], "the end after step {step}");
         }
         assert_eq!(whole(&*held.inner), model);
     }

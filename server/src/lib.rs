@@ -24,6 +24,7 @@ pub mod last_words;
 pub mod listener;
 pub mod log_store;
 pub mod logging;
+mod opened_file;
 pub mod owner;
 pub mod process;
 pub mod random;

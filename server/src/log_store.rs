@@ -36,12 +36,13 @@ pub use opened::OpenedLog;
 
 use crate::data_dir::Identity;
 use crate::last_words::HOW_TO_GO_ON;
+use crate::opened_file;
 use crate::owner::OtherOwner;
-use crate::storage::{self, OpenStorage};
+use crate::storage::{self, OpenStorage, Unopened};
 use raft_core::Restored;
 use raft_core::effects::{Fetch, FetchResult, Write};
 use raft_core::types::{EntryId, FetchId, GroupId, WriteToken};
-use redb::{Builder, StorageBackend};
+use redb::StorageBackend;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -172,6 +173,16 @@ pub enum LogStoreError {
     },
 }
 
+impl LogStoreError {
+    fn unopened(path: &Path, unopened: Unopened) -> LogStoreError {
+        match unopened {
+            Unopened::Missing => LogStoreError::Missing(path.to_owned()),
+            Unopened::Io(source) => LogStoreError::Io { path: path.to_owned(), source },
+            Unopened::Database(error) => database_error(path, error),
+        }
+    }
+}
+
 /// Counters since the start, for INFO.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {
@@ -231,7 +242,8 @@ pub struct LogStore {
 impl LogStore {
     /// Makes an empty log of that node, unless there is one.
     pub fn create(path: &Path, must_exist: bool, owner: &Identity) -> Result<(), LogStoreError> {
-        recovery::prepare_file(path, must_exist, owner)
+        opened_file::create(path, must_exist, owner, recovery::LAYOUT)
+            .map_err(|unopened| LogStoreError::unopened(path, unopened))
     }
 
     /// Opens or creates the log and reads it once from its beginning: [`OpenedLog::read`] and
@@ -321,14 +333,6 @@ impl LogStore {
 
 fn entry_bytes(write: &Write) -> u64 {
     write.entries.iter().map(|entry| entry.frame.len() as u64).sum()
-}
-
-fn builder(config: &LogStoreConfig) -> Builder {
-    let mut builder = Builder::new();
-    builder.set_cache_size(config.cache_bytes);
-    // A plain open trusts a file that was closed cleanly and may panic on a damaged one.
-    builder.set_check_integrity_on_open(true);
-    builder
 }
 
 fn database_error(path: &Path, source: redb::Error) -> LogStoreError {

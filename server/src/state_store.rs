@@ -45,14 +45,15 @@ pub use opened::{Checkpoints, OpenedState};
 use crate::data_dir::Identity;
 use crate::disk_space::taken_by;
 use crate::last_words::HOW_TO_GO_ON;
+use crate::opened_file;
 use crate::owner::OtherOwner;
 use crate::snapshot_bytes::SnapshotBytes;
-use crate::storage::{self, OpenStorage};
+use crate::storage::{self, OpenStorage, Unopened};
 use bytes::Bytes;
 use format::Fault;
 use raft_core::snapshot::{SnapCmd, SnapEvent, Snapshot, SnapshotId};
 use raft_core::types::{EntryId, GroupId};
-use redb::{Builder, Database, ReadableDatabase, StorageBackend};
+use redb::{Database, ReadableDatabase, StorageBackend};
 use shard_core::checkpoint::{CheckpointMark, OutgoingChunk, RowChange};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -196,6 +197,15 @@ pub enum StateStoreError {
 }
 
 impl StateStoreError {
+    fn unopened(path: &Path, unopened: Unopened) -> StateStoreError {
+        let path = path.to_owned();
+        match unopened {
+            Unopened::Missing => StateStoreError::Missing(path),
+            Unopened::Io(source) => StateStoreError::Io { path, source },
+            Unopened::Database(error) => StateStoreError::of(&path, error.into()),
+        }
+    }
+
     fn of(path: &Path, fault: Fault) -> StateStoreError {
         let path = path.to_owned();
         match fault {
@@ -349,7 +359,8 @@ pub struct StateStore {
 impl StateStore {
     /// Makes an empty state of that node, unless there is one.
     pub fn create(path: &Path, must_exist: bool, owner: &Identity) -> Result<(), StateStoreError> {
-        open::prepare_file(path, must_exist, owner)
+        opened_file::create(path, must_exist, owner, open::LAYOUT)
+            .map_err(|unopened| StateStoreError::unopened(path, unopened))
     }
 
     /// Opens or creates the state: [`OpenedState::read`] and [`OpenedState::start`].
@@ -489,14 +500,6 @@ impl StateStore {
         }
         reporter.failure().take().map_or(Ok(()), Err)
     }
-}
-
-fn builder(config: &StateStoreConfig) -> Builder {
-    let mut builder = Builder::new();
-    builder.set_cache_size(config.cache_bytes);
-    // A plain open trusts a file that was closed cleanly and may panic on a damaged one.
-    builder.set_check_integrity_on_open(true);
-    builder
 }
 
 #[cfg(test)]

@@ -52,39 +52,46 @@ impl fmt::Debug for OpenStorage {
     }
 }
 
-/// Why there is no file to be opened.
+/// Why a file was not opened.
 #[derive(Debug)]
-pub(crate) enum Unprepared<E> {
+pub(crate) enum Unopened {
     /// It was there before and is not any more.
     Missing,
     /// The operating system refused.
     Io(io::Error),
-    /// A new one could not be made.
-    Made(E),
+    /// redb refused.
+    Database(redb::Error),
+}
+
+impl Unopened {
+    /// redb said so.
+    pub(crate) fn by(error: impl Into<redb::Error>) -> Unopened {
+        Unopened::Database(error.into())
+    }
 }
 
 /// Makes sure that there is a whole, valid redb file, in which `make` has put what a new one has. A new
 /// one is made under another name first, so a crash on the way leaves nothing that looks like one
 /// (scenario P12). With `must_exist` a missing or empty file is an error.
-pub(crate) fn prepare_file<E>(
+pub(crate) fn prepare_file(
     path: &Path,
     must_exist: bool,
-    make: impl FnOnce(&Path) -> Result<(), E>,
-) -> Result<(), Unprepared<E>> {
+    make: impl FnOnce(&Path) -> Result<(), redb::Error>,
+) -> Result<(), Unopened> {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.len() > 0 => return Ok(()),
-        Ok(_) if must_exist => return Err(Unprepared::Missing),
+        Ok(_) if must_exist => return Err(Unopened::Missing),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound && must_exist => {
-            return Err(Unprepared::Missing);
+            return Err(Unopened::Missing);
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Unprepared::Io(error)),
+        Err(error) => return Err(Unopened::Io(error)),
     }
     let unfinished = unfinished_name(path);
     match std::fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(Unprepared::Io(error));
+            return Err(Unopened::Io(error));
         }
         _ => {}
     }
@@ -94,11 +101,11 @@ pub(crate) fn prepare_file<E>(
         .create_new(true)
         .mode(0o600)
         .open(&unfinished)
-        .map_err(Unprepared::Io)?;
-    make(&unfinished).map_err(Unprepared::Made)?;
-    sync(&unfinished).map_err(Unprepared::Io)?;
-    std::fs::rename(&unfinished, path).map_err(Unprepared::Io)?;
-    sync(path.parent().unwrap_or(Path::new("."))).map_err(Unprepared::Io)
+        .map_err(Unopened::Io)?;
+    make(&unfinished).map_err(Unopened::Database)?;
+    sync(&unfinished).map_err(Unopened::Io)?;
+    std::fs::rename(&unfinished, path).map_err(Unopened::Io)?;
+    sync(path.parent().unwrap_or(Path::new("."))).map_err(Unopened::Io)
 }
 
 /// What is wrong with the file itself, if that is what redb says: what is none of its own, or cut short, it

@@ -4,6 +4,7 @@
 //! what it writes is held back ([`crate::held_back`]), for good.
 
 use crate::held_back::HeldBack;
+use crate::opened_file::READ_CACHE_BYTES;
 use redb::{Builder, Database, StorageBackend};
 use std::fs::File;
 use std::io;
@@ -16,8 +17,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const HEADER_BYTES: usize = 320;
 const CHECKSUM_AT: usize = 112;
 const NUMBER_AT: usize = 8 + 3 * 32;
-/// redb's cache.
-const CACHE_BYTES: usize = 32 << 20;
 
 /// A database that can be read, and written without a trace.
 pub(crate) struct Image {
@@ -54,7 +53,7 @@ impl Image {
         }
         let fell_back = Arc::new(AtomicBool::new(false));
         let mut builder = Builder::new();
-        builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+        builder.set_cache_size(READ_CACHE_BYTES).set_check_integrity_on_open(true);
         let told = fell_back.clone();
         builder.set_repair_callback(move |repair| {
             // redb says 0 first and 0.6 once it knows what to read; what it says between is that the

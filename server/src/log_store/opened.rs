@@ -1,21 +1,16 @@
 //! A log that was opened and read, and is as it was: what redb writes when it opens a file is held back until
 //! the start is known to go on ([`crate::held_back`]).
 
-use super::recovery::{self, Recovered};
-use super::wal::FORMAT;
-use super::{
-    Counters, LogEvent, LogStore, LogStoreConfig, LogStoreError, builder, database_error, writer,
-};
+use super::recovery::{self, LAYOUT, Recovered};
+use super::{Counters, LogEvent, LogStore, LogStoreConfig, LogStoreError, database_error, writer};
 use crate::data_dir::Identity;
 use crate::disk_space::taken_by;
-use crate::fail_stop::FailStop;
-use crate::held_back::HeldBack;
 use crate::last_words::At;
-use crate::owner;
+use crate::opened_file::{self, OpenedFile};
 use crate::storage::OpenStorage;
 use raft_core::Restored;
 use raft_core::types::{EntryId, GroupId};
-use redb::{Database, StorageBackend};
+use redb::StorageBackend;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,11 +22,8 @@ pub struct OpenedLog {
     name: PathBuf,
     /// It is a file.
     path: Option<PathBuf>,
-    held: HeldBack,
-    database: Database,
+    file: OpenedFile,
     recovered: Recovered,
-    /// Whose it will be, if it is nobody's.
-    claim: Option<Identity>,
     config: LogStoreConfig,
 }
 
@@ -44,13 +36,14 @@ impl OpenedLog {
         config: LogStoreConfig,
     ) -> Result<OpenedLog, LogStoreError> {
         let _at = At::file("log", path);
-        recovery::prepare_file(path, config.must_exist, owner)?;
-        let io_error = |source| LogStoreError::Io { path: path.to_owned(), source };
-        let (held, database) = hold(path, storage.open(path).map_err(io_error)?, &config)?;
-        let (recovered, owned) = recovery::scan(&database, path, Some(owner))?;
-        let (name, claim) = (path.to_owned(), (!owned).then(|| owner.clone()));
-        let path = Some(name.clone());
-        Ok(OpenedLog { name, path, held, database, recovered, claim, config })
+        let file = OpenedFile::read(path, config.must_exist, owner, storage, LAYOUT);
+        let mut file = file.map_err(|unopened| LogStoreError::unopened(path, unopened))?;
+        let (recovered, owned) = recovery::scan(file.database(), path, Some(owner))?;
+        if !owned {
+            file.will_belong_to(owner);
+        }
+        let (name, path) = (path.to_owned(), Some(path.to_owned()));
+        Ok(OpenedLog { name, path, file, recovered, config })
     }
 
     /// The same over any storage, whosever it is; an empty one is a new log.
@@ -58,14 +51,11 @@ impl OpenedLog {
         backend: impl StorageBackend,
         config: LogStoreConfig,
     ) -> Result<OpenedLog, LogStoreError> {
-        let name = PathBuf::from("(storage)");
-        if config.must_exist && backend.len().is_ok_and(|len| len == 0) {
-            return Err(LogStoreError::Missing(name));
-        }
-        let (held, database) = hold(&name, FailStop::new(backend), &config)?;
-        recovery::write_format(&database).map_err(|source| database_error(&name, source))?;
-        let (recovered, _) = recovery::scan(&database, &name, None)?;
-        Ok(OpenedLog { name, path: None, held, database, recovered, claim: None, config })
+        let name = opened_file::backend_name();
+        let file = OpenedFile::read_backend(backend, config.must_exist, LAYOUT);
+        let file = file.map_err(|unopened| LogStoreError::unopened(&name, unopened))?;
+        let (recovered, _) = recovery::scan(file.database(), &name, None)?;
+        Ok(OpenedLog { name, path: None, file, recovered, config })
     }
 
     /// Goes on with it: from now on it is written. `installing`: the groups whose state has taken a
@@ -76,14 +66,12 @@ impl OpenedLog {
         installing: &BTreeMap<GroupId, EntryId>,
         events: impl Fn(LogEvent) + Send + Sync + 'static,
     ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
-        let OpenedLog { name, path, held, mut database, recovered, claim, config } = self;
+        let OpenedLog { name, path, file, recovered, config } = self;
         let _at = At::file("log", &name);
         let failed = |source| database_error(&name, source);
-        let size = held.len().unwrap_or(0);
-        held.release().map_err(|source| LogStoreError::Io { path: name.clone(), source })?;
-        if let Some(owner) = claim {
-            owner::claim(&database, &owner, FORMAT).map_err(failed)?;
-        }
+        let size = file.len();
+        let unopened = |unopened| LogStoreError::unopened(&name, unopened);
+        let mut database = file.go_on(config.cache_bytes).map_err(unopened)?;
         // More than half of what it takes of the disk is free.
         let taken = path.as_deref().map_or(size, taken_by);
         let used = recovered.position + recovered.position / 4;
@@ -117,16 +105,4 @@ impl OpenedLog {
         }
         Ok((LogStore { path, commands, writer, counters }, groups))
     }
-}
-
-/// Opens storage whose changes wait. redb verifies all of it.
-fn hold(
-    name: &Path,
-    backend: FailStop,
-    config: &LogStoreConfig,
-) -> Result<(HeldBack, Database), LogStoreError> {
-    let io_error = |source| LogStoreError::Io { path: name.to_owned(), source };
-    let held = HeldBack::new(backend).map_err(io_error)?;
-    let database = builder(config).create_with_backend(held.clone());
-    Ok((held, database.map_err(|source| database_error(name, source.into()))?))
 }

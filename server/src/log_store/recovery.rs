@@ -4,8 +4,8 @@ use super::index::{Contradiction, LogIndex};
 use super::wal::{FIRST_KEY, FORMAT, FORMAT_KEY, FrameReader, META, Place, WAL, WalError, missing};
 use super::{LogStoreError, database_error};
 use crate::data_dir::Identity;
+use crate::opened_file::Layout;
 use crate::owner;
-use crate::storage::{self, Unprepared};
 use raft_core::Restored;
 use raft_core::conf::Conf;
 use raft_core::frame::Frame;
@@ -47,27 +47,11 @@ pub(super) fn first_row(
     Ok(meta.get(FIRST_KEY)?.map_or(0, |first| first.value()))
 }
 
-/// Makes sure that there is a log ([`storage::prepare_file`]).
-pub(super) fn prepare_file(
-    path: &Path,
-    must_exist: bool,
-    owner: &Identity,
-) -> Result<(), LogStoreError> {
-    let make = |unfinished: &Path| {
-        let failed = |source| database_error(unfinished, source);
-        let database = Database::create(unfinished).map_err(|error| failed(error.into()))?;
-        write_format(&database).map_err(failed)?;
-        owner::claim(&database, owner, FORMAT).map_err(failed)
-    };
-    storage::prepare_file(path, must_exist, make).map_err(|unprepared| match unprepared {
-        Unprepared::Missing => LogStoreError::Missing(path.to_owned()),
-        Unprepared::Io(source) => LogStoreError::Io { path: path.to_owned(), source },
-        Unprepared::Made(error) => error,
-    })
-}
+/// What the file has.
+pub(super) const LAYOUT: Layout = Layout { format: FORMAT, make: write_format };
 
 /// Makes the tables and writes the format's number, unless they are there.
-pub(super) fn write_format(database: &Database) -> Result<(), redb::Error> {
+fn write_format(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         transaction.open_table(WAL)?;

@@ -218,8 +218,9 @@ fn rows_that_are_not_what_was_written_stop_the_start() {
         log.store.submit(vec![(G1, write(1, vec![entry(G1, 1, 1, &[1; 40_000])]))]);
         log.store.submit(vec![(G1, write(2, vec![entry(G1, 2, 1, b"b")]))]);
         log.store.close().unwrap();
-        let database =
-            Builder::new().create_with_backend(FileBackend::new(options(&path)).unwrap()).unwrap();
+        let database = Database::builder()
+            .create_with_backend(FileBackend::new(options(&path)).unwrap())
+            .unwrap();
         let transaction = database.begin_write().unwrap();
         damage(&mut transaction.open_table(wal::WAL).unwrap());
         transaction.commit().unwrap();
@@ -257,8 +258,9 @@ fn a_beginning_that_is_not_the_one_that_was_left_stops_the_start() {
         let log = try_open(&path, small()).unwrap();
         assert!(log.groups[&G1].base.index > Index(50));
         log.store.close().unwrap();
-        let database =
-            Builder::new().create_with_backend(FileBackend::new(options(&path)).unwrap()).unwrap();
+        let database = Database::builder()
+            .create_with_backend(FileBackend::new(options(&path)).unwrap())
+            .unwrap();
         let transaction = database.begin_write().unwrap();
         damage(&transaction);
         transaction.commit().unwrap();

@@ -9,8 +9,8 @@ use super::format::{
 use super::writer::clean_some;
 use super::{StateStoreConfig, StateStoreError, Storage, StoredGroup};
 use crate::data_dir::Identity;
+use crate::opened_file::Layout;
 use crate::owner;
-use crate::storage::{self, Unprepared};
 use raft_core::types::{EntryId, GroupId};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 use std::collections::BTreeMap;
@@ -55,27 +55,11 @@ impl Found {
     }
 }
 
-/// Makes sure that there is a state ([`storage::prepare_file`]).
-pub(super) fn prepare_file(
-    path: &Path,
-    must_exist: bool,
-    owner: &Identity,
-) -> Result<(), StateStoreError> {
-    let make = |unfinished: &Path| {
-        let failed = |fault| StateStoreError::of(unfinished, fault);
-        let database = Database::create(unfinished).map_err(|error| failed(error.into()))?;
-        write_format(&database).map_err(failed)?;
-        owner::claim(&database, owner, FORMAT).map_err(|error| failed(error.into()))
-    };
-    storage::prepare_file(path, must_exist, make).map_err(|unprepared| match unprepared {
-        Unprepared::Missing => StateStoreError::Missing(path.to_owned()),
-        Unprepared::Io(source) => StateStoreError::Io { path: path.to_owned(), source },
-        Unprepared::Made(error) => error,
-    })
-}
+/// What the file has.
+pub(super) const LAYOUT: Layout = Layout { format: FORMAT, make: write_format };
 
 /// Makes the tables and writes the format's number, unless they are there.
-pub(super) fn write_format(database: &Database) -> Result<(), Fault> {
+fn write_format(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut meta = transaction.open_table(META)?;

@@ -1,37 +1,32 @@
 //! A state that was opened and can be read, and is as it was: what redb writes when it opens a file is held
 //! back until the start is known to go on ([`crate::held_back`]).
 
-use super::format::{FORMAT, Fault, GROUPS, GroupRow, Home, PARTS, ROWS};
-use super::open::{self, Found};
+use super::format::{Fault, GROUPS, GroupRow, Home, PARTS, ROWS};
+use super::open::{self, Found, LAYOUT};
 use super::rows::{self, Stopped};
 use super::{
     Counters, LoadError, QUEUE_MAX, READS_MAX, Reporter, StateStore, StateStoreConfig,
-    StateStoreError, StateStoreEvent, Storage, StoredGroup, builder, streams, writer,
+    StateStoreError, StateStoreEvent, Storage, StoredGroup, streams, writer,
 };
 use crate::background;
 use crate::data_dir::Identity;
-use crate::fail_stop::FailStop;
-use crate::held_back::HeldBack;
 use crate::last_words::At;
-use crate::owner;
+use crate::opened_file::{self, OpenedFile};
 use crate::snapshot_bytes::{OUTGOING_BYTES_MAX, SnapshotBytes};
 use crate::storage::OpenStorage;
 use bytes::Bytes;
 use raft_core::types::GroupId;
 use redb::{Database, ReadableDatabase, StorageBackend};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 
 /// The state, which was not written yet.
 pub struct OpenedState {
     storage: Storage,
-    held: HeldBack,
-    database: Database,
+    file: OpenedFile,
     found: Found,
-    /// Whose it will be, if it is nobody's.
-    claim: Option<Identity>,
     config: StateStoreConfig,
 }
 
@@ -44,13 +39,14 @@ impl OpenedState {
         config: StateStoreConfig,
     ) -> Result<OpenedState, StateStoreError> {
         let _at = At::file("state", path);
-        open::prepare_file(path, config.must_exist, owner)?;
-        let io_error = |source| StateStoreError::Io { path: path.to_owned(), source };
-        let (held, database) = hold(path, storage.open(path).map_err(io_error)?, &config)?;
-        let (found, owned) = open::scan(&database, path, Some(owner))?;
+        let file = OpenedFile::read(path, config.must_exist, owner, storage, LAYOUT);
+        let mut file = file.map_err(|unopened| StateStoreError::unopened(path, unopened))?;
+        let (found, owned) = open::scan(file.database(), path, Some(owner))?;
+        if !owned {
+            file.will_belong_to(owner);
+        }
         let storage = Storage { name: path.to_owned(), path: Some(path.to_owned()) };
-        let claim = (!owned).then(|| owner.clone());
-        Ok(OpenedState { storage, held, database, found, claim, config })
+        Ok(OpenedState { storage, file, found, config })
     }
 
     /// The same over any storage, whosever it is; an empty one is a new state.
@@ -58,15 +54,11 @@ impl OpenedState {
         backend: impl StorageBackend,
         config: StateStoreConfig,
     ) -> Result<OpenedState, StateStoreError> {
-        let name = PathBuf::from("(storage)");
-        if config.must_exist && backend.len().is_ok_and(|len| len == 0) {
-            return Err(StateStoreError::Missing(name));
-        }
-        let (held, database) = hold(&name, FailStop::new(backend), &config)?;
-        open::write_format(&database).map_err(|fault| StateStoreError::of(&name, fault))?;
-        let (found, _) = open::scan(&database, &name, None)?;
-        let storage = Storage { name, path: None };
-        Ok(OpenedState { storage, held, database, found, claim: None, config })
+        let name = opened_file::backend_name();
+        let file = OpenedFile::read_backend(backend, config.must_exist, LAYOUT);
+        let file = file.map_err(|unopened| StateStoreError::unopened(&name, unopened))?;
+        let (found, _) = open::scan(file.database(), &name, None)?;
+        Ok(OpenedState { storage: Storage { name, path: None }, file, found, config })
     }
 
     /// What there is of each group.
@@ -76,7 +68,7 @@ impl OpenedState {
 
     /// The checkpoints in it.
     pub fn checkpoints(&self) -> Checkpoints<'_> {
-        Checkpoints { database: &self.database, name: &self.storage.name }
+        Checkpoints { database: self.file.database(), name: &self.storage.name }
     }
 
     /// Goes on with it: from now on it is written. `events` is called from the store's threads, one call at a time;
@@ -85,14 +77,11 @@ impl OpenedState {
         self,
         events: impl Fn(StateStoreEvent) + Send + Sync + 'static,
     ) -> Result<StateStore, StateStoreError> {
-        let OpenedState { storage, held, mut database, mut found, claim, config } = self;
+        let OpenedState { storage, file, mut found, config } = self;
         let _at = At::file("state", &storage.name);
-        let io_error = |source| StateStoreError::Io { path: storage.name.clone(), source };
-        held.release().map_err(io_error)?;
+        let unopened = |unopened| StateStoreError::unopened(&storage.name, unopened);
+        let mut database = file.go_on(config.cache_bytes).map_err(unopened)?;
         let failed = |fault| StateStoreError::of(&storage.name, fault);
-        if let Some(owner) = claim {
-            owner::claim(&database, &owner, FORMAT).map_err(|error| failed(error.into()))?;
-        }
         open::compact(&mut database, &storage, &config, &mut found).map_err(failed)?;
         let database = Arc::new(database);
         let counters = Arc::new(Counters::default());
@@ -115,6 +104,7 @@ impl OpenedState {
             counters: counters.clone(),
             reporter: reporter.clone(),
         };
+        let io_error = |source| StateStoreError::Io { path: storage.name.clone(), source };
         let reader = background::spawn("state-reader", move || reader.run(&waiting));
         let reader = reader.map_err(io_error)?;
         let writer = background::spawn("state-writer", move || writer.run(&queue));
@@ -131,18 +121,6 @@ impl OpenedState {
             outgoing,
         })
     }
-}
-
-/// Opens storage whose changes wait. redb verifies all of it.
-fn hold(
-    name: &Path,
-    backend: FailStop,
-    config: &StateStoreConfig,
-) -> Result<(HeldBack, Database), StateStoreError> {
-    let io_error = |source| StateStoreError::Io { path: name.to_owned(), source };
-    let held = HeldBack::new(backend).map_err(io_error)?;
-    let database = builder(config).create_with_backend(held.clone());
-    Ok((held, database.map_err(|source| StateStoreError::of(name, source.into()))?))
 }
 
 /// The groups' newest checkpoints.

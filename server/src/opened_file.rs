@@ -1,0 +1,121 @@
+//! A redb file that was opened to be read, and is as it was until the start is known to go on: what log and state
+//! have in common.
+//!
+//! redb verifies the checksums of all pages when it opens one here. That is done with a small cache, and so is the
+//! reading: each page is read once, and with little memory, which stays in the processor's own caches, that
+//! takes two thirds of the time. Whoever goes on with the file gets it opened anew, with the cache that it is to have.
+
+use crate::data_dir::Identity;
+use crate::fail_stop::FailStop;
+use crate::held_back::HeldBack;
+use crate::owner;
+use crate::storage::{self, OpenStorage, Unopened};
+use redb::{Builder, Database, StorageBackend};
+use std::path::{Path, PathBuf};
+
+/// redb's cache for a file that is read once, in bytes.
+pub(crate) const READ_CACHE_BYTES: usize = 256 << 10;
+
+/// What files of one kind have.
+#[derive(Clone, Copy)]
+pub(crate) struct Layout {
+    /// The number of their format.
+    pub(crate) format: u64,
+    /// Makes the tables and writes the format's number, unless they are there.
+    pub(crate) make: fn(&Database) -> Result<(), redb::Error>,
+}
+
+/// One file.
+pub(crate) struct OpenedFile {
+    layout: Layout,
+    held: HeldBack,
+    database: Database,
+    /// Whose it will be, if it is nobody's.
+    claim: Option<Identity>,
+}
+
+/// Makes an empty one, which is the owner's, unless there is one.
+pub(crate) fn create(
+    path: &Path,
+    must_exist: bool,
+    owner: &Identity,
+    layout: Layout,
+) -> Result<(), Unopened> {
+    storage::prepare_file(path, must_exist, |unfinished| {
+        let database = Database::create(unfinished)?;
+        (layout.make)(&database)?;
+        owner::claim(&database, owner, layout.format)
+    })
+}
+
+impl OpenedFile {
+    /// Opens the file, or makes it. redb verifies the whole of it. One that was there stays as it was.
+    pub(crate) fn read(
+        path: &Path,
+        must_exist: bool,
+        owner: &Identity,
+        storage: &OpenStorage,
+        layout: Layout,
+    ) -> Result<OpenedFile, Unopened> {
+        create(path, must_exist, owner, layout)?;
+        OpenedFile::over(storage.open(path).map_err(Unopened::Io)?, layout)
+    }
+
+    /// The same over any storage, whosever it is; an empty one gets its tables.
+    pub(crate) fn read_backend(
+        backend: impl StorageBackend,
+        must_exist: bool,
+        layout: Layout,
+    ) -> Result<OpenedFile, Unopened> {
+        if must_exist && backend.len().is_ok_and(|len| len == 0) {
+            return Err(Unopened::Missing);
+        }
+        let opened = OpenedFile::over(FailStop::new(backend), layout)?;
+        (layout.make)(&opened.database).map_err(Unopened::Database)?;
+        Ok(opened)
+    }
+
+    fn over(backend: FailStop, layout: Layout) -> Result<OpenedFile, Unopened> {
+        let held = HeldBack::new(backend).map_err(Unopened::Io)?;
+        let mut builder = Builder::new();
+        builder.set_cache_size(READ_CACHE_BYTES);
+        // A plain open trusts a file that was closed cleanly and may panic on a damaged one.
+        builder.set_check_integrity_on_open(true);
+        let database = builder.create_with_backend(held.clone()).map_err(Unopened::by)?;
+        Ok(OpenedFile { layout, held, database, claim: None })
+    }
+
+    /// What stands in it.
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// It says of nobody that it is theirs: this is who goes on with it.
+    pub(crate) fn will_belong_to(&mut self, owner: &Identity) {
+        self.claim = Some(owner.clone());
+    }
+
+    /// Its length, in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.held.len().unwrap_or(0)
+    }
+
+    /// Goes on with it: from now on it is written.
+    pub(crate) fn go_on(self, cache_bytes: usize) -> Result<Database, Unopened> {
+        let OpenedFile { layout, held, database, claim } = self;
+        database.close().map_err(Unopened::by)?;
+        // It was verified a moment ago and is as it was.
+        let database = Builder::new().set_cache_size(cache_bytes).create_with_backend(held.clone());
+        let database = database.map_err(Unopened::by)?;
+        held.release().map_err(Unopened::Io)?;
+        if let Some(owner) = claim {
+            owner::claim(&database, &owner, layout.format).map_err(Unopened::Database)?;
+        }
+        Ok(database)
+    }
+}
+
+/// What an error says of the path of a file that is none.
+pub(crate) fn backend_name() -> PathBuf {
+    PathBuf::from("(storage)")
+}
