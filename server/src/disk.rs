@@ -17,18 +17,16 @@
 
 use crate::background;
 use crate::disk_space::{DiskSpace, Watch};
+use crate::loading::load_unless;
 use crate::log_store::{LogEvent, LogStats, LogStore};
 use crate::snapshot_bytes::SnapshotBytes;
-use crate::state_store::{
-    Checkpoints, LoadError, StateStats, StateStore, StateStoreError, StateStoreEvent,
-};
+use crate::state_store::{StateStats, StateStore, StateStoreEvent};
 use raft_core::effects::{Fetch, Write};
 use raft_core::snapshot::SnapshotId;
 use raft_core::types::{EntryId, GroupId, WriteToken};
 use shard_core::checkpoint::{OutgoingChunk, StateCommand, StateEvent};
-use shard_core::machine::{Machine, MachineLoader};
+use shard_core::machine::Machine;
 use shard_core::node::Input;
-use shard_core::rows::RowError;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -38,51 +36,6 @@ use tokio::sync::mpsc;
 
 /// A state machine that was loaded from a snapshot's rows, or a sentence that says why it cannot be.
 pub type Loaded = (GroupId, SnapshotId, Result<Machine, String>);
-
-/// Why a group's state cannot be loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum StateError {
-    /// The file cannot be read.
-    #[error(transparent)]
-    Store(#[from] StateStoreError),
-    /// A row is not one that this program has written.
-    #[error(
-        "the state of group {group} cannot be loaded: {source}; the node does not start without it"
-    )]
-    Row {
-        /// The group.
-        group: GroupId,
-        /// What is wrong.
-        source: RowError,
-    },
-    /// It is not wanted any more.
-    #[error("the node stops")]
-    Stopped,
-}
-
-/// Loads a group's newest checkpoint, on the calling thread.
-pub fn load(state: Checkpoints<'_>, group: GroupId) -> Result<Machine, StateError> {
-    load_unless(state, group, &AtomicBool::new(false))
-}
-
-/// The same, until it is told to stop.
-fn load_unless(
-    state: Checkpoints<'_>,
-    group: GroupId,
-    stops: &AtomicBool,
-) -> Result<Machine, StateError> {
-    let mut loader = MachineLoader::new(group);
-    let row_error = |source| StateError::Row { group, source };
-    let loaded = state.load(group, |key, value| match stops.load(Ordering::Relaxed) {
-        true => Err(StateError::Stopped),
-        false => loader.row(key, value).map_err(row_error),
-    });
-    loaded.map_err(|error| match error {
-        LoadError::Store(error) => StateError::Store(error),
-        LoadError::Refused(error) => error,
-    })?;
-    loader.finish().map_err(row_error)
-}
 
 /// What the disk has for the worker.
 #[derive(Debug)]
@@ -459,6 +412,7 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loading::StateError;
     use crate::state_store::StateStoreConfig;
     use raft_core::conf::Conf;
     use raft_core::types::{Index, NodeId, Term};

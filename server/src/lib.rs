@@ -22,6 +22,7 @@ pub mod inspect;
 pub mod kept_file;
 pub mod last_words;
 pub mod listener;
+pub mod loading;
 pub mod log_store;
 pub mod logging;
 mod opened_file;

@@ -5,10 +5,11 @@ use crate::clock::Clock;
 use crate::cluster_file::{Cluster, ClusterFile, NodeEntry};
 use crate::config::ClientSettings;
 use crate::data_dir::{self, DataDir, DataDirError, Identity};
-use crate::disk::{self, Disk, StateError};
+use crate::disk::Disk;
 use crate::disk_space::{DiskSpace, Kind, Watch};
 use crate::kept_file::{self, KeptFileError, KeptWriter};
 use crate::listener::{self, Inbound, Known, LocalIdentity};
+use crate::loading::{self, StateError};
 use crate::log_store::{LogEvent, LogStore, LogStoreConfig, LogStoreError, OpenedLog};
 use crate::random;
 use crate::snapshot_bytes::{INCOMING_BYTES_MAX, SnapshotBytes};
@@ -418,7 +419,7 @@ fn read_disk(
         for (group, stored) in state.groups() {
             // What is to be deleted is not loaded before.
             if stored.checkpoint.is_some() && kept.wants(group) {
-                machines.insert(group, disk::load(state.checkpoints(), group)?);
+                machines.insert(group, loading::load(state.checkpoints(), group)?);
             }
         }
         Ok((state, machines))

@@ -170,7 +170,7 @@ fn snapshots_on_their_way_take_little_however_large_they_are() {
         assert!(matches!(to.next(), StateStoreEvent::Flipped(..)));
         assert!(matches!(to.next(), StateStoreEvent::Settled(_)));
         let mut rows = 0_u64;
-        let count = |_: &[u8], _| {
+        let count = |_: &[u8], _: &[u8]| {
             rows += 1;
             Ok::<_, Infallible>(())
         };

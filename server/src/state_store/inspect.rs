@@ -212,7 +212,7 @@ impl Look<'_> {
             Ok(Machine::Shard(store)) => Some(Summary::Shard(store.stats())),
             Ok(Machine::Master(master)) => Some(Summary::Master(Box::new(master.newest().clone()))),
             Err(source) => {
-                let error = crate::disk::StateError::Row { group, source };
+                let error = crate::loading::StateError::Row { group, source };
                 self.findings.fault(format!("{}: {error}", self.path.display()), ADVICE);
                 None
             }
@@ -259,7 +259,7 @@ impl Look<'_> {
                     Ok((hash, value)) => {
                         totals.add(hash, key.len(), value.len());
                         if whole {
-                            give(key, value);
+                            give(key, value.into_owned().into());
                         }
                     }
                     Err(fault) => {

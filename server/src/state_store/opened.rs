@@ -14,7 +14,6 @@ use crate::last_words::At;
 use crate::opened_file::{self, OpenedFile};
 use crate::snapshot_bytes::{OUTGOING_BYTES_MAX, SnapshotBytes};
 use crate::storage::OpenStorage;
-use bytes::Bytes;
 use raft_core::types::GroupId;
 use redb::{Database, ReadableDatabase, StorageBackend};
 use std::collections::BTreeMap;
@@ -136,7 +135,7 @@ impl Checkpoints<'_> {
     pub fn load<E>(
         &self,
         group: GroupId,
-        row: impl FnMut(&[u8], Bytes) -> Result<(), E>,
+        row: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
     ) -> Result<(), LoadError<E>> {
         let _at = At::file("state", self.name);
         self.read_rows(group, row).map_err(|stopped| match stopped {
@@ -148,7 +147,7 @@ impl Checkpoints<'_> {
     fn read_rows<E>(
         &self,
         group: GroupId,
-        row: impl FnMut(&[u8], Bytes) -> Result<(), E>,
+        row: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
     ) -> Result<(), Stopped<E>> {
         let transaction = self.database.begin_read()?;
         let Some(bytes) = transaction.open_table(GROUPS)?.get(group.0)? else { return Ok(()) };

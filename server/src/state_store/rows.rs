@@ -4,8 +4,8 @@ use super::format::{
     Fault, Home, PARTS, ROWS, Stored, Totals, after_prefix, check, decode_row, encode_inline,
     encode_parted, is_inline, own_key, part_len, parts_of, row_hash, row_hasher,
 };
-use bytes::{Bytes, BytesMut};
 use redb::{AccessGuard, ReadableTable, Table, WriteTransaction};
+use std::borrow::Cow;
 use std::ops::Bound;
 
 /// The longest key of a row: the longest key of a client, and what a state machine adds.
@@ -265,7 +265,7 @@ pub(super) fn for_each<E>(
     rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
     parts: &impl ReadableTable<&'static [u8], &'static [u8]>,
     home: Home,
-    mut give: impl FnMut(&[u8], Bytes) -> Result<(), E>,
+    mut give: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
 ) -> Result<Totals, Stopped<E>> {
     let mut totals = Totals::EMPTY;
     let prefix = home.prefix();
@@ -276,24 +276,24 @@ pub(super) fn for_each<E>(
         let key = own_key(full.value());
         let (hash, value) = read_value(parts, home, key, row.value())?;
         totals.add(hash, key.len(), value.len());
-        give(key, value).map_err(Stopped::Refused)?;
+        give(key, &value).map_err(Stopped::Refused)?;
     }
     Ok(totals)
 }
 
 /// The hash and the value of a row, verified.
-pub(super) fn read_value(
+pub(super) fn read_value<'r>(
     parts: &impl ReadableTable<&'static [u8], &'static [u8]>,
     home: Home,
     key: &[u8],
-    row: &[u8],
-) -> Result<(u64, Bytes), Fault> {
+    row: &'r [u8],
+) -> Result<(u64, Cow<'r, [u8]>), Fault> {
     let (hash, stored) = decode_row(home, key, row)?;
     let (len, id) = match stored {
-        Stored::Inline(value) => return Ok((hash, Bytes::copy_from_slice(value))),
+        Stored::Inline(value) => return Ok((hash, Cow::Borrowed(value))),
         Stored::Parted { len, id } => (len, id),
     };
-    let mut value = BytesMut::new();
+    let mut value = Vec::new();
     for number in 0..parts_of(len) {
         let part = read_part(parts, home, id, number)?;
         if number == 0 {
@@ -304,5 +304,5 @@ pub(super) fn read_value(
     if row_hash(key, [&value[..]]) != hash {
         return Err(home.damaged(key, "the value is not what its hash says"));
     }
-    Ok((hash, value.freeze()))
+    Ok((hash, Cow::Owned(value)))
 }
