@@ -240,7 +240,7 @@ impl Replica {
             held: VecDeque::new(),
             effects: Effects::default(),
             applied,
-            checkpoints: Checkpoints::new(checkpoints, conf, applied.index),
+            checkpoints: Checkpoints::new(checkpoints, conf, applied.index, status.last.index),
         })
     }
 

@@ -642,6 +642,29 @@ fn one_checkpoint_of_a_node_is_under_way_at_a_time() {
     assert_eq!(order, groups);
 }
 
+/// Clients wait until a start has applied again what it found; a checkpoint on the way would hold that up.
+#[test]
+fn a_start_takes_no_checkpoint_before_it_has_applied_the_log_that_it_found() {
+    let (mut world, leader) = World::taking_checkpoints();
+    let ids = (1..=3).map(NodeId);
+    ids.clone().for_each(|id| drop(world.slow.insert(id, VecDeque::new())));
+    world.fill(leader, 1..=400, 1000);
+    let last = world.replica(leader).last;
+    let taken = |world: &World, id| world.disk(id).state.snapshots.keys().last().copied();
+    assert!(ids.clone().all(|id| taken(&world, id).is_none()), "a disk was not slow");
+    world.slow.clear();
+    world.restart_all();
+    let leader = world.leader(G1);
+    world.fill(leader, 401..=500, 1000);
+    for id in ids {
+        let mut all = world.disk(id).state.snapshots.keys();
+        let first = all.next().expect("it takes them as ever behind that").at.index;
+        assert!(first >= last && first.0 < last.0 + 2 * SMALL.align, "{first} behind {last}");
+        assert!(all.next().is_some(), "and goes on");
+    }
+    world.assert_same_states();
+}
+
 #[test]
 fn chunks_that_nobody_waits_for_change_nothing() {
     let (mut world, leader) = World::taking_checkpoints();

@@ -70,6 +70,8 @@ pub(super) struct Checkpoints {
     frozen_at: Index,
     /// Frame bytes applied since.
     log_bytes: u64,
+    /// The end of the log as it was found. Up to there none is begun because of what is applied.
+    found_to: Index,
     /// When something was first seen to have changed since.
     dirty_since: Option<Now>,
     /// The host asked for one.
@@ -107,12 +109,14 @@ impl Checkpoints {
         config: Option<CheckpointConfig>,
         conf: (Index, Conf),
         applied: Index,
+        found_to: Index,
     ) -> Checkpoints {
         Checkpoints {
             config,
             conf,
             frozen_at: applied,
             log_bytes: 0,
+            found_to,
             dirty_since: None,
             wanted: false,
             under_way: None,
@@ -160,6 +164,10 @@ impl Replica {
         }
         checkpoints.log_bytes += entry.frame.len() as u64;
         let Some(config) = checkpoints.config.filter(|_| checkpoints.is_free()) else { return };
+        // A start is over sooner without one, and the first then covers all that was read again.
+        if entry.id.index < checkpoints.found_to {
+            return;
+        }
         if !self.disk.has_room_for(self.machine.dirty()) {
             return;
         }
