@@ -49,6 +49,11 @@ impl HeldBack {
         Ok(HeldBack { inner: Arc::new(inner), held: Arc::new(RwLock::new(Some(changes))) })
     }
 
+    /// Has what was written to the storage before be durable. That changes nothing of it.
+    pub(crate) fn sync_below(&self) -> io::Result<()> {
+        self.inner.sync_data()
+    }
+
     /// Makes the changes so far. From now on each is made at once.
     pub(crate) fn release(&self) -> io::Result<()> {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);

@@ -81,7 +81,14 @@ impl OpenedFile {
         builder.set_cache_size(READ_CACHE_BYTES);
         // A plain open trusts a file that was closed cleanly and may panic on a damaged one.
         builder.set_check_integrity_on_open(true);
-        let database = builder.create_with_backend(held.clone()).map_err(Unopened::by)?;
+        // What a process that was killed has left in the system's memory goes to the disk meanwhile: else the first of the
+        // changes that wait would have to wait for that.
+        let database = std::thread::scope(|scope| {
+            let synced = scope.spawn(|| held.sync_below());
+            let database = builder.create_with_backend(held.clone());
+            let synced = synced.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            synced.map_err(Unopened::Io).and(database.map_err(Unopened::by))
+        })?;
         Ok(OpenedFile { layout, held, database, claim: None })
     }
 
