@@ -92,8 +92,8 @@ fn read_owned(dir: &Path, owner: &Identity) -> Result<(Kept, bool), KeptFileErro
     Ok((kept, node.is_some()))
 }
 
-/// What the directory has, or a first start begins with. `told`: new addresses that a cluster file says. A file
-/// that was there stays as it was until [`settle`].
+/// What the directory has, or a first start begins with. `told`: new addresses that a cluster file says. Nothing is
+/// written before [`settle`], or [`begin`] of a first start.
 pub fn open(
     data_dir: &DataDir,
     first: &ClusterConfig,
@@ -101,15 +101,19 @@ pub fn open(
 ) -> Result<Kept, KeptFileError> {
     let owner = data_dir.identity();
     if !data_dir.log_exists() {
-        // Nothing was done by what a start that was cut short has left. Before there is a log there is a map.
+        // Nothing was done by what a start that was cut short has left.
         let mut kept = Kept::first(first);
         kept.tell_addresses(told);
-        data_dir::write_map(data_dir.path(), &kept.encode(owner.node))?;
         return Ok(kept);
     }
     let mut kept = read(data_dir.path(), owner)?;
     kept.tell_addresses(told);
     Ok(kept)
+}
+
+/// Makes the file, at a first start: before there is a log there is a map.
+pub fn begin(data_dir: &DataDir, kept: &Kept) -> Result<(), KeptFileError> {
+    Ok(data_dir::write_map(data_dir.path(), &kept.encode(data_dir.identity().node))?)
 }
 
 /// Has the file say what is kept, and whose it is: once log and state are known to be this node's, since a start that
@@ -234,6 +238,8 @@ mod tests {
         let dir = temporary.path();
         let mut data = data_dir(dir);
         let kept = open(&data, &config("c"), &BTreeMap::new()).unwrap();
+        assert!(!dir.join(data_dir::MAP).exists(), "a start may be refused yet");
+        begin(&data, &kept).unwrap();
         assert_eq!(read(dir, &owner()).unwrap(), kept);
         // Until then a start begins anew, whatever is there.
         std::fs::write(dir.join(data_dir::MAP), "half").unwrap();

@@ -174,6 +174,10 @@ pub enum LogStoreError {
 }
 
 impl LogStoreError {
+    fn unfinished(path: &Path, what: &impl ToString) -> LogStoreError {
+        LogStoreError::Unfinished { path: path.to_owned(), what: what.to_string() }
+    }
+
     fn unopened(path: &Path, unopened: Unopened) -> LogStoreError {
         match unopened {
             Unopened::Missing => LogStoreError::Missing(path.to_owned()),
@@ -255,7 +259,9 @@ impl LogStore {
         installing: &BTreeMap<GroupId, EntryId>,
         events: impl Fn(LogEvent) + Send + Sync + 'static,
     ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
-        OpenedLog::read(path, storage, config)?.start(installing, events)
+        let opened = OpenedLog::read(path, storage, config)?;
+        let groups = opened.groups(installing)?;
+        Ok((opened.start(installing, events)?, groups))
     }
 
     /// The same over any storage, whosever it is; an empty one is a new log.
@@ -265,7 +271,9 @@ impl LogStore {
         installing: &BTreeMap<GroupId, EntryId>,
         events: impl Fn(LogEvent) + Send + Sync + 'static,
     ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
-        OpenedLog::read_backend(backend, config)?.start(installing, events)
+        let opened = OpenedLog::read_backend(backend, config)?;
+        let groups = opened.groups(installing)?;
+        Ok((opened.start(installing, events)?, groups))
     }
 
     /// Queues writes; `Persisted` follows for each group's last token. After `Failed` it does

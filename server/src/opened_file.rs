@@ -10,6 +10,7 @@ use crate::fail_stop::FailStop;
 use crate::held_back::HeldBack;
 use crate::owner;
 use crate::storage::{self, OpenStorage, Unopened};
+use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, StorageBackend};
 use std::path::{Path, PathBuf};
 
@@ -28,10 +29,21 @@ pub(crate) struct Layout {
 /// One file.
 pub(crate) struct OpenedFile {
     layout: Layout,
-    held: HeldBack,
+    backing: Backing,
     database: Database,
     /// Whose it will be, if it is nobody's.
     claim: Option<Identity>,
+}
+
+/// What the database is over.
+enum Backing {
+    Held(HeldBack),
+    /// There is no file, and none is made before all that is there is known to be sound: it is an empty one in memory.
+    Missing {
+        path: PathBuf,
+        owner: Identity,
+        storage: OpenStorage,
+    },
 }
 
 /// Makes an empty one, which is the owner's, unless there is one.
@@ -42,14 +54,19 @@ pub(crate) fn create(
     layout: Layout,
 ) -> Result<(), Unopened> {
     storage::prepare_file(path, must_exist, |unfinished| {
-        let database = Database::create(unfinished)?;
-        (layout.make)(&database)?;
-        owner::claim(&database, owner, layout.format)
+        fill(&Database::create(unfinished)?, owner, layout)
     })
 }
 
+/// Puts into an empty database what a new file has.
+fn fill(database: &Database, owner: &Identity, layout: Layout) -> Result<(), redb::Error> {
+    (layout.make)(database)?;
+    owner::claim(database, owner, layout.format)
+}
+
 impl OpenedFile {
-    /// Opens the file, or makes it. redb verifies the whole of it. One that was there stays as it was.
+    /// Opens the file. redb verifies the whole of it. It stays as it was; one that is missing is made when it is gone on
+    /// with.
     pub(crate) fn read(
         path: &Path,
         must_exist: bool,
@@ -57,8 +74,15 @@ impl OpenedFile {
         storage: &OpenStorage,
         layout: Layout,
     ) -> Result<OpenedFile, Unopened> {
-        create(path, must_exist, owner, layout)?;
-        OpenedFile::over(storage.open(path).map_err(Unopened::Io)?, layout)
+        if storage::is_there(path, must_exist)? {
+            return OpenedFile::over(storage.open(path).map_err(Unopened::Io)?, layout);
+        }
+        let memory = Builder::new().create_with_backend(InMemoryBackend::new());
+        let database = memory.map_err(Unopened::by)?;
+        fill(&database, owner, layout).map_err(Unopened::Database)?;
+        let (path, owner, storage) = (path.to_owned(), owner.clone(), storage.clone());
+        let backing = Backing::Missing { path, owner, storage };
+        Ok(OpenedFile { layout, backing, database, claim: None })
     }
 
     /// The same over any storage, whosever it is; an empty one gets its tables.
@@ -89,7 +113,7 @@ impl OpenedFile {
             let synced = synced.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             synced.map_err(Unopened::Io).and(database.map_err(Unopened::by))
         })?;
-        Ok(OpenedFile { layout, held, database, claim: None })
+        Ok(OpenedFile { layout, backing: Backing::Held(held), database, claim: None })
     }
 
     /// What stands in it.
@@ -104,14 +128,24 @@ impl OpenedFile {
 
     /// Its length, in bytes.
     pub(crate) fn len(&self) -> u64 {
-        self.held.len().unwrap_or(0)
+        match &self.backing {
+            Backing::Held(held) => held.len().unwrap_or(0),
+            Backing::Missing { .. } => 0,
+        }
     }
 
     /// Goes on with it: from now on it is written.
     pub(crate) fn go_on(self, cache_bytes: usize) -> Result<Database, Unopened> {
-        let OpenedFile { layout, held, database, claim } = self;
+        let OpenedFile { layout, backing, database, claim } = self;
         database.close().map_err(Unopened::by)?;
-        // It was verified a moment ago and is as it was.
+        // A file was verified a moment ago and is as it was.
+        let held = match backing {
+            Backing::Held(held) => held,
+            Backing::Missing { path, owner, storage } => {
+                create(&path, false, &owner, layout)?;
+                HeldBack::new(storage.open(&path).map_err(Unopened::Io)?).map_err(Unopened::Io)?
+            }
+        };
         let database = Builder::new().set_cache_size(cache_bytes).create_with_backend(held.clone());
         let database = database.map_err(Unopened::by)?;
         held.release().map_err(Unopened::Io)?;

@@ -19,6 +19,7 @@ use crate::storage::OpenStorage;
 use crate::transport::Transport;
 use crate::worker::{self, DiskEvents, LocalRouter, Parts, Shared, WorkerError};
 use raft_core::config::EPOCH_BITS;
+use raft_core::types::EntryId;
 use raft_core::{Config, OpenError};
 use router::backend::{Backend, BackendConfig, LocalNode};
 use router::dispatch::Bounds;
@@ -180,7 +181,9 @@ pub fn prepare_node(id: NodeId, dir: &Path, cluster: &Cluster) -> Result<(), Nod
     let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
     let mut data_dir = DataDir::open(dir, &identity)?;
     keep_cluster(&mut data_dir, cluster)?;
-    kept_file::open(&data_dir, &cluster.config, &BTreeMap::new())?;
+    if !data_dir.log_exists() {
+        kept_file::begin(&data_dir, &Kept::first(&cluster.config))?;
+    }
     let must_exist = data_dir.log_exists();
     LogStore::create(&data_dir.log_path(), must_exist, &identity)?;
     let state = StateStore::create(&data_dir.state_path(), must_exist, &identity);
@@ -201,7 +204,7 @@ pub async fn run_node(
     let identity = Identity { cluster_id: cluster.config.cluster_id.clone(), node: id };
     // Held until the end: no other process can open the directory meanwhile.
     let mut data_dir = DataDir::open(&dir, &identity)?;
-    let (kept, kept_writer, kept_events) = open_map(&mut data_dir, &cluster)?;
+    let (kept, kept_writer, kept_events) = open_map(&data_dir, &cluster)?;
     let (local_router, local_node) = join_router(id);
     let status = local_node.status.clone();
     let mut bootstrap = cluster.config.clone();
@@ -210,19 +213,25 @@ pub async fn run_node(
         start_backend(bootstrap, cluster.secret.clone(), request_timeout, Some(local_node))?;
     let (space, watch) = DiskSpace::watch(&dir, disk.free_bytes_min)
         .map_err(system("cannot see how much room the disk has"))?;
-    let kept_map = (&kept, kept_events);
-    let opened = open_disk(&mut data_dir, &disk, (&space, watch), &cluster, kept_map)?;
+    let (read, recovered) = read_disk(&data_dir, &disk, &space, &kept)?;
+    let secret = Secret::new(cluster.secret.clone());
+    let epoch = random::number().map_err(system(NO_RANDOMNESS))?;
+    let local =
+        LocalIdentity { node: id, epoch, cluster_id: cluster.config.cluster_id.clone(), secret };
     let setup = NodeSetup {
         id,
-        epoch: random::number().map_err(system(NO_RANDOMNESS))?,
-        bootstrap: cluster.config,
+        epoch,
+        bootstrap: cluster.config.clone(),
         addresses,
-        kept,
+        kept: kept.clone(),
         seed: random::number().map_err(system(NO_RANDOMNESS))?,
         checkpoints: Some(disk.checkpoints),
         memory_max: maxmemory,
     };
-    let secret = Secret::new(cluster.secret);
+    // Log and state may be each whole, and of different moments: that is refused before either is written.
+    let node = open_replicas(recovered, setup, (lease_reads, disk.replicas))?;
+    let kept_map = (&kept, kept_events);
+    let opened = start_disk(read, &mut data_dir, (&space, watch), &cluster, kept_map)?;
     let joining = join.map(|place| tokio::task::spawn_local(spare::join(backend.clone(), place)));
     let front = FrontEnd::new(backend, ServeConfig { maxmemory, ..serve_config(&resp, &clients)? });
     let told = cluster_port.as_ref().map(|cluster_port| cluster_port.told);
@@ -230,18 +239,9 @@ pub async fn run_node(
         let front = front.clone();
         move || front.buffered_bytes()
     });
-    let local_router = LocalRouter { buffers, ..local_router };
-    let adjust = move |config: &mut Config| {
-        if lease_reads {
-            config.lease_ns = config.election_timeout_ns_min;
-        }
-        if let Some(adjust) = disk.replicas {
-            adjust(config);
-        }
-    };
+    let router = (LocalRouter { buffers, ..local_router }, told);
     let opened = (opened, kept_writer);
-    let local = (local_router, told);
-    let parts = start_replicas(opened, setup, adjust, secret, peer, local, &stop)?;
+    let parts = start_replicas(node, opened, local, peer, router, &stop)?;
     let mut worker = tokio::task::spawn_local(worker::run(parts, stop.replicas.clone()));
 
     let mut clients = JoinSet::new();
@@ -275,26 +275,15 @@ fn doors(
     Ok(doors)
 }
 
-/// Opens the replicas on what the disk has, and links them to their peers.
-fn start_replicas(
-    ((disk, disk_events, recovered), kept): ((Disk, DiskEvents, Recovereds), KeptWriter),
+/// Opens the replicas on what the disk has.
+fn open_replicas(
+    recovered: Recovereds,
     mut setup: NodeSetup,
-    adjust: impl Fn(&mut Config) + 'static,
-    secret: Secret,
-    peer: StdListener,
-    (local_router, cluster_port): (LocalRouter, Option<u16>),
-    stop: &Stop,
-) -> Result<Parts, NodeError> {
-    let clock = Clock::start();
-    let local = LocalIdentity {
-        node: setup.id,
-        epoch: setup.epoch,
-        cluster_id: setup.bootstrap.cluster_id.clone(),
-        secret,
-    };
+    (lease_reads, adjust): (bool, Option<fn(&mut Config)>),
+) -> Result<Node, NodeError> {
     let id = setup.id;
     // What was asked before a start must not be answered after it.
-    let epoch = local.epoch >> (u64::BITS - EPOCH_BITS);
+    let epoch = setup.epoch >> (u64::BITS - EPOCH_BITS);
     let groups = setup.kept.map.config.groups.keys();
     let seats = groups.filter(|group| setup.kept.seats(**group, id)).count() as u64;
     let trailing = share(seats, TRAILING_BYTES_MAX, TRAILING_BYTES_MIN);
@@ -307,15 +296,31 @@ fn start_replicas(
         let mut config = Config { epoch, ..Config::new(id, group, voters) };
         config.log_trailing_bytes = config.log_trailing_bytes.min(trailing);
         config.missed_bytes_max = config.missed_bytes_max.min(missed);
-        adjust(&mut config);
+        if lease_reads {
+            config.lease_ns = config.election_timeout_ns_min;
+        }
+        if let Some(adjust) = adjust {
+            adjust(&mut config);
+        }
         config
     };
-    let node = Node::open(setup, recovered, Box::new(raft_config), clock.now())?;
+    // Their clock begins once the disk is theirs.
+    Ok(Node::open(setup, recovered, Box::new(raft_config), 0)?)
+}
 
+/// Links the replicas to their peers.
+fn start_replicas(
+    node: Node,
+    ((disk, disk_events), kept): ((Disk, DiskEvents), KeptWriter),
+    local: LocalIdentity,
+    peer: StdListener,
+    (local_router, cluster_port): (LocalRouter, Option<u16>),
+    stop: &Stop,
+) -> Result<Parts, NodeError> {
     let (inbox_tx, inbox) = mpsc::channel::<Inbound>(INBOX_MAX);
     let known = Rc::new(Known::default());
     known.set((!node.is_spare()).then(|| node.nodes().into_keys().collect()));
-    let shared = Shared::new(node, clock);
+    let shared = Shared::new(node, Clock::start());
     let transport = Transport::start(local.clone(), shared.clone(), inbox_tx.clone(), cluster_port);
     let listening = stop.replicas.child_token();
     let incoming = SnapshotBytes::new(INCOMING_BYTES_MAX);
@@ -351,20 +356,51 @@ fn share(seats: u64, all: u64, least: u64) -> u64 {
 /// What each group's replica starts from.
 type Recovereds = BTreeMap<GroupId, Recovered>;
 
-/// Reads both files and loads every group's newest checkpoint. What is there is written once nothing of it is
-/// refused: then both files are gone on with, and an install that was cut short is finished first, of which the state
-/// says which, and the log follows; and the directory keeps what is new of the cluster.
-fn open_disk(
-    data_dir: &mut DataDir,
+/// Log and state, which were read and are as they were.
+struct ReadDisk {
+    log: OpenedLog,
+    state: OpenedState,
+    /// The groups whose install was cut short: it is finished first.
+    installing: BTreeMap<GroupId, EntryId>,
+}
+
+/// Reads both files and loads every group's newest checkpoint. What is there stays as it is.
+fn read_disk(
+    data_dir: &DataDir,
     options: &DiskOptions,
-    (space, watch): (&Arc<DiskSpace>, Watch),
-    cluster: &Cluster,
-    (kept, kept_events): (&Kept, mpsc::Receiver<u64>),
-) -> Result<(Disk, DiskEvents, Recovereds), NodeError> {
-    let (log, state, mut machines) = read_disk(data_dir, options, space, kept)?;
+    space: &Arc<DiskSpace>,
+    kept: &Kept,
+) -> Result<(ReadDisk, Recovereds), NodeError> {
+    let (log, state, mut machines) = read_files(data_dir, options, space, kept)?;
     let stored = state.groups();
     let installing: BTreeMap<_, _> =
         stored.iter().filter_map(|(group, stored)| Some((*group, stored.installing?))).collect();
+    let restored = log.groups(&installing)?;
+    let mut recovered: Recovereds =
+        restored.into_iter().map(|(group, log)| (group, log.into())).collect();
+    for (group, stored) in stored {
+        let replica = recovered.entry(group).or_default();
+        (replica.raft.checkpoint, replica.raft.staged) = (stored.checkpoint, stored.staged);
+        replica.machine = machines.remove(&group);
+    }
+    Ok((ReadDisk { log, state, installing }, recovered))
+}
+
+/// Goes on with both files, since nothing of what is there was refused: from now on they are written. An install that was
+/// cut short is finished first, of which the state says which, and the log follows; and the directory keeps what is new
+/// of the cluster.
+fn start_disk(
+    read: ReadDisk,
+    data_dir: &mut DataDir,
+    (space, watch): (&Arc<DiskSpace>, Watch),
+    cluster: &Cluster,
+    (kept, kept_events): (&Kept, mpsc::Receiver<u64>),
+) -> Result<(Disk, DiskEvents), NodeError> {
+    let ReadDisk { log, state, installing } = read;
+    if !data_dir.log_exists() {
+        keep_cluster(data_dir, cluster)?;
+        kept_file::begin(data_dir, kept)?;
+    }
     let (events, state_events) = mpsc::channel(STATE_EVENTS_MAX);
     let report = move |event| {
         // The receiver goes with the worker; nobody waits for what comes after that.
@@ -375,20 +411,13 @@ fn open_disk(
     let report = move |event| {
         let _ = events.blocking_send(event);
     };
-    let (log, restored) = log.start(&installing, report)?;
+    let log = log.start(&installing, report)?;
     installing.keys().for_each(|group| state.installed(*group));
     data_dir.set_log_exists()?;
     kept_file::settle(data_dir, kept)?;
     // After the map: that has the addresses that are new in it.
     keep_cluster(data_dir, cluster)?;
 
-    let mut recovered: Recovereds =
-        restored.into_iter().map(|(group, log)| (group, log.into())).collect();
-    for (group, stored) in stored {
-        let replica = recovered.entry(group).or_default();
-        (replica.raft.checkpoint, replica.raft.staged) = (stored.checkpoint, stored.staged);
-        replica.machine = machines.remove(&group);
-    }
     let (loaded, loaded_events) = mpsc::channel(LOADED_MAX);
     let events = DiskEvents {
         log: log_events,
@@ -397,11 +426,11 @@ fn open_disk(
         kept: kept_events,
     };
     space.be_patient();
-    Ok((Disk::new(log, state, loaded, (space.clone(), watch)), events, recovered))
+    Ok((Disk::new(log, state, loaded, (space.clone(), watch)), events))
 }
 
 /// Both files, and the state machines of the groups that the node has. Files that are there stay as they are.
-fn read_disk(
+fn read_files(
     data_dir: &DataDir,
     options: &DiskOptions,
     space: &Arc<DiskSpace>,
@@ -446,13 +475,10 @@ fn finish(
 
 /// What the directory keeps of the cluster, the thread that writes it, and what that reports.
 fn open_map(
-    data_dir: &mut DataDir,
+    data_dir: &DataDir,
     cluster: &Cluster,
 ) -> Result<(Kept, KeptWriter, mpsc::Receiver<u64>), NodeError> {
     let told = new_addresses(data_dir, cluster);
-    if !data_dir.log_exists() {
-        keep_cluster(data_dir, cluster)?;
-    }
     let kept = kept_file::open(data_dir, &cluster.config, &told)?;
     let (events, reports) = mpsc::channel(1);
     let writer = KeptWriter::start((data_dir.path().to_owned(), data_dir.identity().node), events)

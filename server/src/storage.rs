@@ -70,6 +70,16 @@ impl Unopened {
     }
 }
 
+/// Whether there is such a file. With `must_exist` a missing or empty one is an error.
+pub(crate) fn is_there(path: &Path, must_exist: bool) -> Result<bool, Unopened> {
+    let there = match std::fs::metadata(path) {
+        Ok(metadata) => metadata.len() > 0,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(Unopened::Io(error)),
+    };
+    if must_exist && !there { Err(Unopened::Missing) } else { Ok(there) }
+}
+
 /// Makes sure that there is a whole, valid redb file, in which `make` has put what a new one has. A new
 /// one is made under another name first, so a crash on the way leaves nothing that looks like one
 /// (scenario P12). With `must_exist` a missing or empty file is an error.
@@ -78,15 +88,8 @@ pub(crate) fn prepare_file(
     must_exist: bool,
     make: impl FnOnce(&Path) -> Result<(), redb::Error>,
 ) -> Result<(), Unopened> {
-    match std::fs::metadata(path) {
-        Ok(metadata) if metadata.len() > 0 => return Ok(()),
-        Ok(_) if must_exist => return Err(Unopened::Missing),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound && must_exist => {
-            return Err(Unopened::Missing);
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Unopened::Io(error)),
+    if is_there(path, must_exist)? {
+        return Ok(());
     }
     let unfinished = unfinished_name(path);
     match std::fs::remove_file(&unfinished) {

@@ -15,6 +15,8 @@ use server::standalone::runtime;
 use server::state_store::{StateStore, StateStoreConfig};
 use server::storage::OpenStorage;
 use shard_core::checkpoint::CheckpointMark;
+use shard_core::machine::Machine;
+use shard_core::shard_store::RowBudget;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
@@ -130,19 +132,7 @@ impl Fixture {
         let dir = self.of(kind);
         copy_dir(&self.of(Kind::Own), &dir);
         for name in ["log.redb", "state.redb"] {
-            let (path, running) = (dir.join(name), dir.join("running"));
-            fs::rename(&path, &running).unwrap();
-            let database = Database::open(&running).unwrap();
-            let transaction = database.begin_write().unwrap();
-            let format = if kind == Kind::Older { 1 } else { 3 };
-            if kind == Kind::Older {
-                assert!(transaction.delete_table(OWNER).unwrap());
-            }
-            transaction.open_table(META).unwrap().insert("format", format).unwrap();
-            transaction.commit().unwrap();
-            fs::copy(&running, &path).unwrap();
-            drop(database);
-            fs::remove_file(running).unwrap();
+            disown(&dir.join(name), if kind == Kind::Older { 1 } else { 3 });
         }
         let map = fs::read(dir.join("map")).unwrap();
         let mut content = map[..map.len() - 4].to_vec();
@@ -205,6 +195,22 @@ impl Fixture {
     }
 }
 
+/// Gives a file that format, as a process leaves it that is killed. Format 1 names no owner.
+fn disown(path: &Path, format: u64) {
+    let running = path.with_extension("running");
+    fs::rename(path, &running).unwrap();
+    let database = Database::open(&running).unwrap();
+    let transaction = database.begin_write().unwrap();
+    if format == 1 {
+        assert!(transaction.delete_table(OWNER).unwrap());
+    }
+    transaction.open_table(META).unwrap().insert("format", format).unwrap();
+    transaction.commit().unwrap();
+    fs::copy(&running, path).unwrap();
+    drop(database);
+    fs::remove_file(running).unwrap();
+}
+
 fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -261,6 +267,68 @@ fn f14_a_start_that_is_refused_for_one_file_changes_none() {
         }
     }
     assert_eq!(refused, 64 - 8);
+}
+
+/// A first start that was cut short has left some of the files, and what is there beside them is not its own.
+#[test]
+fn f14_a_first_start_that_is_refused_makes_nothing_and_changes_nothing() {
+    let fixture = Fixture::new();
+    let identity = |dir: &Path, log: bool| {
+        let path = dir.join("identity");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("log = true"));
+        fs::write(&path, text.replace("log = true", &format!("log = {log}"))).unwrap();
+    };
+    for (missing, foreign) in [("state.redb", "log.redb"), ("log.redb", "state.redb")] {
+        for kind in [Kind::Foreign, Kind::Newer, Kind::Own, Kind::Older] {
+            let dir = fixture.combined([Kind::Own; 3]);
+            identity(&dir, false);
+            fs::remove_file(dir.join(missing)).unwrap();
+            fs::copy(fixture.of(kind).join(foreign), dir.join(foreign)).unwrap();
+            let before = files(&dir);
+            let started = fixture.start(&dir);
+            if matches!(kind, Kind::Own | Kind::Older) {
+                started.unwrap_or_else(|error| panic!("{kind:?} {foreign}: {error}"));
+                all_say_whose_they_are(&dir);
+                continue;
+            }
+            let said = started.expect_err("it is refused").to_string();
+            assert!(said.contains(&dir.join(foreign).display().to_string()), "{said}");
+            assert!(files(&dir) == before, "{kind:?} {foreign}: something was changed: {said}");
+        }
+    }
+}
+
+/// Each file is sound and the node's own, but the log is one from before the state's checkpoint.
+#[test]
+fn f14_log_and_state_of_different_moments_are_refused_as_they_are() {
+    let fixture = Fixture::new();
+    let dir = fixture.combined([Kind::Own; 3]);
+    let owner = Identity { cluster_id: "c".into(), node: NodeId(1) };
+    let (sender, events) = channel();
+    let path = dir.join("state.redb");
+    let (state, _) = StateStore::open(
+        (&path, &owner),
+        &OpenStorage::default(),
+        StateStoreConfig::default(),
+        move |event| sender.send(event).unwrap_or(()),
+    )
+    .unwrap();
+    let mut machine = Machine::new(GROUP);
+    machine.freeze();
+    state.changes(GROUP, machine.collect(RowBudget { rows: 9, bytes: 9999 }).rows);
+    let at = EntryId { index: Index(9), term: Term(5) };
+    let voters = raft_core::conf::Conf::of_voters(vec![NodeId(1), NodeId(2)]);
+    state.commit(GROUP, CheckpointMark { at, conf: (Index(0), voters) });
+    assert_eq!(events.iter().take(2).count(), 2);
+    state.close().unwrap();
+    for name in ["log.redb", "state.redb"] {
+        disown(&dir.join(name), 1);
+    }
+    let before = files(&dir);
+    let error = fixture.start(&dir).unwrap_err();
+    assert!(matches!(error, NodeError::Replica(_)), "{error}");
+    assert!(files(&dir) == before, "something was changed: {error}");
 }
 
 fn all_say_whose_they_are(dir: &Path) {

@@ -28,7 +28,7 @@ pub(super) struct LogIndex {
 }
 
 /// One group.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct GroupLog {
     pub(super) hard: HardState,
     /// The entry before the log's first.
@@ -52,7 +52,7 @@ pub(super) struct GroupLog {
     pub(super) wanted: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Run {
     first: Index,
     place: Place,
@@ -104,6 +104,12 @@ impl LogIndex {
 
     pub(super) fn get(&self, group: GroupId) -> Option<&GroupLog> {
         self.groups.get(&group)
+    }
+
+    /// That of one group alone.
+    pub(super) fn only(&self, group: GroupId) -> LogIndex {
+        let groups = self.get(group).map(|log| (group, log.clone())).into_iter().collect();
+        LogIndex { groups, beginning_gone: self.beginning_gone }
     }
 
     /// The first row that any group needs; `None` if none needs any.

@@ -209,8 +209,7 @@ impl LogView {
             let Some(frame) = install_frame(*group, log, *at) else { continue };
             let place = Place { seq: self.rows.1, offset: 0 };
             if let Err(what) = self.index.log_frame(&frame, place, self.bytes) {
-                let path = self.path.clone();
-                let unfinished = LogStoreError::Unfinished { path, what: what.to_string() };
+                let unfinished = LogStoreError::unfinished(&self.path, &what);
                 findings.fault(unfinished.to_string(), ADVICE);
             }
         }

@@ -1,7 +1,10 @@
 //! A log that was opened and read, and is as it was: what redb writes when it opens a file is held back until
 //! the start is known to go on ([`crate::held_back`]).
 
+use super::collect::install_frame;
+use super::index::GroupLog;
 use super::recovery::{self, LAYOUT, Recovered};
+use super::wal::Place;
 use super::{Counters, LogEvent, LogStore, LogStoreConfig, LogStoreError, database_error, writer};
 use crate::data_dir::Identity;
 use crate::disk_space::taken_by;
@@ -58,14 +61,34 @@ impl OpenedLog {
         Ok(OpenedLog { name, path: None, file, recovered, config })
     }
 
-    /// Goes on with it: from now on it is written. `installing`: the groups whose state has taken a
-    /// snapshot, up to these entries, without being sure that the log knows; it does when this returns. `events`
-    /// is called from the log's threads and must not block for long.
+    /// What replicas are told of their logs. `installing`: the groups whose state has taken a snapshot, up to these
+    /// entries, without being sure that the log knows; it will once it is gone on with.
+    pub fn groups(
+        &self,
+        installing: &BTreeMap<GroupId, EntryId>,
+    ) -> Result<BTreeMap<GroupId, Restored>, LogStoreError> {
+        let Recovered { index, next_seq, position, .. } = &self.recovered;
+        let mut groups = recovery::restored(index);
+        for (group, at) in installing {
+            let mut log = index.only(*group);
+            let nothing = GroupLog::default();
+            let frame = install_frame(*group, log.get(*group).unwrap_or(&nothing), *at);
+            let Some(frame) = frame else { continue };
+            let place = Place { seq: *next_seq, offset: 0 };
+            log.log_frame(&frame, place, *position)
+                .map_err(|what| LogStoreError::unfinished(&self.name, &what))?;
+            groups.append(&mut recovery::restored(&log));
+        }
+        Ok(groups)
+    }
+
+    /// Goes on with it: from now on it is written. `installing` as in [`OpenedLog::groups`]: the log knows when this
+    /// returns. `events` is called from the log's threads and must not block for long.
     pub fn start(
         self,
         installing: &BTreeMap<GroupId, EntryId>,
         events: impl Fn(LogEvent) + Send + Sync + 'static,
-    ) -> Result<(LogStore, BTreeMap<GroupId, Restored>), LogStoreError> {
+    ) -> Result<LogStore, LogStoreError> {
         let OpenedLog { name, path, file, recovered, config } = self;
         let _at = At::file("log", &name);
         let failed = |source| database_error(&name, source);
@@ -87,11 +110,9 @@ impl OpenedLog {
             counters.clone(),
             Arc::new(events),
         );
-        writer.finish_installs(installing).map_err(|error| LogStoreError::Unfinished {
-            path: name.clone(),
-            what: error.to_string(),
-        })?;
-        let groups = recovery::restored(&writer.index);
+        writer
+            .finish_installs(installing)
+            .map_err(|error| LogStoreError::unfinished(&name, &error))?;
         let (commands, queue) = channel();
         let writer = std::thread::Builder::new()
             .name("log-writer".to_owned())
@@ -103,6 +124,6 @@ impl OpenedLog {
             let (path, back) = (name.display(), size - after.len());
             info!(%path, back, "gave free space of the log back, in bytes");
         }
-        Ok((LogStore { path, commands, writer, counters }, groups))
+        Ok(LogStore { path, commands, writer, counters })
     }
 }
