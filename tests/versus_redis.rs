@@ -341,6 +341,7 @@ const READ_BY_MONITORS: &[(&str, &[&str])] = &[
             "mem_fragmentation_ratio",
             "mem_clients_normal",
             "number_of_cached_scripts",
+            "mem_allocator",
             "active_defrag_running",
             "lazyfree_pending_objects",
         ],

@@ -204,6 +204,8 @@ fn memory(section: &mut Section) {
     section.put("mem_replication_backlog", 0);
     section.put("mem_clients_slaves", 0);
     section.put("mem_clients_normal", section.front.clients().bytes());
+    // The program has no allocator of its own.
+    section.put("mem_allocator", "libc");
     section.put("active_defrag_running", 0);
     section.put("lazyfree_pending_objects", 0);
 }

@@ -54,16 +54,18 @@ impl HeldBack {
         self.inner.sync_data()
     }
 
-    /// Makes the changes so far. From now on each is made at once.
+    /// Makes the changes so far. From now on each is made at once. If one fails all of them wait on, since redb, which
+    /// closes what it cannot go on with, trusts what it reads.
     pub(crate) fn release(&self) -> io::Result<()> {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        for change in held.take().into_iter().flat_map(|changes| changes.in_order) {
+        for change in held.iter().flat_map(|changes| &changes.in_order) {
             match change {
-                Change::Write(offset, data) => self.inner.write(offset, &data)?,
-                Change::Len(len) => self.inner.set_len(len)?,
+                Change::Write(offset, data) => self.inner.write(*offset, data)?,
+                Change::Len(len) => self.inner.set_len(*len)?,
                 Change::Sync => self.inner.sync_data()?,
             }
         }
+        *held = None;
         Ok(())
     }
 
@@ -180,6 +182,7 @@ impl StorageBackend for HeldBack {
 mod tests {
     use super::*;
     use redb::backends::InMemoryBackend;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Against a plain vector; what is below is as it was, and then as that vector.
     #[test]
@@ -230,6 +233,49 @@ mod tests {
             assert_eq!(last[..model.len() - end], model[end..], "the end after step {step}");
         }
         assert_eq!(whole(&*held.inner), model);
+    }
+
+    /// A disk that has room for so many writes.
+    #[derive(Debug)]
+    struct Small(InMemoryBackend, AtomicUsize);
+
+    impl StorageBackend for Small {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.0.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            let room =
+                self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+            room.map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
+            self.0.write(offset, data)
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_made_is_read_as_if_it_had_been() {
+        let held = HeldBack::new(Small(InMemoryBackend::new(), AtomicUsize::new(1))).unwrap();
+        held.set_len(100).unwrap();
+        held.write(0, &[1; 50]).unwrap();
+        held.write(20, &[2; 50]).unwrap();
+        assert_eq!(held.release().unwrap_err().kind(), io::ErrorKind::StorageFull);
+        held.write(95, &[3; 5]).unwrap();
+        let mut all = [0; 100];
+        held.read(0, &mut all).unwrap();
+        let expected = [[1; 20].to_vec(), vec![2; 50], vec![0; 25], vec![3; 5]].concat();
+        assert_eq!(all.to_vec(), expected);
     }
 
     #[test]

@@ -393,6 +393,30 @@ fn f05_whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
     assert!(asked > 0 || seed < 2, "no checkpoint was asked for");
 }
 
+/// What redb writes when it opens a file waits until the start is known to go on, and is then made in one go: at each
+/// step of that.
+#[test]
+fn f05_a_power_loss_at_any_step_of_a_start_loses_nothing() {
+    let (mut random, mut images) = (Random::new(5), 0);
+    for seed in 0..6 {
+        let (config, workload) = (config(seed), Workload::new(seed, 100));
+        let steps = run(&workload, config).0.steps();
+        let first = steps.iter().position(|step| matches!(step, Step::Mark(_))).unwrap();
+        let at = within(&mut random, first..steps.len());
+        let (durable, what) = (reported(&steps[..=at]), format!("seed {seed}, step {at}"));
+        let image = crash(&[], &steps[..=at], &mut random);
+        let recovery = check_image(&workload, config, image.clone(), durable, &what).disk.steps();
+        assert!(recovery.iter().filter(|step| matches!(step, Step::Sync)).count() > 3, "{what}");
+        for again in 0..=recovery.len() {
+            let image = crash(&image, &recovery[..again], &mut random);
+            let what = format!("{what}, then {again} of {}", recovery.len());
+            check_image(&workload, config, image, durable, &what);
+            images += 1;
+        }
+    }
+    assert!(images > 100, "only {images} images of starts");
+}
+
 /// Goes on with the workload on a log that was recovered, and loses power again.
 fn check_further(
     workload: &Workload,

@@ -541,6 +541,32 @@ fn f05_whatever_a_power_loss_leaves_opens_with_everything_that_was_reported() {
     assert!(undone.into_inner() > images, "the crashes came too late to mean anything");
 }
 
+/// What redb writes when it opens a file waits until the start is known to go on, and is then made in one go: at each
+/// step of that and of what follows.
+#[test]
+fn f05_a_power_loss_at_any_step_of_a_start_loses_nothing() {
+    let (mut random, mut images) = (Random::new(5), 0);
+    for seed in 0..6 {
+        let workload = Workload::new(seed, 60);
+        let steps = played(&workload).steps();
+        let first = steps.iter().position(|step| matches!(step, Step::Mark(_))).unwrap();
+        let at = within(&mut random, first..steps.len());
+        let (durable, what) = (reported(&steps[..=at]), format!("seed {seed}, step {at}"));
+        let image = crash(&[], &steps[..=at], &mut random);
+        let (recovered, found) = check_image(&workload, image.clone(), durable, &what);
+        let recovery = recovered.steps();
+        assert!(recovery.iter().filter(|step| matches!(step, Step::Sync)).count() > 3, "{what}");
+        for again in 0..=recovery.len() {
+            let image = crash(&image, &recovery[..again], &mut random);
+            let again = format!("{what}, then {again} of {}", recovery.len());
+            let (_, found_again) = check_image(&workload, image, durable, &again);
+            assert_eq!(found_again, found, "{again}: another one than before");
+            images += 1;
+        }
+    }
+    assert!(images > 100, "only {images} images of starts");
+}
+
 /// At each growth of the file, and each step from there to the sync behind it.
 #[test]
 fn f06_a_power_loss_while_the_file_grows_leaves_what_was_reported() {
