@@ -8,6 +8,7 @@ moves   three groups join and get their share; the first three are drained, so t
         shares are changed, and balanced.
 kills   (--kills) three groups more take everything over, while a node that is drawn gets SIGKILL every ten seconds;
         later, if not all nodes are whole then: of three nodes one may be away, or not up to date.
+idle    (--idle) the moves, and no client anywhere: how long they take then.
 flood   (--flood) two writers that keep many requests on their way overwrite keys of 64 slots, which move from group
         to group fifteen times meanwhile: each move has to end.
 
@@ -446,6 +447,20 @@ def move_all(admin, phases, quiet):
     return new
 
 
+def collect(processes, results):
+    """What the clients have seen, once they were told to end: samples, failures, and how many keys they read then."""
+    samples, failures, seen = [], [], 0
+    for _ in processes:
+        data, failed, read = results.get(timeout=600)
+        numbers = array.array("d", data)
+        samples.extend(zip(numbers[::3], numbers[1::3], numbers[2::3]))
+        failures.extend(failed)
+        seen += read
+    for process in processes:
+        process.join()
+    return samples, failures, seen
+
+
 def bench(cluster, options):
     ports = cluster.router_ports
     for port in ports:
@@ -464,6 +479,13 @@ def bench(cluster, options):
             if any(process.exitcode for process in processes):
                 die("the load failed")
     print(f"{options.keys:,} keys loaded in {time.monotonic() - begun:.0f} s; {options.rate:.0f} requests a second", flush=True)
+    if options.idle:
+        move_all(admin, phases, lambda nth: None)
+        until.set()
+        begin.set()
+        _, failures, seen = collect(processes, results)
+        print(*(f"failed: {what}" for _, what in failures), f"{seen:,} keys and counters read in the end", sep="\n")
+        sys.exit(1 if failures else 0)
     begin.set()
     time.sleep(5)
     quiet = lambda nth: phases.run("quiet", f"quiet, {nth}", lambda: time.sleep(options.seconds))
@@ -484,15 +506,8 @@ def bench(cluster, options):
         flood(admin, phases, new, (ports, options.flood_batch), failures)
         quiet(6)
     until.set()
-    samples, seen = [], 0
-    for _ in processes:
-        data, failed, read = results.get(timeout=600)
-        numbers = array.array("d", data)
-        samples.extend(zip(numbers[::3], numbers[1::3], numbers[2::3]))
-        failures.extend(failed)
-        seen += read
-    for process in processes:
-        process.join()
+    samples, failed, seen = collect(processes, results)
+    failures.extend(failed)
     report(phases, samples, failures, watch)
     tell(cluster, watch, kills, failures, phases.list[0][2])
     print(f"{seen:,} keys and counters read in the end")
@@ -532,6 +547,7 @@ def main():
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--rate", type=float, default=1500, help="requests a second, of all clients")
     parser.add_argument("--seconds", type=float, default=20, help="how long each quiet phase is")
+    parser.add_argument("--idle", action="store_true", help="the moves alone, without clients")
     parser.add_argument("--kills", action="store_true", help="all slots once more, while nodes are killed")
     parser.add_argument("--flood", action="store_true", help="moves of slots that are written to without pause")
     parser.add_argument("--flood-alone", action="store_true", help="that, and nothing before it")
