@@ -149,6 +149,13 @@ fn k13_nodes_that_restart_serve_groups_made_at_run_time_while_the_shardmaster_is
         wait_for(port, &["GET", "moved"], &Value::Bulk(b"1".to_vec()));
         wait_for(port, &["SET", "stays", "2"], &ok());
     }
+    // A router that begins now has a file that does not name the second group, and hears of it from any node.
+    let file = cluster.folder.path().join("cluster.toml").display().to_string();
+    let listen = format!("127.0.0.1:{}", cluster.ports.port(7));
+    let words = ["router", "--listen", &listen, "--cluster-file", &file];
+    let _router = Process::start("router", &arguments(&words), cluster.folder.path());
+    wait_for(cluster.ports.port(7), &["GET", "moved"], &Value::Bulk(b"1".to_vec()));
+    wait_for(cluster.ports.port(7), &["APPEND", "stays", "2"], &Value::Integer(2));
     assert_group(&cluster.folder.path().join("node-1"), 2, false);
     cluster.nodes[1..].iter_mut().for_each(stop);
     assert_group(&cluster.folder.path().join("node-2"), 2, true);
