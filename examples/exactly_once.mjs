@@ -21,25 +21,16 @@ const producer = randomUUID();
 let id = 0;
 let sentAgain = 0;
 
-// Carries out a write once, however often it has to be sent.
-function once(...command) {
-  id += 1;
-  return answer("IDMP", producer, id, ...command);
-}
-
 // Sends a command until its own answer comes: a value, or an error of the command.
 async function answer(...command) {
   const giveUp = performance.now() + 9 * 60_000; // a write is remembered for ten minutes
-  for (;;) {
-    const router = routers[0];
+  for (;; sentAgain += 1, await setTimeout(50)) {
     try {
-      return await router.call(...command);
+      return await routers[0].call(...command);
     } catch (error) {
       if (!isOpen(error) || performance.now() > giveUp) throw error;
     }
-    sentAgain += 1;
-    if (router === routers[0]) routers.reverse();
-    await setTimeout(50);
+    routers.reverse();
   }
 }
 
@@ -50,7 +41,9 @@ function isOpen(error) {
 }
 
 const words = Array.from({ length: Number(count) }, (_, i) => `${producer}-${i};`);
-for (const [i, word] of words.entries()) await once("APPEND", LOGS[i % LOGS.length], word);
+for (const [i, word] of words.entries()) {
+  await answer("IDMP", producer, ++id, "APPEND", LOGS[i % LOGS.length], word);
+}
 
 const held = (await answer("MGET", ...LOGS)).join("");
 const wrong = words.filter((word) => held.split(word).length !== 2).length;

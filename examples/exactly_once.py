@@ -23,30 +23,21 @@ def connect(address):
 
 
 routers = collections.deque(connect(address) for address in sys.argv[1:3])
-producer, ids = str(uuid.uuid4()), itertools.count()
-sent_again = 0
-
-
-def once(*command):
-    """Carries out a write once, however often it has to be sent."""
-    return answer("IDMP", producer, next(ids), *command)
+producer, ids, sent_again = str(uuid.uuid4()), itertools.count(), itertools.count()
 
 
 def answer(*command):
     """Sends a command until its own answer comes: a value, or an error of the command."""
-    global sent_again
     give_up = time.monotonic() + 9 * 60  # a write is remembered for ten minutes
     while True:
-        router = routers[0]
         try:
-            return router.execute_command(*command)
+            return routers[0].execute_command(*command)
         except redis.RedisError as error:
             if not is_open(error) or time.monotonic() > give_up:
                 raise
-        sent_again += 1
-        if router is routers[0]:
-            routers.rotate()
+        routers.rotate()
         time.sleep(0.05)
+        next(sent_again)
 
 
 def is_open(error):
@@ -58,9 +49,9 @@ def is_open(error):
 
 words = [f"{producer}-{i};" for i in range(int(sys.argv[3]))]
 for word, log in zip(words, itertools.cycle(LOGS)):
-    once("APPEND", log, word)
+    answer("IDMP", producer, next(ids), "APPEND", log, word)
 
 held = "".join(answer("MGET", *LOGS))
 wrong = sum(held.count(word) != 1 for word in words)
-print(f"{len(words)} words, {wrong} of them lost or doubled; sent again: {sent_again}")
+print(f"{len(words)} words, {wrong} of them lost or doubled; sent again: {next(sent_again)}")
 sys.exit(wrong > 0)

@@ -11,18 +11,10 @@ use std::time::{Duration, Instant};
 struct Writer {
     routers: Vec<Client>,
     connection: Option<Connection>,
-    producer: String,
-    id: u64,
     sent_again: u64,
 }
 
 impl Writer {
-    /// Carries out a write once, however often it has to be sent.
-    fn once<T: FromRedisValue>(&mut self, command: &[&str]) -> RedisResult<T> {
-        self.id += 1;
-        self.answer(redis::cmd("IDMP").arg(&self.producer).arg(self.id).arg(command))
-    }
-
     /// Sends a command until its own answer comes: a value, or an error of the command.
     fn answer<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
         let give_up = Instant::now() + Duration::from_secs(9 * 60); // a write is remembered for ten minutes
@@ -63,13 +55,15 @@ fn main() -> RedisResult<ExitCode> {
         vec![Client::open(format!("redis://{first}"))?, Client::open(format!("redis://{second}"))?];
     // Nobody else's. A UUID is, too.
     let producer = RandomState::new().hash_one(std::process::id()).to_string();
-    let mut writer = Writer { routers, connection: None, producer, id: 0, sent_again: 0 };
+    let mut writer = Writer { routers, connection: None, sent_again: 0 };
 
     let logs: Vec<String> = (0..10).map(|i| format!("log:{i}")).collect();
     let count = count.parse().expect("a number of words");
-    let words: Vec<String> = (0..count).map(|i| format!("{}-{i};", writer.producer)).collect();
-    for (word, log) in words.iter().zip(logs.iter().cycle()) {
-        writer.once::<u64>(&["APPEND", log, word])?;
+    let words: Vec<String> = (0..count).map(|i| format!("{producer}-{i};")).collect();
+    for (id, (word, log)) in words.iter().zip(logs.iter().cycle()).enumerate() {
+        let mut idmp = redis::cmd("IDMP");
+        idmp.arg(&producer).arg(id).arg(&["APPEND", log, word]);
+        writer.answer::<u64>(&idmp)?;
     }
 
     let held = writer.answer::<Vec<String>>(redis::cmd("MGET").arg(&logs))?.concat();

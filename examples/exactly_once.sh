@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make exactly-once CLIENT=redis-py`: one of the programs exactly_once.* appends words over two routers while these are
-# killed (SIGKILL) in turn and started again; at its end it counts what is there. CLIENT may be redis-py, ioredis or
-# redis-rs; WORDS is how many. The cluster is that of cluster.toml at ports of its own, its data in a folder that goes with it.
+# killed (SIGKILL) in turn and started again; at its end it counts what is there. CLIENT may be redis-py, ioredis,
+# redis-rs, or jedis, for which CLASSPATH names the jars; WORDS is how many. The cluster is that of cluster.toml at ports of its own, its data in a folder that goes with it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 client=$1 words=$2
@@ -24,7 +24,8 @@ program() {
     # Node looks for ioredis in the folder where it runs.
     ioredis) exec <examples/exactly_once.mjs && cd .clients/node && exec node --input-type=module - "$@" ;;
     redis-rs) exec target/release/exactly_once "$@" ;;
-    *) echo "CLIENT is redis-py, ioredis or redis-rs" >&2 && exit 2 ;;
+    jedis) exec java examples/ExactlyOnce.java "$@" ;;
+    *) echo "CLIENT is redis-py, ioredis, redis-rs or jedis" >&2 && exit 2 ;;
   esac
 }
 

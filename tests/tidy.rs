@@ -595,8 +595,14 @@ fn readme_names_every_command() {
 #[test]
 fn recipes_are_those_that_are_run() {
     let document = read("docs/exactly-once.md");
-    let programs = [("python", "py"), ("js", "mjs"), ("rust", "rs")].map(|(language, ending)| {
-        let path = format!("examples/exactly_once.{ending}");
+    let programs = [
+        ("python", "exactly_once.py"),
+        ("js", "exactly_once.mjs"),
+        ("rust", "exactly_once.rs"),
+        ("java", "ExactlyOnce.java"),
+    ];
+    let programs = programs.map(|(language, name)| {
+        let path = format!("examples/{name}");
         check_recipes(&document, language, &path, &read(&path))
     });
     none(programs.concat());
