@@ -6,9 +6,9 @@
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
-/// How nice such a thread is: it gets a third of what another one gets that wants the same processor. More
+/// How nice such a thread is: it gets two thirds of what another one gets that wants the same processor. More
 /// would let checkpoints fall behind on a machine that is always busy.
-const NICE: i32 = 5;
+const NICE: i32 = 2;
 
 /// Starts such a thread.
 ///

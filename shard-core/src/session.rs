@@ -258,8 +258,8 @@ pub struct Lane {
     noted: Epoch,
 }
 
-/// What a lane needs to know to execute its next op is one line of a processor's cache, with the session's id: each op
-/// waits for it on each replica.
+/// What a lane needs to know to execute its next op takes no more than a line of a processor's cache, with the session's id:
+/// each op waits for it on each replica.
 const _: () = assert!(size_of::<(SessionId, Lane)>() <= 64);
 
 /// A remembered reply. What most writes answer is here, without a look elsewhere.
@@ -280,6 +280,13 @@ impl Reply {
             Outcome::Nil => Reply::Nil,
             Outcome::Integer(number) => Reply::Integer(*number),
             other => Reply::Other(Box::new(other.clone())),
+        }
+    }
+
+    fn into_outcome(self) -> Option<Outcome> {
+        match self {
+            Reply::Other(outcome) => Some(*outcome),
+            small => small.outcome().map(Cow::into_owned),
         }
     }
 
@@ -444,9 +451,9 @@ impl Lane {
         }
         let newest = std::mem::replace(&mut self.newest, Reply::Gone);
         if self.last > acked
-            && let Some(outcome) = newest.outcome()
+            && let Some(outcome) = newest.into_outcome()
         {
-            self.older.get_or_insert_default().push(self.last, outcome.into_owned());
+            self.older.get_or_insert_default().push(self.last, outcome);
         }
     }
 

@@ -208,8 +208,8 @@ pub fn client_help(_: &mut Arguments) -> Result<Call, ErrorText> {
             (
                 "IDMP <producer> <id>",
                 &[
-                    "Name the next command by a token: sent again with the same one within ten minutes,",
-                    "over whatever connection, it is answered as the first and not done twice.",
+                    "Name the next command by a token: sent again with the same one within the time of",
+                    "idmp-window-ms, over whatever connection, it is answered as the first and not done twice.",
                 ],
             ),
             (
