@@ -191,13 +191,14 @@ impl Threads {
         })
     }
 
-    /// The one of the crate `fred`, as it is by default but for how it connects again: at once, and for ever.
+    /// The one of the crate `fred`, as it is by default but for how it connects: again at once, and for ever. It looks at
+    /// `cluster_state` whenever it does, which says `fail` as long as a group has no leader.
     fn fred(mode: Mode, ports: &[u16]) -> Threads {
         let hosts: Vec<Server> = ports.iter().map(|port| Server::new("127.0.0.1", *port)).collect();
         Threads::start(move |writer, stop, told| {
             let policy = ClusterDiscoveryPolicy::default();
             let server = ServerConfig::Clustered { hosts: hosts.clone(), policy };
-            let config = FredConfig { server, ..FredConfig::default() };
+            let config = FredConfig { server, fail_fast: false, ..FredConfig::default() };
             wait_for(with_fred(config, mode, writer, stop, told));
         })
     }
