@@ -137,6 +137,9 @@ struct SlotState {
     parts: Option<Box<Parts>>,
 }
 
+/// What an op looks at is within three lines' length.
+const _: () = assert!(std::mem::offset_of!(SlotState, epoch) <= 192);
+
 impl ShardStore {
     /// A store that owns no slot.
     pub fn new(group: GroupId) -> ShardStore {
